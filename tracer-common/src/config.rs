@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Constants that user space hands to the programs before loading them. They are frozen then, so the
+//! verifier folds them and drops the branches they rule out.
+
+/// Prefixes per side of the filter.
+pub const MAX_ADDRS: usize = 8;
+/// UDP ports on which VXLAN is looked for.
+pub const MAX_PORTS: usize = 8;
+
+/// One address with its mask, as four big-endian words in memory order (IPv4 mapped into IPv6, its mask
+/// including the 96 leading bits).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prefix {
+    pub addr: [u32; 4],
+    pub mask: [u32; 4],
+}
+
+/// The filter and the switches.
+///
+/// A packet matches when source, destination, ports and protocol fit in the order given, or all of them
+/// with the two ends exchanged (then it is a reply). An empty list or a zero fits everything.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    pub src: [Prefix; MAX_ADDRS],
+    pub dst: [Prefix; MAX_ADDRS],
+    pub src_count: u32,
+    pub dst_count: u32,
+    pub sport: u16,
+    pub dport: u16,
+    /// IP protocol; 0 any. ICMP (1) also stands for ICMPv6 (58).
+    pub proto: u32,
+    /// Arguments of the `kfree_skb` tracepoint on this kernel (2, 3 or 4).
+    pub kfree_skb_args: u32,
+    /// Arguments of `tcp_send_reset` (2 or 3).
+    pub tcp_send_reset_args: u32,
+    /// 1: write debug messages through aya-log.
+    pub debug: u32,
+    pub reserved: u32,
+}

@@ -1,1 +1,4 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+//! Everything that talks to the kernel's BPF: its type information, loading, attaching.
+
+pub mod btf;

@@ -4,12 +4,12 @@
 use tracer_common::{CT_TUPLE_REPLY, Kind, Tuple};
 
 use crate::{
-    emit::{self, Meta, Sighting},
+    emit::{self, Sighting},
     field,
     judge::{Hit, insert},
     kernel::probe,
     maps::{CT_SEEN, CT_SLOTS, FLOWS, Flow},
-    packet::{ICMP, ICMPV6, MAPPED, Transport},
+    packet::{ICMP, ICMPV6, MAPPED},
     probed,
 };
 
@@ -57,10 +57,10 @@ impl Ct {
 }
 
 /// Learns the tuples of the entry, once per entry and change of its NAT state, and reports them.
-/// False when the entry shows that the packet is not ours after all: its tuple was learned from another
+/// `sighting` is used for that: kind, position, direction and detail are to be set after. False when the entry shows that the packet is not ours after all: its tuple was learned from another
 /// connection, which has gone.
 #[inline(always)]
-pub fn follow(ct: &Ct, hit: &Hit, skb: u64, meta: &Meta) -> bool {
+pub fn follow(ct: &Ct, hit: &Hit, sighting: &mut Sighting) -> bool {
     if ct.addr == 0 || hit.is_encap() || hit.packet.flags & tracer_common::FLAG_QUOTED != 0 {
         return true;
     }
@@ -71,11 +71,11 @@ pub fn follow(ct: &Ct, hit: &Hit, skb: u64, meta: &Meta) -> bool {
     if seen.ct == ct.addr && seen.status == nat {
         return true;
     }
-    learn_entry(ct, hit, skb, meta)
+    learn_entry(ct, hit, sighting)
 }
 
 #[inline(never)]
-fn learn_entry(ct: &Ct, hit: &Hit, skb: u64, meta: &Meta) -> bool {
+fn learn_entry(ct: &Ct, hit: &Hit, sighting: &mut Sighting) -> bool {
     let Some(slot) = CT_SEEN.get_ptr_mut((ct.addr >> 6) as u32 % CT_SLOTS) else { return true };
     let nat = ct.status & NAT_BITS;
     let mut tuple = NO_TUPLE;
@@ -95,11 +95,18 @@ fn learn_entry(ct: &Ct, hit: &Hit, skb: u64, meta: &Meta) -> bool {
     let dir = if against { 1 - (hit.flow.dir & 1) } else { hit.flow.dir & 1 };
     let flow = Flow { id: hit.flow.id, dir, learned: 1, unused: 0 };
     learn(&tuple, &flow);
-    report(ct, hit, skb, meta, &tuple, flow.dir, 0);
+    let [a, b] = ct.detail();
+    sighting.kind = Kind::Conntrack;
+    sighting.detail = [a, b, u64::from(probed!(ct.addr, ct_zone, u16))];
+    sighting.position = 0;
+    sighting.dir = dir;
+    emit::record(sighting, &hit.packet, &tuple, flow.id);
     if read_tuple(ct.addr, 1, &mut tuple) {
         let flow = Flow { dir: 1 - dir, ..flow };
         learn(&tuple, &flow);
-        report(ct, hit, skb, meta, &tuple, flow.dir, CT_TUPLE_REPLY);
+        sighting.position = CT_TUPLE_REPLY;
+        sighting.dir = 1 - dir;
+        emit::record(sighting, &hit.packet, &tuple, flow.id);
     }
     true
 }
@@ -118,23 +125,6 @@ fn learn(tuple: &Tuple, flow: &Flow) -> bool {
     insert(tuple, flow);
     let back = Flow { dir: 1 - (flow.dir & 1), ..*flow };
     insert(&tuple.reversed(), &back)
-}
-
-#[inline(always)]
-fn report(ct: &Ct, hit: &Hit, skb: u64, meta: &Meta, tuple: &Tuple, dir: u8, which: u8) {
-    let [a, b] = ct.detail();
-    let zone = probed!(ct.addr, ct_zone, u16);
-    let sighting = Sighting {
-        kind: Kind::Conntrack,
-        point: 0,
-        position: which,
-        dir,
-        skb,
-        transport: Transport::NONE,
-        meta: *meta,
-        detail: [a, b, u64::from(zone)],
-    };
-    emit::record(&sighting, &hit.packet, tuple, hit.flow.id);
 }
 
 /// Reads one tuple of an entry, 0 original, 1 reply; false where it cannot be read.

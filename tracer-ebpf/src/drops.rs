@@ -14,8 +14,8 @@ use crate::{
     emit::{self, Meta, Sighting},
     frozen,
     judge::{Hit, judge},
-    kernel::{is_watched, netns_of_device, netns_of_net},
-    maps::CONFIG,
+    kernel::{is_watched, netns_of_device, netns_of_net, number},
+    maps::{CONFIG, SETTINGS},
     packet::{ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, SkbBytes},
     probed, typed,
 };
@@ -45,7 +45,8 @@ fn observe(ctx: &BtfTracePointContext) {
     if network_header == u16::MAX {
         return;
     }
-    let bytes = SkbBytes { base: typed!(skb, skb_head, u64) + u64::from(network_header) };
+    let Some(settings) = SETTINGS.get(0) else { return };
+    let bytes = SkbBytes { base: number(typed!(skb, skb_head, u64)) + u64::from(network_header), settings };
     let mut hit = Hit::NONE;
     if !judge(&bytes, 0, &mut hit) {
         return;
@@ -54,8 +55,8 @@ fn observe(ctx: &BtfTracePointContext) {
     let args = frozen!(CONFIG.kfree_skb_args);
     let location: u64 = ctx.arg(1);
     let reason = if args >= 3 { ctx.arg::<u64>(2) as u32 } else { u32::MAX };
-    let receiver: u64 = if args >= 4 { ctx.arg(3) } else { 0 };
-    let dev = typed!(skb, skb_dev, u64);
+    let receiver: u64 = if args >= 4 { number(ctx.arg(3)) } else { 0 };
+    let dev = number(typed!(skb, skb_dev, u64));
     let netns = namespace(skb, dev, receiver);
     if !is_watched(netns) {
         return;
@@ -72,7 +73,6 @@ fn observe(ctx: &BtfTracePointContext) {
         emit::outer(&hit, skb, &meta);
     }
     let transport = hit.packet.transport(&bytes);
-    let transport = crate::nf::quoted(&hit.packet, &bytes, transport);
     let detail = [location, u64::from(reason), u64::from(hit.packet.l3len) << 48];
     let sighting =
         Sighting { kind: Kind::Drop, point: 0, position: 0, dir: hit.flow.dir, skb, transport, meta, detail };
@@ -88,12 +88,12 @@ fn namespace(skb: u64, dev: u64, receiver: u64) -> u32 {
     if receiver != 0 {
         return netns_of_net(probed!(receiver, sk_net, u64));
     }
-    let sk = typed!(skb, skb_sk, u64);
+    let sk = number(typed!(skb, skb_sk, u64));
     if sk != 0 {
         return netns_of_net(probed!(sk, sk_net, u64));
     }
     // The low bit says that the reference is not counted (SKB_DST_NOREF).
-    let dst = typed!(skb, skb_dst, u64) & !1;
+    let dst = number(typed!(skb, skb_dst, u64)) & !1;
     if dst != 0 {
         return netns_of_device(probed!(dst, dst_dev, u64));
     }

@@ -133,7 +133,7 @@ pub fn submit(event: *mut Event) {
 
 /// `detail` of a tc or netfilter sighting; sends the `Outer` record first where `detail` cannot hold it.
 #[inline(always)]
-pub fn sighting_detail(ct: &Ct, hit: &Hit, skb: u64, meta: &Meta, out_ifindex: u32) -> [u64; 3] {
+pub fn sighting_detail(ct: &Ct, hit: &Hit, sighting: &Sighting, out_ifindex: u32) -> [u64; 3] {
     let tail = u64::from(out_ifindex) | u64::from(hit.packet.l3len) << 48;
     let o = &hit.outer;
     match o.family {
@@ -142,7 +142,7 @@ pub fn sighting_detail(ct: &Ct, hit: &Hit, skb: u64, meta: &Meta, out_ifindex: u
             [a, b, tail | u64::from(ct.info) << 32]
         }
         6 => {
-            outer(hit, skb, meta);
+            outer(hit, sighting.skb, &sighting.meta);
             [0, u64::from(o.vni) << 32, tail | 6 << 40]
         }
         _ => [

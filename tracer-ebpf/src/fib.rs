@@ -7,9 +7,9 @@ use tracer_common::{FLAG_IPV6, FLAG_REVERSE, Kind, Tuple};
 use crate::{
     emit::{self, Meta, Sighting},
     frozen,
-    judge::{filter, judge_tuple},
+    judge::{NOT_OURS, filter, judge_tuple},
     kernel::{is_watched, netns_of_device, probe},
-    maps::{CONFIG, Flow, MEMO, Memo},
+    maps::{CONFIG, Flow, MEMO, Memo, SETTINGS},
     nf::memo_tag,
     packet::{MAPPED, Packet, Transport, is_vxlan_port},
     field, probed, typed,
@@ -128,7 +128,7 @@ fn about(memo: &Memo, lookup: &Lookup) -> Option<u8> {
     let (src, dst) = (&lookup.tuple.src, &lookup.tuple.dst);
     if memo.leaving != 0 {
         // vxlan_xmit looks up the way of the outer packet.
-        return if is_vxlan_port(lookup.tuple.dport) { Some(tracer_common::FLAG_ENCAP) } else { None };
+        return if SETTINGS.get(0).is_some_and(|s| is_vxlan_port(s, lookup.tuple.dport)) { Some(tracer_common::FLAG_ENCAP) } else { None };
     }
     if same(src, &memo.src) && same(dst, &memo.dst) {
         return Some(0);
@@ -152,7 +152,9 @@ fn of_socket(tuple: &Tuple) -> Option<Flow> {
     if tuple.sport == 0 && tuple.dport == 0 {
         return None;
     }
-    filter(tuple)?;
+    if filter(tuple) == NOT_OURS {
+        return None;
+    }
     let mut flow = Flow { id: 0, dir: 0, learned: 0, unused: 0 };
     if judge_tuple(tuple, &mut flow) { Some(flow) } else { None }
 }

@@ -7,7 +7,8 @@ use tracer_common::Kind;
 use crate::{
     emit::{self, Meta, Sighting},
     judge::{Hit, judge},
-    kernel::{is_watched, netns_of_device},
+    kernel::{is_watched, netns_of_device, number},
+    maps::SETTINGS,
     packet::SkbBytes,
     probed, typed,
 };
@@ -22,14 +23,15 @@ pub fn icmp_send(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn observe(ctx: &BtfTracePointContext) {
     let skb: u64 = ctx.arg(0);
-    let head = typed!(skb, skb_head, u64);
-    let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)) };
+    let head = number(typed!(skb, skb_head, u64));
+    let Some(settings) = SETTINGS.get(0) else { return };
+    let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings };
     let mut hit = Hit::NONE;
     if !judge(&bytes, 0, &mut hit) {
         return;
     }
-    let dev = typed!(skb, skb_dev, u64);
-    let dst = typed!(skb, skb_dst, u64) & !1;
+    let dev = number(typed!(skb, skb_dev, u64));
+    let dst = number(typed!(skb, skb_dst, u64)) & !1;
     let dev = if dev == 0 && dst != 0 { probed!(dst, dst_dev, u64) } else { dev };
     let netns = netns_of_device(dev);
     if !is_watched(netns) {

@@ -38,10 +38,9 @@ pub fn judge<B: Bytes>(bytes: &B, offset: usize, hit: &mut Hit) -> bool {
             hit.packet.flags |= FLAG_ENCAP;
             return true;
         }
+        // Not the inner packet: the outer one itself may be asked for.
         hit.outer.family = 0;
-        if !hit.packet.parse(bytes, offset) {
-            return false;
-        }
+        return judge_tuple(&hit.outer.tuple, &mut hit.flow) && hit.packet.parse(bytes, offset);
     }
     judge_ip(bytes, hit)
 }
@@ -107,11 +106,11 @@ pub fn judge_tuple(tuple: &Tuple, flow: &mut Flow) -> bool {
         }
     }
     match filter(tuple) {
-        Some(dir) => {
-            *flow = Flow { id: 0, dir, learned: 0, unused: 0 };
+        NOT_OURS => false,
+        dir => {
+            *flow = Flow { id: 0, dir: dir as u8, learned: 0, unused: 0 };
             first_sight(tuple, flow)
         }
-        None => false,
     }
 }
 
@@ -186,33 +185,36 @@ fn frag_key(packet: &Packet) -> FragKey {
     }
 }
 
-/// Does the filter want this tuple, and in which direction?
-#[inline(always)]
-pub fn filter(tuple: &Tuple) -> Option<u8> {
+/// What `filter` says of a tuple that it does not want.
+pub const NOT_OURS: u32 = u32::MAX;
+
+/// Does the filter want this tuple, and in which direction (`DIR_*`)?
+#[inline(never)]
+pub fn filter(tuple: &Tuple) -> u32 {
     let proto = frozen!(CONFIG.proto);
     if proto != 0 && proto != tuple.proto && !(proto == u32::from(ICMP) && tuple.proto == u32::from(ICMPV6)) {
-        return None;
+        return NOT_OURS;
     }
     let has_ports = tuple.proto == u32::from(TCP) || tuple.proto == u32::from(UDP) || tuple.proto == u32::from(SCTP);
     let (sport, dport) = (frozen!(CONFIG.sport), frozen!(CONFIG.dport));
     if (sport != 0 || dport != 0) && !has_ports {
-        return None;
+        return NOT_OURS;
     }
     if fits_port(sport, tuple.sport)
         && fits_port(dport, tuple.dport)
         && fits_src(&tuple.src)
         && fits_dst(&tuple.dst)
     {
-        return Some(DIR_FORWARD);
+        return u32::from(DIR_FORWARD);
     }
     if fits_port(sport, tuple.dport)
         && fits_port(dport, tuple.sport)
         && fits_src(&tuple.dst)
         && fits_dst(&tuple.src)
     {
-        return Some(DIR_REPLY);
+        return u32::from(DIR_REPLY);
     }
-    None
+    NOT_OURS
 }
 
 #[inline(always)]

@@ -42,6 +42,25 @@ pub fn load<T: Copy>(ptr: u64, offset: i32) -> T {
     unsafe { core::ptr::read_volatile((ptr as *const u8).wrapping_offset(offset as isize).cast::<T>()) }
 }
 
+/// The number that a pointer is: the verifier allows no arithmetic on what it knows to be one.
+///
+/// It forgets what it knows when the pointer goes through an atomic exchange. (A per-CPU map would do the
+/// same, but an interrupt could write to it in between.)
+#[inline(always)]
+pub fn number(ptr: u64) -> u64 {
+    let mut slot = 0u64;
+    // SAFETY: exchanges a variable of this function.
+    unsafe {
+        core::arch::asm!(
+            "{v} = xchg_64({p} + 0, {v})",
+            p = in(reg) &raw mut slot,
+            v = inout(reg) ptr => _,
+            options(nostack),
+        );
+        core::ptr::read_volatile(&raw const slot)
+    }
+}
+
 /// Copies `T` from any kernel address. `None` on a fault.
 #[inline(always)]
 pub fn probe<T: Copy>(addr: u64) -> Option<T> {

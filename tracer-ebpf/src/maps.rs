@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use tracer_common::{Config, Counters, FLOW_TABLE_SIZE, Fields, MAX_PORTS, Prefix, SIEVE_SIZE, Tuple};
+use tracer_common::{Config, Counters, FLOW_TABLE_SIZE, Fields, Prefix, SIEVE_SIZE, Settings, Tuple};
 
 /// What a tuple leads to.
 #[repr(C)]
@@ -83,9 +83,9 @@ pub static SIEVE: Array<[u8; SIEVE_SIZE]> = Array::with_max_entries(1, 0);
 /// Inode numbers of the watched network namespaces.
 #[map]
 pub static NETNS: HashMap<u32, u32> = HashMap::with_max_entries(256, 0);
-/// UDP ports that carry VXLAN here; 0 ends the list. Not frozen: devices come and go.
+/// Settings that user space may change while the programs run.
 #[map]
-pub static VXLAN_PORTS: Array<[u16; MAX_PORTS]> = Array::with_max_entries(1, 0);
+pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 #[map]

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Netfilter: positions between the tables. They always accept.
 
-use tracer_common::{FLAG_QUOTED, Kind};
+use tracer_common::Kind;
 
 use crate::{
     conntrack::{self, Ct},
     emit::{self, Meta, Sighting},
     judge::{Hit, judge},
-    maps::{MEMO, Memo},
-    packet::{Bytes, Packet, SkbBytes, Transport},
+    kernel::number,
+    maps::{MEMO, Memo, SETTINGS},
+    packet::{SkbBytes, Transport},
     probed, typed,
 };
 
@@ -67,8 +68,9 @@ fn observe(ctx: *mut NfContext, position: u8) {
     if !entry && unsafe { (*memo).miss } == skb {
         return;
     }
-    let head = typed!(skb, skb_head, u64);
-    let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)) };
+    let head = number(typed!(skb, skb_head, u64));
+    let Some(settings) = SETTINGS.get(0) else { return };
+    let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings };
     let mut hit = Hit::NONE;
     if !judge(&bytes, 0, &mut hit) {
         // SAFETY: as above.
@@ -81,30 +83,40 @@ fn observe(ctx: *mut NfContext, position: u8) {
     let net = typed!(state, state_net, u64);
     let input = typed!(state, state_in, u64);
     let output = typed!(state, state_out, u64);
-    let meta = Meta {
-        mark: typed!(skb, skb_mark, u32),
-        len,
-        ifindex: if input == 0 { 0 } else { typed!(input, dev_ifindex, u32) },
-        netns: typed!(net, net_inum, u32),
-        gso_size: gso as u16,
-        gso_segs: (gso >> 16) as u16,
-        vlan: 0,
+    let netns = typed!(net, net_inum, u32);
+    let mut sighting = Sighting {
+        kind: Kind::Nf,
+        point: hook,
+        position,
+        dir: hit.flow.dir,
+        skb,
+        transport: Transport::NONE,
+        meta: Meta {
+            mark: typed!(skb, skb_mark, u32),
+            len,
+            ifindex: if input == 0 { 0 } else { typed!(input, dev_ifindex, u32) },
+            netns,
+            gso_size: gso as u16,
+            gso_segs: (gso >> 16) as u16,
+            vlan: 0,
+        },
+        detail: [0; 3],
     };
     let out_ifindex = if output == 0 { 0 } else { typed!(output, dev_ifindex, u32) };
     // SAFETY: as above.
     unsafe {
         (*memo).miss = 0;
-        remember(memo, skb, &hit, meta.netns, 0);
+        remember(memo, skb, &hit, netns, 0);
     }
     let ct = if hit.is_encap() { Ct::NONE } else { Ct::of(typed!(skb, skb_nfct, u64)) };
-    if !conntrack::follow(&ct, &hit, skb, &meta) {
+    if !conntrack::follow(&ct, &hit, &mut sighting) {
         return;
     }
-    let transport = hit.packet.transport(&bytes);
-    let transport = quoted(&hit.packet, &bytes, transport);
-    let detail = emit::sighting_detail(&ct, &hit, skb, &meta, out_ifindex);
-    let sighting =
-        Sighting { kind: Kind::Nf, point: hook, position, dir: hit.flow.dir, skb, transport, meta, detail };
+    sighting.detail = emit::sighting_detail(&ct, &hit, &sighting, out_ifindex);
+    sighting.kind = Kind::Nf;
+    sighting.position = position;
+    sighting.dir = hit.flow.dir;
+    sighting.transport = hit.packet.transport(&bytes);
     emit::hit(&sighting, &hit);
 }
 
@@ -114,6 +126,7 @@ fn observe(ctx: *mut NfContext, position: u8) {
 /// `memo` is this CPU's value of the map.
 #[inline(always)]
 pub unsafe fn remember(memo: *mut Memo, skb: u64, hit: &Hit, netns: u32, leaving: u32) {
+    let skb = number(skb);
     // SAFETY: by the caller. The tag is written last: an interrupt in between leaves one that does not fit.
     unsafe {
         core::ptr::write_volatile(&raw mut (*memo).tag, 0);
@@ -146,13 +159,4 @@ fn gso(head: u64, end: u32, len: u32) -> u32 {
         return 0;
     }
     u32::from(size) | u32::from(probed!(shinfo, shinfo_gso_segs, u16)) << 16
-}
-
-/// For an ICMP error, its type and code where a record has the source port (see `FLAG_QUOTED`).
-#[inline(always)]
-pub fn quoted<B: Bytes>(packet: &Packet, bytes: &B, mut transport: Transport) -> Transport {
-    if packet.flags & FLAG_QUOTED != 0 {
-        transport.a = u32::from(packet.icmp_kind(bytes));
-    }
-    transport
 }

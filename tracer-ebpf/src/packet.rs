@@ -3,9 +3,9 @@
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use network_types::{eth::EthHdr, ip::IpProto, tcp::TcpHdr, udp::UdpHdr, vxlan::VxlanHdr};
-use tracer_common::{FLAG_FRAG, FLAG_IPV6, FLAG_QUOTED, FLAG_TRUNCATED, MAX_PORTS, Tuple};
+use tracer_common::{FLAG_FRAG, FLAG_IPV6, FLAG_QUOTED, FLAG_TRUNCATED, MAX_PORTS, Settings, Tuple};
 
-use crate::{kernel::probe, maps::VXLAN_PORTS};
+use crate::kernel::probe;
 
 pub const ETH_P_IP: u16 = 0x0800;
 pub const ETH_P_IPV6: u16 = 0x86dd;
@@ -28,24 +28,20 @@ const MAX_OFFSET: usize = 0x1ff;
 pub trait Bytes {
     /// Copies `T` (integers, arrays of them) from `offset`. `None`: the packet has no such bytes.
     fn load<T: Copy>(&self, offset: usize) -> Option<T>;
+    /// See [`Settings::zero`].
+    fn settings(&self) -> &Settings;
 }
 
-/// A packet in a tc program: direct access to the linear part, a helper for the rest.
+/// A packet in a tc program. A helper copies the bytes, wherever they are; direct access to the linear part
+/// would need the other way too, and twice the paths are too many for the verifier.
 pub struct TcBytes {
     pub skb: *mut __sk_buff,
-    pub data: usize,
-    pub data_end: usize,
+    pub settings: &'static Settings,
 }
 
 impl Bytes for TcBytes {
     #[inline(always)]
     fn load<T: Copy>(&self, offset: usize) -> Option<T> {
-        let at = self.data + offset;
-        if at + size_of::<T>() <= self.data_end {
-            // SAFETY: bounds checked above, in the form the verifier wants. x86 and arm64 load unaligned words,
-            // and the verifier refuses where that does not hold.
-            return Some(unsafe { *(at as *const T) });
-        }
         let mut value = core::mem::MaybeUninit::<T>::uninit();
         // SAFETY: the destination is `size_of::<T>()` bytes; the helper checks the packet's length.
         let r = unsafe {
@@ -58,12 +54,18 @@ impl Bytes for TcBytes {
             None
         }
     }
+
+    #[inline(always)]
+    fn settings(&self) -> &Settings {
+        self.settings
+    }
 }
 
 /// A packet anywhere else: the linear part of an skb from its network header on.
 pub struct SkbBytes {
     /// Address of the network header.
     pub base: u64,
+    pub settings: &'static Settings,
 }
 
 impl Bytes for SkbBytes {
@@ -71,6 +73,11 @@ impl Bytes for SkbBytes {
     fn load<T: Copy>(&self, offset: usize) -> Option<T> {
         // What lies beyond the packet's end is caught by `Packet::room`.
         probe(self.base + offset as u64)
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> &Settings {
+        self.settings
     }
 }
 
@@ -82,7 +89,7 @@ pub struct Packet {
     pub l4: usize,
     /// Bytes by the IP header, from the IP header on; 0 for a jumbo GSO packet.
     pub l3len: u16,
-    /// Bytes of transport header and payload by the IP header; `usize::MAX` when it does not say.
+    /// Bytes of transport header and payload by the IP header; `0xffff` when it does not say.
     pub room: usize,
     pub ip_id: u16,
     pub frag: u16,
@@ -149,70 +156,83 @@ impl Packet {
     #[inline(never)]
     pub fn parse<B: Bytes>(&mut self, bytes: &B, offset: usize) -> bool {
         let offset = offset & MAX_OFFSET;
-        let Some(word) = bytes.load::<u8>(offset) else { return false };
-        let read = match word >> 4 {
-            4 => self.parse_v4(bytes, offset, word & 15),
-            6 => self.parse_v6(bytes, offset),
+        // As much as every packet of a protocol with ports has: an IPv4 header and the ports.
+        let Some(head) = bytes.load::<[u32; 6]>(offset) else { return false };
+        let read = match head[0] as u8 >> 4 {
+            4 => self.parse_v4(bytes, offset, &head),
+            6 => self.parse_v6(bytes, offset, &head),
             _ => None,
         };
-        if read.is_none() {
-            return false;
-        }
         self.tuple.proto = u32::from(self.proto);
-        self.ports(bytes);
-        true
+        self.forget(bytes);
+        read.is_some()
+    }
+
+    /// Makes the verifier forget what it knows of the numbers that later branches depend on: otherwise it walks
+    /// the rest of the program once for each way through the headers.
+    #[inline(always)]
+    fn forget<B: Bytes>(&mut self, bytes: &B) {
+        let zero = bytes.settings().zero;
+        self.frag = self.frag.wrapping_add(zero as u16);
+        self.proto = self.proto.wrapping_add(zero as u8);
+        self.flags = self.flags.wrapping_add(zero as u8);
+        self.l4 = self.l4.wrapping_add(zero as usize) & MAX_OFFSET;
+        self.room = self.room.wrapping_add(zero as usize);
+        self.l3len = self.l3len.wrapping_add(zero as u16);
+        self.ip_id = self.ip_id.wrapping_add(zero as u16);
     }
 
     #[inline(always)]
-    fn parse_v4<B: Bytes>(&mut self, bytes: &B, offset: usize, words: u8) -> Option<()> {
-        let header: [u32; 5] = bytes.load(offset)?;
+    fn parse_v4<B: Bytes>(&mut self, bytes: &B, offset: usize, head: &[u32; 6]) -> Option<()> {
+        let words = usize::from(head[0] as u8 & 15);
         if words < 5 {
             return None;
         }
-        self.tuple.src = [0, 0, MAPPED, header[3]];
-        self.tuple.dst = [0, 0, MAPPED, header[4]];
-        self.tuple.sport = 0;
-        self.tuple.dport = 0;
-        self.l4 = (offset + usize::from(words) * 4) & MAX_OFFSET;
-        self.l3len = u16::from_be((header[0] >> 16) as u16);
+        let zero = bytes.settings().zero as u32;
+        self.tuple.src = [zero, zero, zero.wrapping_add(MAPPED), head[3]];
+        self.tuple.dst = [zero, zero, zero.wrapping_add(MAPPED), head[4]];
+        self.l4 = (offset + words * 4) & MAX_OFFSET;
+        self.l3len = u16::from_be((head[0] >> 16) as u16);
         self.room = match usize::from(self.l3len) {
-            0 => usize::MAX,
-            len => len.saturating_sub(usize::from(words) * 4),
+            0 => 0xffff,
+            len => len.saturating_sub(words * 4),
         };
-        self.ip_id = u16::from_be(header[1] as u16);
-        self.frag = u16::from_be((header[1] >> 16) as u16);
-        self.proto = (header[2] >> 8) as u8;
-        self.ttl = header[2] as u8;
+        self.ip_id = u16::from_be(head[1] as u16);
+        self.frag = u16::from_be((head[1] >> 16) as u16);
+        self.proto = (head[2] >> 8) as u8;
+        self.ttl = head[2] as u8;
         self.flags = if self.frag & 0x3fff != 0 { FLAG_FRAG } else { 0 };
-        Some(())
+        let ports = if words == 5 { head[5] } else { bytes.load(self.l4)? };
+        self.ports(bytes, ports)
     }
 
     #[inline(always)]
-    fn parse_v6<B: Bytes>(&mut self, bytes: &B, offset: usize) -> Option<()> {
-        let header: [u32; 10] = bytes.load(offset)?;
-        let payload = u16::from_be(header[1] as u16);
-        self.tuple.src = [header[2], header[3], header[4], header[5]];
-        self.tuple.dst = [header[6], header[7], header[8], header[9]];
-        self.tuple.sport = 0;
-        self.tuple.dport = 0;
+    fn parse_v6<B: Bytes>(&mut self, bytes: &B, offset: usize, head: &[u32; 6]) -> Option<()> {
+        let rest: [u32; 5] = bytes.load(offset + 24)?;
+        let payload = u16::from_be(head[1] as u16);
+        self.tuple.src = [head[2], head[3], head[4], head[5]];
+        self.tuple.dst = [rest[0], rest[1], rest[2], rest[3]];
         self.l4 = (offset + 40) & MAX_OFFSET;
         self.l3len = if payload == 0 { 0 } else { payload.saturating_add(40) };
-        self.room = if payload == 0 { usize::MAX } else { usize::from(payload) };
+        self.room = if payload == 0 { 0xffff } else { usize::from(payload) };
         self.ip_id = 0;
         self.frag = 0;
-        self.proto = (header[1] >> 16) as u8;
-        self.ttl = (header[1] >> 24) as u8;
+        self.proto = (head[1] >> 16) as u8;
+        self.ttl = (head[1] >> 24) as u8;
         self.flags = FLAG_IPV6;
-        self.skip_extensions(bytes)
+        let ports = if is_extension(self.proto) {
+            self.skip_extensions(bytes)?;
+            if self.is_later_fragment() { 0 } else { bytes.load(self.l4)? }
+        } else {
+            rest[4]
+        };
+        self.ports(bytes, ports)
     }
 
     /// Goes over up to six extension headers (hop-by-hop, routing, destination options, mobility, AH, fragment).
     #[inline(always)]
     fn skip_extensions<B: Bytes>(&mut self, bytes: &B) -> Option<()> {
         for _ in 0..6 {
-            if self.is_later_fragment() {
-                return Some(());
-            }
             let size = match self.proto {
                 0 | 43 | 60 | 135 => {
                     let next: [u8; 2] = bytes.load(self.l4)?;
@@ -232,41 +252,43 @@ impl Packet {
                     self.frag = (offset >> 3) | if offset & 1 != 0 { 0x2000 } else { 0 };
                     self.ip_id = u16::from_be(header[3]);
                     self.flags |= FLAG_FRAG;
+                    if self.is_later_fragment() {
+                        return Some(());
+                    }
                     8
                 }
                 _ => return Some(()),
             };
             self.l4 = (self.l4 + size) & MAX_OFFSET;
             self.room = self.room.saturating_sub(size);
+            self.forget(bytes);
         }
         Some(())
     }
 
-    /// Fills the ports of the tuple: of TCP, UDP and SCTP, and the identifier of an ICMP echo.
+    /// Fills the ports of the tuple: of TCP, UDP and SCTP, and the identifier of an ICMP echo. `word` is the
+    /// first of the transport header.
     #[inline(always)]
-    fn ports<B: Bytes>(&mut self, bytes: &B) {
+    fn ports<B: Bytes>(&mut self, bytes: &B, word: u32) -> Option<()> {
+        let zero = bytes.settings().zero as u16;
+        self.tuple.sport = zero;
+        self.tuple.dport = zero;
         if self.is_later_fragment() || self.room < 8 {
-            return;
+            return Some(());
         }
         match self.proto {
             TCP | UDP | SCTP => {
-                if let Some(ports) = bytes.load::<u32>(self.l4) {
-                    self.tuple.sport = u16::from_be(ports as u16);
-                    self.tuple.dport = u16::from_be((ports >> 16) as u16);
-                }
+                self.tuple.sport = u16::from_be(word as u16);
+                self.tuple.dport = u16::from_be((word >> 16) as u16);
             }
-            ICMP | ICMPV6 => {
-                if let Some(icmp) = bytes.load::<[u32; 2]>(self.l4) {
-                    let kind = icmp[0] as u8;
-                    if is_echo(self.proto, kind) {
-                        let id = u16::from_be(icmp[1] as u16);
-                        self.tuple.sport = id;
-                        self.tuple.dport = id;
-                    }
-                }
+            ICMP | ICMPV6 if is_echo(self.proto, word as u8) => {
+                let id = u16::from_be(bytes.load::<u16>(self.l4 + 4)?);
+                self.tuple.sport = id;
+                self.tuple.dport = id;
             }
             _ => {}
         }
+        Some(())
     }
 
     /// Offset of the IP header that this ICMP error quotes.
@@ -283,7 +305,7 @@ impl Packet {
     /// Offset of the inner IP packet when this is VXLAN, and the outer addresses.
     #[inline(always)]
     pub fn vxlan<B: Bytes>(&self, bytes: &B, outer: &mut Outer) -> Option<usize> {
-        if self.proto != UDP || self.is_later_fragment() || !is_vxlan_port(self.tuple.dport) {
+        if self.proto != UDP || self.is_later_fragment() || !is_vxlan_port(bytes.settings(), self.tuple.dport) {
             return None;
         }
         let at = (self.l4 + UdpHdr::LEN) & MAX_OFFSET;
@@ -297,8 +319,8 @@ impl Packet {
         Some((inner + EthHdr::LEN) & MAX_OFFSET)
     }
 
-    /// Sequence numbers, TCP flags, ICMP sequence.
-    #[inline(always)]
+    /// Sequence numbers, TCP flags, ICMP sequence; of an ICMP error its type and code, and the MTU.
+    #[inline(never)]
     pub fn transport<B: Bytes>(&self, bytes: &B) -> Transport {
         let mut t = Transport { a: 0, b: 0, tcp_flags: 0, flags: 0 };
         if self.is_later_fragment() {
@@ -316,20 +338,17 @@ impl Packet {
             ICMP | ICMPV6 => match bytes.load::<[u32; 2]>(self.l4) {
                 Some(icmp) if self.room >= 8 => {
                     t.a = u32::from(u16::from_be((icmp[1] >> 16) as u16));
-                    // The next-hop MTU of "fragmentation needed" and "packet too big".
-                    t.b = if self.proto == ICMP { t.a } else { u32::from_be(icmp[1]) };
+                    if self.flags & FLAG_QUOTED != 0 {
+                        // The next-hop MTU of "fragmentation needed" and "packet too big".
+                        t.b = if self.proto == ICMP { t.a } else { u32::from_be(icmp[1]) };
+                        t.a = u32::from(u16::from_be(icmp[0] as u16));
+                    }
                 }
                 _ => t.flags = FLAG_TRUNCATED,
             },
             _ => {}
         }
         t
-    }
-
-    /// ICMP type and code as `type << 8 | code`.
-    #[inline(always)]
-    pub fn icmp_kind<B: Bytes>(&self, bytes: &B) -> u16 {
-        bytes.load::<u16>(self.l4).map_or(0, u16::from_be)
     }
 
     #[inline(always)]
@@ -339,13 +358,18 @@ impl Packet {
 }
 
 #[inline(always)]
+fn is_extension(proto: u8) -> bool {
+    matches!(proto, 0 | 43 | IPV6_FRAG | 51 | 60 | 135)
+}
+
+#[inline(always)]
 fn is_echo(proto: u8, kind: u8) -> bool {
     if proto == ICMP { kind == 8 || kind == 0 } else { kind == 128 || kind == 129 }
 }
 
 #[inline(always)]
-pub fn is_vxlan_port(port: u16) -> bool {
-    let Some(ports) = VXLAN_PORTS.get(0) else { return false };
+pub fn is_vxlan_port(settings: &Settings, port: u16) -> bool {
+    let ports = &settings.vxlan_ports;
     for i in 0..MAX_PORTS {
         if ports[i] == 0 {
             return false;

@@ -9,9 +9,9 @@ use crate::{
     emit::{self, Meta, Sighting},
     judge::{Hit, judge},
     kernel::netns_of_device,
-    maps::MEMO,
-    nf::{quoted, remember},
-    packet::{Bytes, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, TcBytes},
+    maps::{MEMO, SETTINGS},
+    nf::remember,
+    packet::{Bytes, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, TcBytes, Transport},
     probed,
 };
 
@@ -45,9 +45,9 @@ pub fn tc_egress_l3(ctx: TcContext) -> i32 {
 fn observe<const POINT: u8, const HEADER: usize>(ctx: &TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: `skb` is the program's context; the verifier rewrites these to loads of the sk_buff.
-    let (protocol, data, data_end, tci) =
-        unsafe { ((*skb).protocol, (*skb).data as usize, (*skb).data_end as usize, (*skb).vlan_tci) };
-    let bytes = TcBytes { skb, data, data_end };
+    let (protocol, tci) = unsafe { ((*skb).protocol, (*skb).vlan_tci) };
+    let Some(settings) = SETTINGS.get(0) else { return NEXT };
+    let bytes = TcBytes { skb, settings };
     let mut protocol = u16::from_be(protocol as u16);
     let mut offset = HEADER;
     let mut vlan = tci as u16;
@@ -73,30 +73,31 @@ fn observe<const POINT: u8, const HEADER: usize>(ctx: &TcContext) -> i32 {
     // SAFETY: as above.
     let (mark, len, ifindex, gso_size, gso_segs) =
         unsafe { ((*skb).mark, (*skb).len, (*skb).ifindex, (*skb).gso_size as u16, (*skb).gso_segs as u16) };
-    let meta = Meta { mark, len, ifindex, netns, gso_size, gso_segs, vlan };
     let ct = if hit.is_encap() { Ct::NONE } else { Ct::of(probed!(address, skb_nfct, u64)) };
-    if !conntrack::follow(&ct, &hit, address, &meta) {
-        return NEXT;
-    }
-    let transport = hit.packet.transport(&bytes);
-    let transport = quoted(&hit.packet, &bytes, transport);
-    let detail = emit::sighting_detail(&ct, &hit, address, &meta, 0);
-    if POINT == EGRESS {
-        if let Some(memo) = MEMO.get_ptr_mut(0) {
-            // SAFETY: this CPU's value of the map.
-            unsafe { remember(memo, address, &hit, meta.netns, 1) };
-        }
-    }
-    let sighting = Sighting {
+    let mut sighting = Sighting {
         kind: Kind::Tc,
         point: POINT,
         position: 0,
         dir: hit.flow.dir,
         skb: address,
-        transport,
-        meta,
-        detail,
+        transport: Transport::NONE,
+        meta: Meta { mark, len, ifindex, netns, gso_size, gso_segs, vlan },
+        detail: [0; 3],
     };
+    if !conntrack::follow(&ct, &hit, &mut sighting) {
+        return NEXT;
+    }
+    if POINT == EGRESS {
+        if let Some(memo) = MEMO.get_ptr_mut(0) {
+            // SAFETY: this CPU's value of the map.
+            unsafe { remember(memo, address, &hit, netns, 1) };
+        }
+    }
+    sighting.detail = emit::sighting_detail(&ct, &hit, &sighting, 0);
+    sighting.kind = Kind::Tc;
+    sighting.position = 0;
+    sighting.dir = hit.flow.dir;
+    sighting.transport = hit.packet.transport(&bytes);
     emit::hit(&sighting, &hit);
     NEXT
 }

@@ -8,8 +8,8 @@ use crate::{
     emit::{self, Meta, Sighting},
     field, frozen,
     judge::{Hit, judge, judge_tuple},
-    kernel::{is_watched, netns_of_device, netns_of_net, probe},
-    maps::{CONFIG, Flow},
+    kernel::{is_watched, netns_of_device, netns_of_net, probe, number},
+    maps::{CONFIG, Flow, SETTINGS},
     packet::{MAPPED, Packet, SkbBytes, TCP, Transport},
     probed, typed,
 };
@@ -31,15 +31,16 @@ pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
         }
         return 0;
     }
-    let head = typed!(skb, skb_head, u64);
-    let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)) };
+    let head = number(typed!(skb, skb_head, u64));
+    let Some(settings) = SETTINGS.get(0) else { return 0 };
+    let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings };
     let mut hit = Hit::NONE;
     if !judge(&bytes, 0, &mut hit) {
         return 0;
     }
-    let dev = typed!(skb, skb_dev, u64);
+    let dev = number(typed!(skb, skb_dev, u64));
     // The device is forgotten before TCP sees the packet; its route still knows one.
-    let dst = typed!(skb, skb_dst, u64) & !1;
+    let dst = number(typed!(skb, skb_dst, u64)) & !1;
     let netns = if dev != 0 {
         netns_of_device(dev)
     } else if sk != 0 {

@@ -131,12 +131,25 @@ impl KernelBtf {
     }
 
     fn field_of_size(&self, spec: &FieldSpec) -> Result<Member, FieldError> {
+        if spec.path.is_empty() {
+            return self.size_of(spec.container);
+        }
         let member = self.try_field(spec.container, spec.path)?;
         if spec.sizes.is_empty() || spec.sizes.contains(&member.size) {
             return Ok(member);
         }
         let expected: Vec<_> = spec.sizes.iter().map(u32::to_string).collect();
         Err(FieldError::WrongSize { size: member.size, expected: expected.join(" or ") })
+    }
+
+    /// The size of a structure, given as the offset of its end.
+    fn size_of(&self, container: &str) -> Result<Member, FieldError> {
+        self.graphs()
+            .find_map(|graph| {
+                let (_, ty) = graph.named(container).find(|(_, ty)| ty.kind == Kind::Struct)?;
+                Some(Member { offset_bytes: ty.size_or_type, size: 0 })
+            })
+            .ok_or_else(|| FieldError::NoContainer { container: container.to_owned() })
     }
 
     /// Names and values of enumeration `name`; empty when there is none. Values beyond 32 bits are left out.

@@ -47,7 +47,7 @@ fn observe(ctx: &BtfTracePointContext) {
     }
     let Some(settings) = SETTINGS.get(0) else { return };
     let bytes = SkbBytes { base: number(typed!(skb, skb_head, u64)) + u64::from(network_header), settings };
-    let mut hit = Hit::NONE;
+    let mut hit = Hit::blank(settings);
     if !judge(&bytes, 0, &mut hit) {
         return;
     }

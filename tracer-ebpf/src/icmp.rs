@@ -26,7 +26,7 @@ fn observe(ctx: &BtfTracePointContext) {
     let head = number(typed!(skb, skb_head, u64));
     let Some(settings) = SETTINGS.get(0) else { return };
     let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings };
-    let mut hit = Hit::NONE;
+    let mut hit = Hit::blank(settings);
     if !judge(&bytes, 0, &mut hit) {
         return;
     }

@@ -117,10 +117,6 @@ pub struct Outer {
     pub family: u32,
 }
 
-impl Outer {
-    pub const NONE: Self =
-        Self { tuple: Tuple { src: [0; 4], dst: [0; 4], sport: 0, dport: 0, proto: 0 }, vni: 0, family: 0 };
-}
 
 impl Transport {
     pub const NONE: Self = Self { a: 0, b: 0, tcp_flags: 0, flags: 0 };
@@ -171,7 +167,7 @@ impl Packet {
     /// Makes the verifier forget what it knows of the numbers that later branches depend on: otherwise it walks
     /// the rest of the program once for each way through the headers.
     #[inline(always)]
-    fn forget<B: Bytes>(&mut self, bytes: &B) {
+    pub fn forget<B: Bytes>(&mut self, bytes: &B) {
         let zero = bytes.settings().zero;
         self.frag = self.frag.wrapping_add(zero as u16);
         self.proto = self.proto.wrapping_add(zero as u8);

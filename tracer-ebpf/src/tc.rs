@@ -63,7 +63,7 @@ fn observe<const POINT: u8, const HEADER: usize>(ctx: &TcContext) -> i32 {
     if protocol != ETH_P_IP && protocol != ETH_P_IPV6 {
         return NEXT;
     }
-    let mut hit = Hit::NONE;
+    let mut hit = Hit::blank(settings);
     if !judge(&bytes, offset, &mut hit) {
         return NEXT;
     }

@@ -34,7 +34,7 @@ pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     let head = number(typed!(skb, skb_head, u64));
     let Some(settings) = SETTINGS.get(0) else { return 0 };
     let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings };
-    let mut hit = Hit::NONE;
+    let mut hit = Hit::blank(settings);
     if !judge(&bytes, 0, &mut hit) {
         return 0;
     }

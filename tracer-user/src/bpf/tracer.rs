@@ -262,6 +262,13 @@ impl Tracer {
         out
     }
 
+    pub fn verified(&self) -> Vec<(String,u32)> {
+        let mut out = Vec::new();
+        for (name, program) in self.ebpf.programs() {
+            if let Ok(i) = program.info() { out.push((name.to_owned(), i.verified_instruction_count().unwrap_or(0))); }
+        }
+        out
+    }
     fn tc_program(&mut self, name: &str) -> Result<BorrowedFd<'_>, TracerError> {
         let missing = || TracerError::Load(format!("the BPF object has no tc program `{name}`"));
         let program: &mut SchedClassifier = self

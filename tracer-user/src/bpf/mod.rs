@@ -2,3 +2,6 @@
 //! Everything that talks to the kernel's BPF: its type information, loading, attaching.
 
 pub mod btf;
+mod netns;
+
+pub use netns::{in_netns, netns_inode};

@@ -3,5 +3,7 @@
 
 pub mod btf;
 mod netns;
+mod symbols;
 
 pub use netns::{in_netns, netns_inode};
+pub use symbols::{Symbols, SymbolsError};

@@ -16,8 +16,8 @@ use aya_obj::{Object, ProgramSection};
 
 use super::sys::{self, Info, Program};
 
-const LOG_LEN: usize = 256 << 10;
-const MAX_LOG_LEN: usize = 16 << 20;
+/// Asked for only when a program was refused, and resident only as far as the verifier writes.
+const LOG_LEN: usize = 16 << 20;
 
 /// Why a program could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -186,23 +186,20 @@ fn load_explained(program: &Program<'_>) -> Result<OwnedFd, Refusal> {
         Ok(fd) => return Ok(fd),
         Err(error) => error,
     };
-    let mut log = Vec::new();
-    let mut len = LOG_LEN;
-    while len <= MAX_LOG_LEN {
-        log.clear();
-        log.resize(len, 0);
-        match sys::prog_load(program, Some(&mut log)) {
-            // It was something passing.
-            Ok(fd) => return Ok(fd),
-            Err(again) if again.raw_os_error() == Some(libc::ENOSPC) => len *= 4,
-            Err(again) => {
-                error = again;
-                break;
-            }
-        }
+    let mut log = vec![0; LOG_LEN];
+    match sys::prog_load(program, Some(&mut log)) {
+        // It was something passing.
+        Ok(fd) => return Ok(fd),
+        // Too much was said: every kernel that has netfilter programs keeps the end of it.
+        Err(again) if again.raw_os_error() == Some(libc::ENOSPC) => {}
+        Err(again) => error = again,
     }
     let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
-    Err(Refusal { error, log: String::from_utf8_lossy(&log[..end]).into_owned() })
+    log.truncate(end);
+    log.shrink_to_fit();
+    // Without a copy: it may be 16 MiB. The verifier writes ASCII.
+    let log = String::from_utf8(log).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
+    Err(Refusal { error, log })
 }
 
 /// The complaint: what precedes the statistics that every log ends with.

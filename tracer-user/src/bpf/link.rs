@@ -3,11 +3,11 @@
 //! descriptor: nothing of it remains when the process ends, however it ends.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use aya_obj::generated::{BPF_F_AFTER, BPF_F_BEFORE, bpf_attach_type};
 
-use super::sys;
+use super::sys::{self, Target};
 use crate::node::{Family, Hook};
 
 /// Direction of packets at a device.
@@ -60,17 +60,13 @@ pub fn link_netfilter(
     hook: Hook,
     priority: i32,
 ) -> Result<OwnedFd, LinkError> {
-    let mut attr = sys::zeroed();
-    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
-    attr.link_create.attach_type = bpf_attach_type::BPF_NETFILTER as u32;
-    attr.link_create.__bindgen_anon_3.netfilter.pf = match family {
-        Family::Ipv4 => libc::AF_INET as u32,
-        Family::Ipv6 => libc::AF_INET6 as u32,
+    let (name, pf) = match family {
+        Family::Ipv4 => ("IPv4", libc::AF_INET),
+        Family::Ipv6 => ("IPv6", libc::AF_INET6),
     };
-    attr.link_create.__bindgen_anon_3.netfilter.hooknum = hook as u32;
-    attr.link_create.__bindgen_anon_3.netfilter.priority = priority;
-    sys::link_create(&mut attr).map_err(|source| LinkError {
-        place: format!("netfilter {family:?} {} at priority {priority}", hook.name()),
+    let target = Target::Netfilter { pf: pf as u32, hook: hook as u32, priority };
+    sys::link_create(program, target).map_err(|source| LinkError {
+        place: format!("netfilter {name} {} at priority {priority}", hook.name()),
         hint: netfilter_hint(&source),
         source,
     })
@@ -86,19 +82,16 @@ pub fn link_tcx(
     direction: TcDirection,
     order: TcOrder,
 ) -> Result<OwnedFd, LinkError> {
-    let mut attr = sys::zeroed();
-    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
-    attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
-    attr.link_create.attach_type = match direction {
+    let attach_type = match direction {
         TcDirection::Ingress => bpf_attach_type::BPF_TCX_INGRESS,
         TcDirection::Egress => bpf_attach_type::BPF_TCX_EGRESS,
-    } as u32;
+    };
     // Relative to no program in particular: before all, after all.
-    attr.link_create.flags = match order {
+    let flags = match order {
         TcOrder::First => BPF_F_BEFORE,
         TcOrder::Last => BPF_F_AFTER,
     };
-    sys::link_create(&mut attr).map_err(|source| LinkError {
+    sys::link_create(program, Target::Tcx { ifindex, attach_type, flags }).map_err(|source| LinkError {
         place: format!("tc {} of device {ifindex}", direction.name()),
         hint: tcx_hint(&source),
         source,

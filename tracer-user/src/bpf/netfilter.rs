@@ -16,8 +16,8 @@ use aya_obj::{Object, ProgramSection};
 
 use super::sys::{self, Info, Program};
 
-const LOG_LEN: usize = 256 << 10;
-const MAX_LOG_LEN: usize = 16 << 20;
+/// Asked for only when a program was refused, and resident only as far as the verifier writes.
+const LOG_LEN: usize = 16 << 20;
 
 /// Why a program could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -170,22 +170,10 @@ impl NetfilterLoader {
 
 impl Function {
     fn new(function: aya_obj::Function, license: CString) -> Self {
-        let info = |bytes, count: usize, record_len: usize| Info {
-            bytes,
-            count: count as u32,
-            record_len: record_len as u32,
-        };
+        let (functions, lines) = (&function.func_info, &function.line_info);
         Self {
-            func_info: info(
-                function.func_info.func_info_bytes(),
-                function.func_info.len(),
-                function.func_info_rec_size,
-            ),
-            line_info: info(
-                function.line_info.line_info_bytes(),
-                function.line_info.len(),
-                function.line_info_rec_size,
-            ),
+            func_info: Info::new(functions.func_info_bytes(), functions.len()),
+            line_info: Info::new(lines.line_info_bytes(), lines.len()),
             instructions: function.instructions,
             license,
         }
@@ -198,23 +186,20 @@ fn load_explained(program: &Program<'_>) -> Result<OwnedFd, Refusal> {
         Ok(fd) => return Ok(fd),
         Err(error) => error,
     };
-    let mut log = Vec::new();
-    let mut len = LOG_LEN;
-    while len <= MAX_LOG_LEN {
-        log.clear();
-        log.resize(len, 0);
-        match sys::prog_load(program, Some(&mut log)) {
-            // It was something passing.
-            Ok(fd) => return Ok(fd),
-            Err(again) if again.raw_os_error() == Some(libc::ENOSPC) => len *= 4,
-            Err(again) => {
-                error = again;
-                break;
-            }
-        }
+    let mut log = vec![0; LOG_LEN];
+    match sys::prog_load(program, Some(&mut log)) {
+        // It was something passing.
+        Ok(fd) => return Ok(fd),
+        // Too much was said: every kernel that has netfilter programs keeps the end of it.
+        Err(again) if again.raw_os_error() == Some(libc::ENOSPC) => {}
+        Err(again) => error = again,
     }
     let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
-    Err(Refusal { error, log: String::from_utf8_lossy(&log[..end]).into_owned() })
+    log.truncate(end);
+    log.shrink_to_fit();
+    // Without a copy: it may be 16 MiB. The verifier writes ASCII.
+    let log = String::from_utf8(log).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
+    Err(Refusal { error, log })
 }
 
 /// The complaint: what precedes the statistics that every log ends with.
@@ -268,4 +253,30 @@ fn map_fd(map: &Map) -> BorrowedFd<'_> {
     | Map::Unsupported(data)
     | Map::XskMap(data)) = map;
     data.fd().as_fd()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(errno: i32, log: &str) -> String {
+        Refusal { error: io::Error::from_raw_os_error(errno), log: log.into() }.summary()
+    }
+
+    #[test]
+    fn the_verifiers_complaint_is_told_not_its_statistics() {
+        let log = "0: R1=ctx() R10=fp0\n; let x = *ctx; @ main.rs:50\n0: (79) r1 = *(u64 *)(r1 +72)\n\
+                   invalid bpf_context access off=72 size=8\nverification time 25 usec\nstack depth 0\n\
+                   processed 1 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0\n\n";
+        let text = refusal(libc::EACCES, log);
+        assert!(text.starts_with("invalid bpf_context access off=72 size=8 ("), "{text}");
+    }
+
+    #[test]
+    fn without_a_log_the_error_is_explained() {
+        assert!(refusal(libc::EPERM, "").contains("CAP_BPF"));
+        assert!(refusal(libc::EINVAL, "").contains("Linux 6.4"));
+        assert!(!refusal(libc::EINVAL, "R0 invalid").contains("Linux 6.4"));
+        assert!(refusal(libc::E2BIG, "processed 1 insns").contains("too long"));
+    }
 }

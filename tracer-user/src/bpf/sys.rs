@@ -7,7 +7,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_stats_type};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_stats_type};
 
 /// `EAGAIN` from the verifier means that a signal came in between.
 const LOAD_ATTEMPTS: usize = 5;
@@ -58,13 +58,19 @@ pub fn enable_stats() -> io::Result<OwnedFd> {
     unsafe { bpf_fd(bpf_cmd::BPF_ENABLE_STATS, &mut attr) }
 }
 
-/// Function or line information that goes with a program's instructions.
-#[derive(Clone, Debug, Default)]
+/// Function or line information that goes with a program's instructions: records of one length.
+#[derive(Clone, Debug)]
 pub(super) struct Info {
-    pub(super) bytes: Vec<u8>,
-    pub(super) count: u32,
-    /// Bytes of one record; 0: there is none.
-    pub(super) record_len: u32,
+    bytes: Vec<u8>,
+    count: u32,
+    record_len: u32,
+}
+
+impl Info {
+    pub(super) fn new(bytes: Vec<u8>, count: usize) -> Self {
+        let record_len = bytes.len().checked_div(count).unwrap_or(0) as u32;
+        Self { bytes, count: count as u32, record_len }
+    }
 }
 
 /// A program as the kernel takes it.
@@ -133,13 +139,35 @@ pub(super) fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
     unsafe { bpf_fd(bpf_cmd::BPF_BTF_LOAD, &mut attr) }
 }
 
-/// Creates a link; `attr.link_create` must be filled in, without pointers.
-pub(super) fn link_create(attr: &mut bpf_attr) -> io::Result<OwnedFd> {
-    // SAFETY: the attributes of the links made here (netfilter, tcx) are plain numbers.
-    unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, attr) }
+/// What a link attaches to.
+#[derive(Clone, Copy)]
+pub(super) enum Target {
+    Netfilter { pf: u32, hook: u32, priority: i32 },
+    Tcx { ifindex: u32, attach_type: bpf_attach_type, flags: u32 },
 }
 
-pub(super) fn zeroed() -> bpf_attr {
+/// Attaches `program` for as long as the descriptor returned is open.
+pub(super) fn link_create(program: BorrowedFd<'_>, target: Target) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    match target {
+        Target::Netfilter { pf, hook, priority } => {
+            attr.link_create.attach_type = bpf_attach_type::BPF_NETFILTER as u32;
+            attr.link_create.__bindgen_anon_3.netfilter.pf = pf;
+            attr.link_create.__bindgen_anon_3.netfilter.hooknum = hook;
+            attr.link_create.__bindgen_anon_3.netfilter.priority = priority;
+        }
+        Target::Tcx { ifindex, attach_type, flags } => {
+            attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
+            attr.link_create.attach_type = attach_type as u32;
+            attr.link_create.flags = flags;
+        }
+    }
+    // SAFETY: the attributes of these links are plain numbers, no pointers.
+    unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr) }
+}
+
+fn zeroed() -> bpf_attr {
     // SAFETY: a union of structures of integers; all zero is a value of each.
     unsafe { mem::zeroed() }
 }

@@ -93,24 +93,45 @@ impl KernelBtf {
     /// # Errors
     /// Says what is not there.
     pub fn try_field(&self, container: &str, path: &str) -> Result<Member, FieldError> {
+        self.unanimous(container, path, |graph, id| graph.member((id, container), path))
+    }
+
+    /// Size in bytes of structure, union or typedef `container`.
+    ///
+    /// # Errors
+    /// Says what is not there.
+    pub fn struct_size(&self, container: &str) -> Result<u32, FieldError> {
+        let no_size =
+            || FieldError::NoSize { container: container.to_owned(), member: String::from("(all)") };
+        self.unanimous(container, "(all)", |graph, id| graph.size_of(id).ok_or_else(no_size))
+    }
+
+    /// What `ask` finds in the definitions of `container`: in the kernel, else in the first module that has
+    /// it. Definitions that answer differently are an error.
+    fn unanimous<T: PartialEq>(
+        &self,
+        container: &str,
+        member: &str,
+        ask: impl Fn(Graph<'_>, u32) -> Result<T, FieldError>,
+    ) -> Result<T, FieldError> {
         let mut why = FieldError::NoContainer { container: container.to_owned() };
         for graph in self.graphs() {
-            let mut found: Option<Member> = None;
+            let mut found: Option<T> = None;
             for (id, ty) in graph.named(container) {
                 if !matches!(ty.kind, Kind::Struct | Kind::Union | Kind::Typedef) {
                     continue;
                 }
-                match graph.member((id, container), path) {
-                    Ok(member) if found.is_some_and(|other| other != member) => {
-                        let (container, member) = (container.to_owned(), path.to_owned());
+                match ask(graph, id) {
+                    Ok(answer) if found.as_ref().is_some_and(|other| *other != answer) => {
+                        let (container, member) = (container.to_owned(), member.to_owned());
                         return Err(FieldError::Ambiguous { container, member });
                     }
-                    Ok(member) => found = Some(member),
+                    Ok(answer) => found = Some(answer),
                     Err(error) => why = error,
                 }
             }
-            if let Some(member) = found {
-                return Ok(member);
+            if let Some(answer) = found {
+                return Ok(answer);
             }
         }
         Err(why)
@@ -120,8 +141,8 @@ impl KernelBtf {
     /// size is not one that the programs can read counts as absent: its offset would load something else.
     pub fn resolve_fields(&self) -> (Fields, Vec<Missing>) {
         let mut missing = Vec::new();
-        let fields = Fields::resolve(|spec| match self.field_of_size(spec) {
-            Ok(member) => Some(member.offset_bytes),
+        let fields = Fields::resolve(|spec| match self.resolve_field(spec) {
+            Ok(offset) => Some(offset),
             Err(why) => {
                 missing.push(Missing { spec, why });
                 None
@@ -130,26 +151,17 @@ impl KernelBtf {
         (fields, missing)
     }
 
-    fn field_of_size(&self, spec: &FieldSpec) -> Result<Member, FieldError> {
+    /// What the table wants of one field: its offset, or where it names no member the structure's size.
+    pub(super) fn resolve_field(&self, spec: &FieldSpec) -> Result<u32, FieldError> {
         if spec.path.is_empty() {
-            return self.size_of(spec.container);
+            return self.struct_size(spec.container);
         }
         let member = self.try_field(spec.container, spec.path)?;
         if spec.sizes.is_empty() || spec.sizes.contains(&member.size) {
-            return Ok(member);
+            return Ok(member.offset_bytes);
         }
         let expected: Vec<_> = spec.sizes.iter().map(u32::to_string).collect();
         Err(FieldError::WrongSize { size: member.size, expected: expected.join(" or ") })
-    }
-
-    /// The size of a structure, given as the offset of its end.
-    fn size_of(&self, container: &str) -> Result<Member, FieldError> {
-        self.graphs()
-            .find_map(|graph| {
-                let (_, ty) = graph.named(container).find(|(_, ty)| ty.kind == Kind::Struct)?;
-                Some(Member { offset_bytes: ty.size_or_type, size: 0 })
-            })
-            .ok_or_else(|| FieldError::NoContainer { container: container.to_owned() })
     }
 
     /// Names and values of enumeration `name`; empty when there is none. Values beyond 32 bits are left out.

@@ -30,7 +30,7 @@ pub enum FieldError {
     BitField { container: String, member: String },
     #[error("`{member}` of `{container}` has no size that BTF tells")]
     NoSize { container: String, member: String },
-    #[error("`{container}` is defined more than once, and `{member}` is not at the same place in each")]
+    #[error("`{container}` is defined more than once, and `{member}` is not the same in each")]
     Ambiguous { container: String, member: String },
     #[error("`{container}` is nested too deep in BTF, or refers to itself")]
     TooDeep { container: String },
@@ -128,7 +128,7 @@ impl Graph<'_> {
     }
 
     /// Size in bytes; `None` for functions, forward declarations and broken types.
-    fn size_of(&self, mut id: u32) -> Option<u32> {
+    pub(super) fn size_of(&self, mut id: u32) -> Option<u32> {
         let mut count = 1u32;
         for _ in 0..MAX_LINKS {
             let ty = self.resolve(id)?;

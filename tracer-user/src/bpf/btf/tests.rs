@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 use proptest::prelude::*;
-use tracer_common::{ABSENT, FIELD_SPECS};
+use tracer_common::{ABSENT, FIELD_SPECS, FieldSpec};
 
 use super::testing::*;
 use super::*;
@@ -93,6 +93,17 @@ fn a_field_of_another_size_is_absent() -> Result {
     assert_eq!(missing.len(), FIELD_SPECS.len() - 1);
     let mark = missing.iter().find(|m| m.spec.name == "skb_mark").map(ToString::to_string);
     assert_eq!(mark.as_deref(), Some("sk_buff.mark: it has 8 bytes here; 4 can be read"));
+    Ok(())
+}
+
+#[test]
+fn a_field_without_a_path_is_the_size_of_its_structure() -> Result {
+    let btf = load(&kernel())?;
+    let spec = |container, path| FieldSpec { name: "x", container, path, sizes: &[] };
+    assert_eq!(btf.resolve_field(&spec("sk_buff", "")), Ok(80));
+    assert_eq!(btf.resolve_field(&spec("sk_buff", "cb")), Ok(16));
+    assert_eq!(btf.struct_size("possible_net_t"), Ok(4));
+    assert!(matches!(btf.resolve_field(&spec("nf_conn", "")), Err(FieldError::NoContainer { .. })));
     Ok(())
 }
 
@@ -218,6 +229,7 @@ fn exercise(btf: &KernelBtf) {
         for path in ["mark", "cb", "net", "dev.x", "."] {
             let _ = btf.try_field(name, path);
         }
+        let _ = btf.struct_size(name);
         let _ = (btf.enum_values(name), btf.tracepoint_args(name));
     }
 }

@@ -16,6 +16,17 @@ pub struct Prefix {
     pub mask: [u32; 4],
 }
 
+/// What user space may change while the programs run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Always 0, which the verifier does not know: what is added to it, it knows nothing of. Programs use that
+    /// to keep the number of paths that it walks small.
+    pub zero: u64,
+    /// UDP ports that carry VXLAN here; 0 ends the list.
+    pub vxlan_ports: [u16; MAX_PORTS],
+}
+
 /// The filter and the switches.
 ///
 /// A packet matches when source, destination, ports and protocol fit in the order given, or all of them

@@ -371,7 +371,4 @@ pub struct Counters {
     pub inserted: u64,
     /// Tuples that could not be put into it.
     pub insert_failed: u64,
-    /// Packets looked at, and of these the ones that were ours.
-    pub judged: u64,
-    pub matched: u64,
 }

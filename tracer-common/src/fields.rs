@@ -9,7 +9,8 @@ pub struct FieldSpec {
     pub name: &'static str,
     /// Kernel structure.
     pub container: &'static str,
-    /// Member path, dots between levels; anonymous members are looked through.
+    /// Member path, dots between levels; anonymous members are looked through. Empty: not an offset but
+    /// the size of the structure.
     pub path: &'static str,
     /// Sizes in bytes that the programs can read; empty: only the offset matters (an embedded structure).
     pub sizes: &'static [u32],
@@ -84,6 +85,7 @@ fields! {
     ct_zone: "nf_conn", "zone.id", [2];
     ct_tuplehash: "nf_conn", "tuplehash", [];
     tuplehash_tuple: "nf_conntrack_tuple_hash", "tuple", [];
+    tuplehash_size: "nf_conntrack_tuple_hash", "", [];
     tuple_src_addr: "nf_conntrack_tuple", "src.u3", [16];
     tuple_src_port: "nf_conntrack_tuple", "src.u", [2];
     tuple_l3num: "nf_conntrack_tuple", "src.l3num", [2];
@@ -103,6 +105,8 @@ fields! {
     fl6_saddr: "flowi6", "saddr", [16];
     fl6_daddr: "flowi6", "daddr", [16];
     fib6_nh: "fib6_result", "nh", [8];
+    fib6_info: "fib6_result", "f6i", [8];
+    f6i_metric: "fib6_info", "fib6_metric", [4];
     fib6_type: "fib6_result", "fib6_type", [1];
     fib6_table_id: "fib6_table", "tb6_id", [4];
     nhc_dev: "fib_nh_common", "nhc_dev", [8];

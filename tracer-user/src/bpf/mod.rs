@@ -1,1 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+//! Everything that talks to the kernel's BPF: its type information, loading, attaching.
+
+pub mod btf;
+mod link;
+mod netfilter;
+mod netns;
+mod symbols;
+mod sys;
+mod tracer;
+
+pub use link::{LinkError, TcDirection, TcOrder, link_netfilter, link_tcx};
+pub use netfilter::{LoadError, NetfilterLoader, Refusal};
+pub use netns::{in_netns, netns_inode};
+pub use symbols::{Symbols, SymbolsError};
+pub use tracer::{HookStatus, Tracer, TracerError};
+pub use sys::{ProgStats, enable_stats, prog_stats};

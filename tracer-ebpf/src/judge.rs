@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Is this packet ours? The sieve and the filter's constants turn away most packets without a map lookup.
+
+use tracer_common::{DIR_FORWARD, DIR_REPLY, FLAG_ENCAP, FLAG_FRAG, MAX_ADDRS, Prefix, SIEVE_SIZE, Settings, Tuple};
+
+use crate::{
+    frozen,
+    maps::{CONFIG, COUNTERS, FLOWS, FRAGS, Flow, FragKey, SIEVE},
+    packet::{Bytes, ICMP, ICMPV6, Outer, Packet, SCTP, TCP, UDP},
+};
+
+/// A packet that is ours.
+pub struct Hit {
+    pub packet: Packet,
+    pub flow: Flow,
+    pub outer: Outer,
+}
+
+impl Hit {
+    /// Nothing yet. Made of zeros that the verifier does not know, so that what is filled in on one path and
+    /// not on another does not make them two (see [`Settings::zero`]).
+    #[inline(always)]
+    pub fn blank(settings: &Settings) -> Self {
+        let (z64, zero) = (settings.zero, settings.zero as u32);
+        let tuple = Tuple { src: [zero; 4], dst: [zero; 4], sport: zero as u16, dport: zero as u16, proto: zero };
+        Self {
+            packet: Packet {
+                tuple,
+                l4: z64 as usize,
+                room: z64 as usize,
+                l3len: zero as u16,
+                ip_id: zero as u16,
+                frag: zero as u16,
+                proto: zero as u8,
+                ttl: zero as u8,
+                flags: zero as u8,
+            },
+            flow: Flow { id: zero, dir: zero as u8, learned: zero as u8, unused: zero as u16 },
+            outer: Outer { tuple, vni: zero, family: zero },
+        }
+    }
+
+    #[inline(always)]
+    pub fn is_encap(&self) -> bool {
+        self.outer.family != 0
+    }
+}
+
+/// Finds the flow of the IP packet at `offset`, looking into VXLAN and at what ICMP errors quote. False: not ours.
+#[inline(always)]
+pub fn judge<B: Bytes>(bytes: &B, offset: usize, hit: &mut Hit) -> bool {
+    if !find(bytes, offset, hit) {
+        return false;
+    }
+    hit.packet.forget(bytes);
+    let zero = bytes.settings().zero as u32;
+    hit.outer.family = hit.outer.family.wrapping_add(zero);
+    hit.flow.dir = hit.flow.dir.wrapping_add(zero as u8);
+    hit.flow.learned = hit.flow.learned.wrapping_add(zero as u8);
+    true
+}
+
+#[inline(always)]
+fn find<B: Bytes>(bytes: &B, offset: usize, hit: &mut Hit) -> bool {
+    if !hit.packet.parse(bytes, offset) {
+        return false;
+    }
+    if let Some(at) = hit.packet.vxlan(bytes, &mut hit.outer) {
+        if hit.packet.parse(bytes, at) && judge_ip(bytes, hit) {
+            hit.packet.flags |= FLAG_ENCAP;
+            return true;
+        }
+        // Not the inner packet: the outer one itself may be asked for.
+        hit.outer.family = 0;
+        return judge_tuple(&hit.outer.tuple, &mut hit.flow) && hit.packet.parse(bytes, offset);
+    }
+    judge_ip(bytes, hit)
+}
+
+#[inline(always)]
+fn judge_ip<B: Bytes>(bytes: &B, hit: &mut Hit) -> bool {
+    if hit.packet.flags & FLAG_FRAG != 0 && hit.packet.is_later_fragment() {
+        return later_fragment(hit);
+    }
+    if hit.packet.is_icmp() {
+        if let Some(at) = hit.packet.quoted(bytes) {
+            if judge_quoted(bytes, at, hit) {
+                return true;
+            }
+        }
+    }
+    if !judge_tuple(&hit.packet.tuple, &mut hit.flow) {
+        return false;
+    }
+    if hit.packet.flags & FLAG_FRAG != 0 {
+        first_fragment(hit);
+    }
+    true
+}
+
+#[inline(never)]
+fn judge_quoted<B: Bytes>(bytes: &B, at: usize, hit: &mut Hit) -> bool {
+    let mut quoted = Packet::NONE;
+    if !quoted.parse(bytes, at) || !judge_tuple(&quoted.tuple, &mut hit.flow) {
+        return false;
+    }
+    hit.packet.mark_quoted();
+    // The error travels against the packet it is about.
+    hit.flow.dir = 1 - (hit.flow.dir & 1);
+    true
+}
+
+#[inline(never)]
+fn later_fragment(hit: &mut Hit) -> bool {
+    // SAFETY: the value is copied at once; a torn copy can only misname a flow that is being evicted.
+    match unsafe { FRAGS.get(frag_key(&hit.packet)) } {
+        Some(flow) => {
+            hit.flow = *flow;
+            true
+        }
+        None => false,
+    }
+}
+
+#[inline(never)]
+fn first_fragment(hit: &Hit) -> bool {
+    FRAGS.insert(frag_key(&hit.packet), hit.flow, 0).is_ok()
+}
+
+/// Looks a tuple up, and puts it into the flow table when the filter says that it is ours.
+#[inline(always)]
+pub fn judge_tuple(tuple: &Tuple, flow: &mut Flow) -> bool {
+    if sieve_has(tuple) {
+        // SAFETY: as above.
+        if let Some(known) = unsafe { FLOWS.get(tuple) } {
+            *flow = *known;
+            return true;
+        }
+    }
+    match filter(tuple) {
+        NOT_OURS => false,
+        dir => {
+            *flow = Flow { id: 0, dir: dir as u8, learned: 0, unused: 0 };
+            first_sight(tuple, flow)
+        }
+    }
+}
+
+#[inline(never)]
+fn first_sight(tuple: &Tuple, flow: &mut Flow) -> bool {
+    flow.id = flow_id(tuple);
+    insert(tuple, flow);
+    let back = Flow { dir: 1 - (flow.dir & 1), ..*flow };
+    insert(&tuple.reversed(), &back);
+    true
+}
+
+/// Puts a tuple into the flow table.
+#[inline(never)]
+pub fn insert(tuple: &Tuple, flow: &Flow) -> bool {
+    if let Some(sieve) = SIEVE.get_ptr_mut(0) {
+        let slot = sieve_slot(tuple) & (SIEVE_SIZE - 1);
+        // SAFETY: the slot is within the map's value; single bytes are written whole.
+        unsafe { core::ptr::write_volatile(sieve.cast::<u8>().add(slot), 1) };
+    }
+    let r = FLOWS.insert(tuple, flow, 0);
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: this CPU's value of the map. An interrupt may lose one count of a statistic.
+        unsafe {
+            if r.is_ok() {
+                (*counters).inserted += 1;
+            } else {
+                (*counters).insert_failed += 1;
+            }
+        }
+    }
+    r.is_ok()
+}
+
+#[inline(always)]
+fn sieve_has(tuple: &Tuple) -> bool {
+    let Some(sieve) = SIEVE.get_ptr(0) else { return true };
+    let slot = sieve_slot(tuple) & (SIEVE_SIZE - 1);
+    // SAFETY: the slot is within the map's value.
+    unsafe { *sieve.cast::<u8>().add(slot) != 0 }
+}
+
+/// The same for both directions.
+#[inline(always)]
+fn sieve_slot(tuple: &Tuple) -> usize {
+    let (s, d) = (&tuple.src, &tuple.dst);
+    let words = (s[0] ^ d[0]) ^ (s[1] ^ d[1]).rotate_left(7) ^ (s[2] ^ d[2]).rotate_left(13) ^ (s[3] ^ d[3]);
+    let ports = u32::from(tuple.sport ^ tuple.dport);
+    let mixed = (u64::from(words) | u64::from(ports) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 48) as usize
+}
+
+/// An id that no other flow is likely to have. Two CPUs that see the first packet at once agree on it.
+#[inline(always)]
+fn flow_id(tuple: &Tuple) -> u32 {
+    let mut h = 0x2545_f491_4f6c_dd1du64;
+    for i in 0..4 {
+        h = (h ^ u64::from(tuple.src[i]) ^ u64::from(tuple.dst[i]) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        h ^= h >> 29;
+    }
+    h = (h ^ u64::from(tuple.sport) << 16 ^ u64::from(tuple.dport)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    ((h >> 32) as u32) | 1
+}
+
+#[inline(always)]
+fn frag_key(packet: &Packet) -> FragKey {
+    FragKey {
+        src: packet.tuple.src,
+        dst: packet.tuple.dst,
+        id: u32::from(packet.ip_id),
+        proto: u32::from(packet.proto),
+    }
+}
+
+/// What `filter` says of a tuple that it does not want.
+pub const NOT_OURS: u32 = u32::MAX;
+
+/// Does the filter want this tuple, and in which direction (`DIR_*`)?
+#[inline(never)]
+pub fn filter(tuple: &Tuple) -> u32 {
+    let proto = frozen!(CONFIG.proto);
+    if proto != 0 && proto != tuple.proto && !(proto == u32::from(ICMP) && tuple.proto == u32::from(ICMPV6)) {
+        return NOT_OURS;
+    }
+    let has_ports = tuple.proto == u32::from(TCP) || tuple.proto == u32::from(UDP) || tuple.proto == u32::from(SCTP);
+    let (sport, dport) = (frozen!(CONFIG.sport), frozen!(CONFIG.dport));
+    if (sport != 0 || dport != 0) && !has_ports {
+        return NOT_OURS;
+    }
+    if fits_port(sport, tuple.sport)
+        && fits_port(dport, tuple.dport)
+        && fits_src(&tuple.src)
+        && fits_dst(&tuple.dst)
+    {
+        return u32::from(DIR_FORWARD);
+    }
+    if fits_port(sport, tuple.dport)
+        && fits_port(dport, tuple.sport)
+        && fits_src(&tuple.dst)
+        && fits_dst(&tuple.src)
+    {
+        return u32::from(DIR_REPLY);
+    }
+    NOT_OURS
+}
+
+#[inline(always)]
+fn fits_port(wanted: u16, port: u16) -> bool {
+    wanted == 0 || wanted == port
+}
+
+#[inline(always)]
+pub fn fits_src(addr: &[u32; 4]) -> bool {
+    let count = frozen!(CONFIG.src_count);
+    if count == 0 {
+        return true;
+    }
+    for i in 0..MAX_ADDRS {
+        if i as u32 >= count {
+            return false;
+        }
+        if fits(&raw const CONFIG.src[i], addr) {
+            return true;
+        }
+    }
+    false
+}
+
+#[inline(always)]
+pub fn fits_dst(addr: &[u32; 4]) -> bool {
+    let count = frozen!(CONFIG.dst_count);
+    if count == 0 {
+        return true;
+    }
+    for i in 0..MAX_ADDRS {
+        if i as u32 >= count {
+            return false;
+        }
+        if fits(&raw const CONFIG.dst[i], addr) {
+            return true;
+        }
+    }
+    false
+}
+
+/// The last word first: it tells most addresses apart.
+#[inline(always)]
+fn fits(prefix: *const Prefix, addr: &[u32; 4]) -> bool {
+    // SAFETY: `prefix` points into CONFIG.
+    let at = |i: usize| unsafe {
+        (core::ptr::read_volatile(&raw const (*prefix).addr[i]), core::ptr::read_volatile(&raw const (*prefix).mask[i]))
+    };
+    for i in [3, 2, 1, 0] {
+        let (want, mask) = at(i);
+        if addr[i] & mask != want {
+            return false;
+        }
+    }
+    true
+}

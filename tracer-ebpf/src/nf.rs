@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Netfilter: positions between the tables. They always accept.
+
+use tracer_common::Kind;
+
+use crate::{
+    conntrack::{self, Ct},
+    emit::{self, Meta, Sighting},
+    judge::{Hit, judge},
+    kernel::number,
+    maps::{MEMO, Memo, SETTINGS},
+    packet::{SkbBytes, Transport},
+    probed, typed,
+};
+
+const NF_ACCEPT: i32 = 1;
+const PREROUTING: u8 = 0;
+const OUTPUT: u8 = 3;
+
+/// `struct bpf_nf_ctx` (include/linux/bpf.h): const struct nf_hook_state *state; struct sk_buff *skb.
+#[repr(C)]
+pub struct NfContext {
+    state: u64,
+    skb: u64,
+}
+
+// kernel: unsigned int (*)(const struct bpf_nf_ctx *), BPF_PROG_TYPE_NETFILTER, 6.4 -
+//
+// The section only has to be one that aya parses; these are loaded by `bpf/netfilter.rs`. One function for
+// each position, because nothing in the context tells positions apart.
+macro_rules! positions {
+    ($($name:ident = $index:literal, $section:literal;)+) => {$(
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = $section)]
+        pub fn $name(ctx: *mut NfContext) -> i32 {
+            observe(ctx, $index);
+            NF_ACCEPT
+        }
+    )+};
+}
+
+positions! {
+    nf_pos0 = 0, "raw_tp/nf_pos0";
+    nf_pos1 = 1, "raw_tp/nf_pos1";
+    nf_pos2 = 2, "raw_tp/nf_pos2";
+    nf_pos3 = 3, "raw_tp/nf_pos3";
+    nf_pos4 = 4, "raw_tp/nf_pos4";
+    nf_pos5 = 5, "raw_tp/nf_pos5";
+    nf_pos6 = 6, "raw_tp/nf_pos6";
+    nf_pos7 = 7, "raw_tp/nf_pos7";
+    nf_pos8 = 8, "raw_tp/nf_pos8";
+    nf_pos9 = 9, "raw_tp/nf_pos9";
+    nf_pos10 = 10, "raw_tp/nf_pos10";
+    nf_pos11 = 11, "raw_tp/nf_pos11";
+}
+
+#[inline(always)]
+fn observe(ctx: *mut NfContext, position: u8) {
+    // SAFETY: the program's context; both pointers are typed and never null.
+    let (state, skb) = unsafe { ((*ctx).state, (*ctx).skb) };
+    let hook = typed!(state, state_hook, u8);
+    let Some(memo) = MEMO.get_ptr_mut(0) else { return };
+    // Every packet passes PREROUTING or OUTPUT before the other hooks and is judged there, so that an skb
+    // whose address is used again is never taken for the one before. A position of a zoomed hook that is
+    // not the first finds the memo of that first one, but a hook's positions may come and go: judge again.
+    let entry = hook == PREROUTING || hook == OUTPUT;
+    // SAFETY: this CPU's value of the map.
+    if !entry && unsafe { (*memo).miss } == skb {
+        return;
+    }
+    let head = number(typed!(skb, skb_head, u64));
+    let Some(settings) = SETTINGS.get(0) else { return };
+    let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings };
+    let mut hit = Hit::blank(settings);
+    if !judge(&bytes, 0, &mut hit) {
+        // SAFETY: as above.
+        unsafe { (*memo).miss = skb };
+        return;
+    }
+
+    let len = typed!(skb, skb_len, u32);
+    let gso = gso(head, typed!(skb, skb_end, u32), len);
+    let net = typed!(state, state_net, u64);
+    let input = typed!(state, state_in, u64);
+    let output = typed!(state, state_out, u64);
+    let netns = typed!(net, net_inum, u32);
+    let mut sighting = Sighting {
+        kind: Kind::Nf,
+        point: hook,
+        position,
+        dir: hit.flow.dir,
+        skb,
+        transport: Transport::NONE,
+        meta: Meta {
+            mark: typed!(skb, skb_mark, u32),
+            len,
+            ifindex: if input == 0 { 0 } else { typed!(input, dev_ifindex, u32) },
+            netns,
+            gso_size: gso as u16,
+            gso_segs: (gso >> 16) as u16,
+            vlan: 0,
+        },
+        detail: [0; 3],
+    };
+    let out_ifindex = if output == 0 { 0 } else { typed!(output, dev_ifindex, u32) };
+    // SAFETY: as above.
+    unsafe {
+        (*memo).miss = 0;
+        remember(memo, skb, &hit, netns, 0);
+    }
+    let ct = if hit.is_encap() { Ct::NONE } else { Ct::of(typed!(skb, skb_nfct, u64)) };
+    if !conntrack::follow(&ct, &hit, &mut sighting) {
+        return;
+    }
+    sighting.detail = emit::sighting_detail(&ct, &hit, &sighting, out_ifindex);
+    sighting.kind = Kind::Nf;
+    sighting.position = position;
+    sighting.dir = hit.flow.dir;
+    sighting.transport = hit.packet.transport(&bytes);
+    emit::hit(&sighting, &hit);
+}
+
+/// Keeps a hit for the route lookup that follows on this CPU.
+///
+/// # Safety
+/// `memo` is this CPU's value of the map.
+#[inline(always)]
+pub unsafe fn remember(memo: *mut Memo, skb: u64, hit: &Hit, netns: u32, leaving: u32) {
+    let skb = number(skb);
+    // SAFETY: by the caller. The tag is written last: an interrupt in between leaves one that does not fit.
+    unsafe {
+        core::ptr::write_volatile(&raw mut (*memo).tag, 0);
+        (*memo).hit = skb;
+        (*memo).flow = hit.flow.id;
+        (*memo).dir = u32::from(hit.flow.dir);
+        (*memo).netns = netns;
+        (*memo).leaving = leaving;
+        (*memo).src = hit.packet.tuple.src;
+        (*memo).dst = hit.packet.tuple.dst;
+        core::ptr::write_volatile(&raw mut (*memo).tag, memo_tag(skb, hit.flow.id));
+    }
+}
+
+#[inline(always)]
+pub fn memo_tag(skb: u64, flow: u32) -> u64 {
+    skb ^ u64::from(flow) << 32 | 1
+}
+
+/// gso_size in the low half, gso_segs in the high one; 0 when not GSO.
+#[inline(always)]
+fn gso(head: u64, end: u32, len: u32) -> u32 {
+    // Two segments of the smallest MSS in use are longer than this.
+    if len < 256 {
+        return 0;
+    }
+    let shinfo = head + u64::from(end);
+    let size = probed!(shinfo, shinfo_gso_size, u16);
+    if size == 0 {
+        return 0;
+    }
+    u32::from(size) | u32::from(probed!(shinfo, shinfo_gso_segs, u16)) << 16
+}

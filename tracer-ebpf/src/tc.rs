@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! tc: a device's ingress and egress. The same programs serve TCX and clsact; they always say "next".
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use tracer_common::Kind;
+
+use crate::{
+    conntrack::{self, Ct},
+    emit::{self, Meta, Sighting},
+    judge::{Hit, judge},
+    kernel::netns_of_device,
+    maps::{MEMO, SETTINGS},
+    nf::remember,
+    packet::{Bytes, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, TcBytes, Transport},
+    probed,
+};
+
+/// TCX_NEXT and TC_ACT_UNSPEC.
+const NEXT: i32 = -1;
+const INGRESS: u8 = 0;
+const EGRESS: u8 = 1;
+const ETHERNET: usize = 14;
+const NO_HEADER: usize = 0;
+
+// kernel: int (*)(struct __sk_buff *), BPF_PROG_TYPE_SCHED_CLS, 4.1 -
+#[classifier]
+pub fn tc_ingress(ctx: TcContext) -> i32 {
+    observe::<INGRESS, ETHERNET>(&ctx)
+}
+#[classifier]
+pub fn tc_egress(ctx: TcContext) -> i32 {
+    observe::<EGRESS, ETHERNET>(&ctx)
+}
+// The same for devices without a link-layer header.
+#[classifier]
+pub fn tc_ingress_l3(ctx: TcContext) -> i32 {
+    observe::<INGRESS, NO_HEADER>(&ctx)
+}
+#[classifier]
+pub fn tc_egress_l3(ctx: TcContext) -> i32 {
+    observe::<EGRESS, NO_HEADER>(&ctx)
+}
+
+#[inline(always)]
+fn observe<const POINT: u8, const HEADER: usize>(ctx: &TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: `skb` is the program's context; the verifier rewrites these to loads of the sk_buff.
+    let (protocol, tci) = unsafe { ((*skb).protocol, (*skb).vlan_tci) };
+    let Some(settings) = SETTINGS.get(0) else { return NEXT };
+    let bytes = TcBytes { skb, settings };
+    let mut protocol = u16::from_be(protocol as u16);
+    let mut offset = HEADER;
+    let mut vlan = tci as u16;
+    // Tags that the device did not take out, at most two.
+    for _ in 0..2 {
+        if protocol == ETH_P_8021Q || protocol == ETH_P_8021AD {
+            let Some(tag) = bytes.load::<[u16; 2]>(offset) else { return NEXT };
+            vlan = u16::from_be(tag[0]);
+            protocol = u16::from_be(tag[1]);
+            offset += 4;
+        }
+    }
+    if protocol != ETH_P_IP && protocol != ETH_P_IPV6 {
+        return NEXT;
+    }
+    let mut hit = Hit::blank(settings);
+    if !judge(&bytes, offset, &mut hit) {
+        return NEXT;
+    }
+
+    let address = skb as u64;
+    let netns = netns_of_device(probed!(address, skb_dev, u64));
+    // SAFETY: as above.
+    let (mark, len, ifindex, gso_size, gso_segs) =
+        unsafe { ((*skb).mark, (*skb).len, (*skb).ifindex, (*skb).gso_size as u16, (*skb).gso_segs as u16) };
+    let ct = if hit.is_encap() { Ct::NONE } else { Ct::of(probed!(address, skb_nfct, u64)) };
+    let mut sighting = Sighting {
+        kind: Kind::Tc,
+        point: POINT,
+        position: 0,
+        dir: hit.flow.dir,
+        skb: address,
+        transport: Transport::NONE,
+        meta: Meta { mark, len, ifindex, netns, gso_size, gso_segs, vlan },
+        detail: [0; 3],
+    };
+    if !conntrack::follow(&ct, &hit, &mut sighting) {
+        return NEXT;
+    }
+    if POINT == EGRESS {
+        if let Some(memo) = MEMO.get_ptr_mut(0) {
+            // SAFETY: this CPU's value of the map.
+            unsafe { remember(memo, address, &hit, netns, 1) };
+        }
+    }
+    sighting.detail = emit::sighting_detail(&ct, &hit, &sighting, 0);
+    sighting.kind = Kind::Tc;
+    sighting.position = 0;
+    sighting.dir = hit.flow.dir;
+    sighting.transport = hit.packet.transport(&bytes);
+    emit::hit(&sighting, &hit);
+    NEXT
+}

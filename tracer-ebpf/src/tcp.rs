@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! TCP's own words: resets sent and received, retransmissions.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use tracer_common::{FLAG_IPV6, Kind, Tuple};
+
+use crate::{
+    emit::{self, Meta, Sighting},
+    field, frozen,
+    judge::{Hit, judge, judge_tuple},
+    kernel::{is_watched, netns_of_device, netns_of_net, probe, number},
+    maps::{CONFIG, Flow, SETTINGS},
+    packet::{MAPPED, Packet, SkbBytes, TCP, Transport},
+    probed, typed,
+};
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+// kernel: void tcp_send_reset(const struct sock *, const struct sk_buff * [, const enum sk_rst_reason]), 5.3 -,
+// reason from 6.10; skb may be null from 6.10, sk before and after
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
+    let sk: u64 = ctx.arg(0);
+    let skb: u64 = ctx.arg(1);
+    let reason = if frozen!(CONFIG.tcp_send_reset_args) >= 3 { ctx.arg::<u64>(2) as u32 } else { u32::MAX };
+    let detail = [0, u64::from(reason), 0];
+    if skb == 0 {
+        if sk != 0 {
+            of_socket(sk, Kind::ResetSend, 0, 0, detail);
+        }
+        return 0;
+    }
+    let head = number(typed!(skb, skb_head, u64));
+    let Some(settings) = SETTINGS.get(0) else { return 0 };
+    let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings };
+    let mut hit = Hit::blank(settings);
+    if !judge(&bytes, 0, &mut hit) {
+        return 0;
+    }
+    let dev = number(typed!(skb, skb_dev, u64));
+    // The device is forgotten before TCP sees the packet; its route still knows one.
+    let dst = number(typed!(skb, skb_dst, u64)) & !1;
+    let netns = if dev != 0 {
+        netns_of_device(dev)
+    } else if sk != 0 {
+        netns_of_net(probed!(sk, sk_net, u64))
+    } else {
+        netns_of_device(if dst == 0 { 0 } else { probed!(dst, dst_dev, u64) })
+    };
+    if !is_watched(netns) {
+        return 0;
+    }
+    let meta = Meta {
+        mark: typed!(skb, skb_mark, u32),
+        len: typed!(skb, skb_len, u32),
+        ifindex: if dev == 0 { 0 } else { probed!(dev, dev_ifindex, u32) },
+        netns,
+        ..Meta::NONE
+    };
+    let transport = hit.packet.transport(&bytes);
+    let sighting =
+        Sighting { kind: Kind::ResetSend, point: 0, position: 0, dir: hit.flow.dir, skb, transport, meta, detail };
+    emit::hit(&sighting, &hit);
+    0
+}
+
+// kernel: void tcp_receive_reset(struct sock *), 4.16 -
+#[btf_tracepoint(function = "tcp_receive_reset")]
+pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
+    of_socket(ctx.arg(0), Kind::ResetReceive, 0, 0, [0; 3]);
+    0
+}
+
+// kernel: void tcp_retransmit_skb(const struct sock *, const struct sk_buff * [, int err]), 4.16 -
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+pub fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
+    let skb: u64 = ctx.arg(1);
+    // `struct tcp_skb_cb` begins with the segment's sequence number.
+    let cb = field!(skb_cb);
+    let seq = if cb < 0 { 0 } else { probe::<u32>(skb + cb as u64).unwrap_or(0) };
+    of_socket(ctx.arg(0), Kind::Retransmit, skb, seq, [0; 3]);
+    0
+}
+
+/// Sends a record about a socket; the tuple goes from the local to the remote end.
+#[inline(always)]
+fn of_socket(sk: u64, kind: Kind, skb: u64, seq: u32, detail: [u64; 3]) {
+    let family = probed!(sk, sk_family, u16);
+    let (src, dst, flags) = match family {
+        AF_INET => {
+            let (src, dst) = (probed!(sk, sk_rcv_saddr, u32), probed!(sk, sk_daddr, u32));
+            ([0, 0, MAPPED, src], [0, 0, MAPPED, dst], 0)
+        }
+        AF_INET6 => {
+            let (src_at, dst_at) = (field!(sk_v6_rcv_saddr), field!(sk_v6_daddr));
+            if src_at < 0 || dst_at < 0 {
+                return;
+            }
+            let Some(src) = probe::<[u32; 4]>(sk + src_at as u64) else { return };
+            let Some(dst) = probe::<[u32; 4]>(sk + dst_at as u64) else { return };
+            // An IPv6 socket that talks IPv4 has mapped addresses.
+            let flags = if src[2] == MAPPED && src[0] == 0 && src[1] == 0 { 0 } else { FLAG_IPV6 };
+            (src, dst, flags)
+        }
+        _ => return,
+    };
+    let tuple = Tuple {
+        src,
+        dst,
+        sport: probed!(sk, sk_num, u16),
+        dport: u16::from_be(probed!(sk, sk_dport, u16)),
+        proto: u32::from(TCP),
+    };
+    let mut flow = Flow { id: 0, dir: 0, learned: 0, unused: 0 };
+    if !judge_tuple(&tuple, &mut flow) {
+        return;
+    }
+    let netns = netns_of_net(probed!(sk, sk_net, u64));
+    if !is_watched(netns) {
+        return;
+    }
+    let packet = Packet { tuple, proto: TCP, flags, ..Packet::NONE };
+    let transport = Transport { a: seq, ..Transport::NONE };
+    let meta = Meta { netns, ..Meta::NONE };
+    let sighting = Sighting { kind, point: 0, position: 0, dir: flow.dir, skb, transport, meta, detail };
+    emit::record(&sighting, &packet, &packet.tuple, flow.id);
+}

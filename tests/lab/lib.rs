@@ -1,1 +1,41 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+//! The lab: a two-node Kubernetes cluster with EgressGateway, flannel and kube-proxy, made of
+//! network namespaces, with servers, clients and a catalogue of faults.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use tests::{Lab, Spec, client, topology::{self, Family}};
+//!
+//! let lab = Lab::up(Spec::unique().with_ipv6())?;
+//! let outcome = client::who(&lab.ns("visitor"), (topology::ext(Family::V4), 80).into())?;
+//! assert_eq!(outcome.client(), Some(topology::egress_ip(Family::V4)));
+//! # Ok(()) }                                       // and it is gone
+//! ```
+//!
+//! Nothing of it is in the machine's own network namespace. Names begin with `egwt-<id>-`.
+
+/// Adds a line to a `String`.
+macro_rules! line {
+    ($to:expr, $($what:tt)*) => {{
+        // Writing to a String cannot fail.
+        let _ = writeln!($to, $($what)*);
+    }};
+}
+
+pub mod announce;
+pub mod cli;
+pub mod client;
+pub mod helper;
+mod lab;
+mod links;
+pub mod ns;
+pub mod probe;
+pub mod rules;
+pub mod run_dir;
+pub mod server;
+pub mod sockets;
+mod spec;
+pub mod topology;
+
+pub use lab::{Lab, SETTLE};
+pub use spec::{Backend, HAND, PREFIX, Spec};

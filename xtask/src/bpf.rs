@@ -2,12 +2,17 @@
 //! The BPF object: which compiler to build it with, and building it.
 //!
 //! Stable rustup toolchains have no `core` for bpfel-unknown-none. Two compilers can be used instead:
-//! rustup's nightly, which builds `core` from rust-src, and Debian's rustc-web, for which a ready `core` is
+//! a nightly of rustup's, which builds `core` from rust-src, and Debian's rustc-web, for which a ready `core` is
 //! packaged (libstd-rust-web-dev-bpf). In both cases bpf-linker links.
+//!
+//! bpf-linker brings no LLVM: it loads the first one that it finds beside the programs of PATH, of whatever
+//! version. One that is older than the compiler's cannot read what the compiler wrote, so it is always given
+//! the compiler's own.
 
 use std::env;
 use std::fmt;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,10 +22,15 @@ use crate::process;
 use crate::workspace::{self, Workspace};
 
 const TARGET: &str = "bpfel-unknown-none";
+/// The nightly that `setup` installs, under its own name: whatever nightly is there already stays as it is.
+/// Its LLVM is the one that bpf-linker is made for; that of later ones is not.
+pub(crate) const NIGHTLY: &str = "nightly-2026-05-20";
 /// Of aya-ebpf: the oldest rustc it compiles with.
 const MINIMUM_RUSTC: (u32, u32) = (1, 87);
 /// The oldest bpf-linker known to work with both compilers, and the one that `setup` installs.
 pub(crate) const BPF_LINKER: (u32, u32, u32) = (0, 10, 3);
+/// The major version of LLVM whose interface that bpf-linker is compiled for.
+const BPF_LINKER_LLVM: u32 = 22;
 
 /// Line information and BTF; and zeroed records stay memset, which otherwise become a loop over their bytes.
 const RUSTFLAGS: [&str; 6] =
@@ -28,16 +38,25 @@ const RUSTFLAGS: [&str; 6] =
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Compiler {
-    /// rustup's `nightly`, with rust-src: `-Z build-std=core`.
-    Nightly,
+    /// A nightly toolchain of rustup's with rust-src: `-Z build-std=core`.
+    Nightly { name: &'static str, bin: PathBuf },
     /// A rustc with a `core` for the target.
     Debian { rustc: PathBuf },
+}
+
+impl Compiler {
+    fn rustc(&self) -> PathBuf {
+        match self {
+            Self::Nightly { bin, .. } => bin.join("rustc"),
+            Self::Debian { rustc } => rustc.clone(),
+        }
+    }
 }
 
 impl fmt::Display for Compiler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nightly => write!(f, "rustup's nightly, core built from rust-src"),
+            Self::Nightly { name, .. } => write!(f, "rustup's {name}, core built from rust-src"),
             Self::Debian { rustc } => write!(f, "{} with its packaged core for {TARGET}", rustc.display()),
         }
     }
@@ -70,14 +89,16 @@ impl Wanted {
     }
 }
 
-/// The compiler to use of those that are there; the nightly one first.
+/// The compiler to use of those that are there; a nightly one first.
 pub(crate) fn compiler() -> Result<Option<Compiler>> {
     let wanted = Wanted::from_env()?;
-    if wanted.allows_nightly() && nightly_is_ready() {
-        return Ok(Some(Compiler::Nightly));
+    if wanted.allows_nightly()
+        && let Some(compiler) = [NIGHTLY, "nightly"].into_iter().find_map(nightly)
+    {
+        return Ok(Some(compiler));
     }
     if wanted.allows_debian() {
-        return Ok(debian_rustc().map(|rustc| Compiler::Debian { rustc }));
+        return Ok(debian());
     }
     Ok(None)
 }
@@ -89,28 +110,25 @@ pub(crate) fn rustup() -> Command {
     command
 }
 
-/// A toolchain named `nightly` exists, with or without rust-src.
-pub(crate) fn nightly_exists() -> bool {
-    process::output(rustup().args(["run", "nightly", "rustc", "--version"])).is_ok()
+fn nightly(name: &'static str) -> Option<Compiler> {
+    let rustc = process::output(rustup().args(["which", "--toolchain", name, "rustc"])).ok()?;
+    let bin = Path::new(rustc.trim()).parent()?.to_path_buf();
+    let has_source = bin.parent()?.join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file();
+    let version = Version::of(Path::new(rustc.trim()))?;
+    (has_source && version.rustc >= MINIMUM_RUSTC && version.llvm == BPF_LINKER_LLVM)
+        .then_some(Compiler::Nightly { name, bin })
 }
 
-fn nightly_is_ready() -> bool {
-    if process::find("rustup").is_none() {
-        return false;
-    }
-    let rustc = |arg| process::output(rustup().args(["run", "nightly", "rustc"]).args(arg));
-    let Ok(sysroot) = rustc(&["--print", "sysroot"][..]) else { return false };
-    Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file()
-        && rustc(&["--version"][..]).is_ok_and(|version| is_new_enough(&version))
-}
-
-/// Debian's rustc, not the first one of PATH: that is rustup's.
-fn debian_rustc() -> Option<PathBuf> {
+/// Debian's rustc, not the first one of PATH: that is rustup's. Debian moves both on: a later LLVM is taken.
+fn debian() -> Option<Compiler> {
     let rustc = PathBuf::from("/usr/bin/rustc");
-    let version = process::output(Command::new(&rustc).arg("--version")).ok()?;
+    let version = Version::of(&rustc)?;
     let libraries =
         process::output(Command::new(&rustc).args(["--print", "target-libdir", "--target", TARGET])).ok()?;
-    (is_new_enough(&version) && has_core(Path::new(libraries.trim()))).then_some(rustc)
+    let usable = version.rustc >= MINIMUM_RUSTC
+        && version.llvm >= BPF_LINKER_LLVM
+        && has_core(Path::new(libraries.trim()));
+    usable.then_some(Compiler::Debian { rustc })
 }
 
 fn has_core(libraries: &Path) -> bool {
@@ -119,15 +137,40 @@ fn has_core(libraries: &Path) -> bool {
     })
 }
 
-fn is_new_enough(rustc_version: &str) -> bool {
-    version(rustc_version).is_some_and(|(major, minor, _)| (major, minor) >= MINIMUM_RUSTC)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    rustc: (u32, u32),
+    llvm: u32,
 }
 
-/// The first `x.y.z` of what a program says to `--version`.
-fn version(text: &str) -> Option<(u32, u32, u32)> {
-    let word = text.split_whitespace().nth(1)?;
-    let mut numbers = word.split(['.', '-', '+']).map(str::parse);
+impl Version {
+    fn of(rustc: &Path) -> Option<Self> {
+        Self::parse(&process::output(Command::new(rustc).arg("-vV")).ok()?)
+    }
+
+    /// From what `rustc -vV` prints.
+    fn parse(text: &str) -> Option<Self> {
+        let value = |key| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
+        let (major, minor, _) = three_numbers(value("release")?)?;
+        Some(Self { rustc: (major, minor), llvm: value("LLVM version")?.split('.').next()?.parse().ok()? })
+    }
+}
+
+/// `x.y.z`, whatever follows.
+fn three_numbers(text: &str) -> Option<(u32, u32, u32)> {
+    let mut numbers = text.trim().split(['.', '-', '+', ' ']).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// The LLVM library that a rustc itself uses, as the dynamic loader resolves it.
+fn llvm_of(rustc: &Path) -> Option<PathBuf> {
+    let libraries = process::output(Command::new("ldd").arg(rustc).env_remove("LD_LIBRARY_PATH")).ok()?;
+    libraries.lines().find_map(|line| {
+        let (name, path) = line.trim().split_once(" => ")?;
+        // The path is followed by the address it was loaded at.
+        let path = path.rsplit_once(" (").map_or(path, |(path, _)| path);
+        name.starts_with("libLLVM").then(|| PathBuf::from(path))
+    })
 }
 
 /// bpf-linker, when there is one that is new enough: in PATH or where `cargo install` puts it.
@@ -137,7 +180,7 @@ pub(crate) fn linker() -> Option<PathBuf> {
         process::is_executable(&installed).then_some(installed)
     })?;
     let text = process::output(Command::new(&file).arg("--version")).ok()?;
-    (version(&text)? >= BPF_LINKER).then_some(file)
+    (three_numbers(text.strip_prefix("bpf-linker ")?)? >= BPF_LINKER).then_some(file)
 }
 
 fn cargo_bin() -> Option<PathBuf> {
@@ -157,37 +200,55 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
         format!("no bpf-linker {major}.{minor}.{patch} or later: run `cargo xtask setup`")
     })?;
     eprintln!("xtask: BPF object: by {compiler}");
-    let built = process::build_executable(&mut command(workspace, &compiler, &linker))?;
+    let built = process::build_executable(&mut command(workspace, &compiler, &linker)?)?;
     let object = workspace.bpf_object();
     copy_if_different(&built, &object)
 }
 
-fn command(workspace: &Workspace, compiler: &Compiler, linker: &Path) -> Command {
+fn command(workspace: &Workspace, compiler: &Compiler, linker: &Path) -> Result<Command> {
     let mut command = match compiler {
-        Compiler::Nightly => {
-            let mut command = rustup();
-            command.args(["run", "nightly", "cargo", "build", "-Z", "build-std=core"]);
-            command.env_remove("RUSTC");
+        Compiler::Nightly { bin, .. } => {
+            // Not by `rustup run`, which would put the toolchain's libraries before the one chosen below.
+            let mut command = Command::new(bin.join("cargo"));
+            command.args(["build", "-Z", "build-std=core"]).env_remove("RUSTUP_TOOLCHAIN");
             command
         }
-        Compiler::Debian { rustc } => {
+        Compiler::Debian { .. } => {
             let mut command = Command::new(workspace::cargo());
             // aya-ebpf and the target itself need unstable features, which this rustc does have.
-            command.arg("build").env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
+            command.arg("build").env("RUSTC_BOOTSTRAP", "1");
             command
         }
     };
-    command.args(["--release", "--target", TARGET, "--target-dir"]).arg(workspace.target().join("bpf/build"));
+    let directory = workspace.target().join("bpf");
+    command.args(["--release", "--target", TARGET, "--target-dir"]).arg(directory.join("build"));
     if workspace.bpf_crate().join("Cargo.lock").is_file() {
         command.arg("--locked");
+    }
+    if let Some(llvm) = llvm_of(&compiler.rustc()) {
+        command.env("LD_LIBRARY_PATH", directory_with(&llvm, &directory.join("llvm"))?);
     }
     command
         .current_dir(workspace.bpf_crate())
         .env_remove("CARGO_TARGET_DIR")
         .env_remove("RUSTFLAGS")
+        .env("RUSTC", compiler.rustc())
         .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}"))
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker);
-    command
+    Ok(command)
+}
+
+/// A directory with a link to the library and nothing else, for bpf-linker to find.
+fn directory_with(library: &Path, directory: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+    let link = directory.join("libLLVM.so");
+    if fs::read_link(&link).is_ok_and(|present| present == library) {
+        return Ok(directory.to_path_buf());
+    }
+    // Fails when there is none yet.
+    let _ = fs::remove_file(&link);
+    symlink(library, &link).with_context(|| format!("making {}", link.display()))?;
+    Ok(directory.to_path_buf())
 }
 
 /// Format and clippy for the crate of the BPF programs.
@@ -222,21 +283,30 @@ mod tests {
 
     #[test]
     fn versions_are_read_as_the_programs_print_them() {
-        assert_eq!(version("rustc 1.97.0-nightly (e50aa6fba 2026-05-19)"), Some((1, 97, 0)));
-        assert_eq!(
-            version("rustc 1.96.0 (ac68faa20 2026-05-25) (built from a source tarball)"),
-            Some((1, 96, 0))
-        );
-        assert_eq!(version("bpf-linker 0.10.3"), Some((0, 10, 3)));
-        assert_eq!(version("bpf-linker"), None);
-        assert_eq!(version("bpf-linker x.y.z"), None);
+        let nightly = "rustc 1.97.0-nightly (e50aa6fba 2026-05-19)\nbinary: rustc\nrelease: 1.97.0-nightly\nLLVM version: 22.1.4\n";
+        assert_eq!(Version::parse(nightly), Some(Version { rustc: (1, 97), llvm: 22 }));
+        assert_eq!(Version::parse("rustc 1.97.0"), None);
+        assert_eq!(three_numbers("0.10.3\n"), Some((0, 10, 3)));
+        assert_eq!(three_numbers("0.11"), None);
+        assert_eq!(three_numbers("x.y.z"), None);
     }
 
     #[test]
-    fn a_rustc_older_than_aya_wants_is_not_taken() {
-        assert!(is_new_enough("rustc 1.87.0 (x)"));
-        assert!(!is_new_enough("rustc 1.63.0"));
-        assert!(!is_new_enough(""));
+    fn the_llvm_of_the_running_rustc_is_a_file() {
+        let rustc = process::output(Command::new("rustc").args(["--print", "sysroot"])).unwrap();
+        let llvm = llvm_of(&Path::new(rustc.trim()).join("bin/rustc"));
+        // A rustc may have LLVM built in; then there is nothing to find.
+        assert!(llvm.is_none_or(|file| file.is_file()));
+    }
+
+    #[test]
+    fn the_link_to_llvm_follows_the_compiler() {
+        let directory = env::temp_dir().join(format!("xtask-llvm-{}", std::process::id()));
+        for library in ["/one/libLLVM.so.22.1", "/one/libLLVM.so.22.1", "/two/libLLVM.so.22.1"] {
+            let found = directory_with(Path::new(library), &directory.join("llvm")).unwrap();
+            assert_eq!(fs::read_link(found.join("libLLVM.so")).unwrap(), Path::new(library));
+        }
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

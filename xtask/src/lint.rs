@@ -28,5 +28,11 @@ fn deny(workspace: &Workspace) -> Result<()> {
         eprintln!("xtask: lint: cargo-deny is not installed, licences and sources were not checked");
         return Ok(());
     }
-    process::run(workspace.cargo().args(["deny", "--locked", "check", "licenses", "bans", "sources"]))
+    for directory in [workspace.root().to_path_buf(), workspace.bpf_crate()] {
+        let mut command = workspace.cargo();
+        command.args(["deny", "--locked", "--manifest-path"]).arg(directory.join("Cargo.toml"));
+        command.arg("--config").arg(workspace.root().join("deny.toml")).arg("check");
+        process::run(command.args(["licenses", "bans", "sources"]))?;
+    }
+    Ok(())
 }

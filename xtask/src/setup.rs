@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::bpf::{self, BPF_LINKER, Wanted};
+use crate::bpf::{self, BPF_LINKER, NIGHTLY, Wanted};
 use crate::process;
 use crate::workspace::{self, Workspace};
 
@@ -32,9 +32,8 @@ const TOOLS: [(&str, &str); 14] = [
 /// Debian's rustc for the BPF side, with a ready core; see `bpf.rs`.
 const DEBIAN_COMPILER: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 
-/// A whole toolchain has to come; and rust-src alone, some megabytes.
-const TOOLCHAIN_LIMIT: Duration = Duration::from_secs(300);
-const COMPONENT_LIMIT: Duration = Duration::from_secs(60);
+/// Some hundred megabytes have to come.
+const NIGHTLY_LIMIT: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Missing {
@@ -65,8 +64,8 @@ impl Missing {
         if self.compiler {
             let debian = format!("Debian's {}", DEBIAN_COMPILER.join(" and "));
             lines.push(match wanted {
-                Wanted::Any => format!("a compiler for BPF: rustup's nightly with rust-src, or {debian}"),
-                Wanted::Nightly => "a compiler for BPF: rustup's nightly with rust-src".into(),
+                Wanted::Any => format!("a compiler for BPF: rustup's {NIGHTLY} with rust-src, or {debian}"),
+                Wanted::Nightly => format!("a compiler for BPF: rustup's {NIGHTLY} with rust-src"),
                 Wanted::Debian => format!("a compiler for BPF: {debian}"),
             });
         }
@@ -138,25 +137,17 @@ fn install(missing: Missing, wanted: Wanted) -> Result<()> {
     Ok(())
 }
 
-/// Tries to get nightly with rust-src; false, without noise, when that cannot be had here. A nightly that is
-/// there already is not updated, it only gets the component.
+/// Tries to get a nightly with rust-src; false, without noise, when that cannot be had here.
 fn install_nightly() -> bool {
     if process::find("rustup").is_none() {
-        eprintln!("xtask: setup: no rustup here: Debian's compiler is taken for BPF");
+        eprintln!("xtask: setup: no rustup here");
         return false;
     }
+    eprintln!("xtask: setup: installing rustup's {NIGHTLY} (minimal profile) with rust-src");
     let mut command = bpf::rustup();
-    let limit = if bpf::nightly_exists() {
-        eprintln!("xtask: setup: installing rust-src for rustup's nightly");
-        command.args(["component", "add", "rust-src", "--toolchain", "nightly"]);
-        COMPONENT_LIMIT
-    } else {
-        eprintln!("xtask: setup: installing rustup's nightly (minimal profile) with rust-src");
-        command.args(["toolchain", "install", "nightly", "--no-self-update"]);
-        command.args(["--profile", "minimal", "--component", "rust-src"]);
-        TOOLCHAIN_LIMIT
-    };
-    let done = process::succeeds_within(command.env("RUSTUP_MAX_RETRIES", "1"), limit);
+    command.args(["toolchain", "install", NIGHTLY, "--no-self-update"]);
+    command.args(["--profile", "minimal", "--component", "rust-src"]);
+    let done = process::succeeds_within(command.env("RUSTUP_MAX_RETRIES", "1"), NIGHTLY_LIMIT);
     if !done {
         eprintln!("xtask: setup: rustup cannot get it here");
     }

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The lab from the command line: plain functions for `cargo xtask lab`, and the `egwt-lab`
+//! program over them.
+
+use std::{
+    env,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{
+    Backend, HAND, Lab, Spec,
+    helper::{self, Helper},
+    ns::Ns,
+    probe::Probe,
+    run_dir::{self, RunDir},
+    server,
+    topology::Family,
+};
+
+/// What may be chosen when the lab goes up.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub struct UpOptions {
+    /// Also IPv6.
+    #[arg(long)]
+    pub ipv6: bool,
+    /// iptables-legacy instead of iptables over nftables.
+    #[arg(long)]
+    pub legacy: bool,
+    /// bridge-nf-call-iptables=0 on the nodes.
+    #[arg(long)]
+    pub no_bridge_nf: bool,
+}
+
+/// Puts the lab `lab` up, to stay until [`down`].
+///
+/// # Errors
+/// As [`Lab::up`].
+pub fn up(options: UpOptions, helper: Helper) -> Result<()> {
+    let mut spec = Spec::hand();
+    spec.ipv6 = options.ipv6;
+    spec.bridge_nf = !options.no_bridge_nf;
+    if options.legacy {
+        spec.backend = Backend::Legacy;
+    }
+    let start = Instant::now();
+    let lab = Lab::up_with(spec, helper)?;
+    eprintln!(
+        "lab up in {:.2} s; nodes: egwt-lab-node1 (pods), egwt-lab-node2 (gateway)",
+        start.elapsed().as_secs_f64()
+    );
+    eprintln!("try: ip netns exec egwt-lab-visitor curl -s 172.16.25.183");
+    lab.keep()
+}
+
+/// Takes the lab `lab` down, whatever is left of it, and all labs whose owner is gone.
+///
+/// # Errors
+/// When something could not be removed.
+pub fn down() -> Result<()> {
+    run_dir::sweep();
+    let dir = RunDir::of(HAND);
+    let was = dir.exists() || !dir.namespaces()?.is_empty();
+    let held = holders(&dir.namespaces()?)?;
+    dir.remove_lab()?;
+    for (pid, name, place) in held {
+        eprintln!(
+            "process {pid} ({name}), not the lab's, still holds the namespace {place}; end it to free it"
+        );
+    }
+    eprintln!("{}", if was { "lab down" } else { "no lab was up" });
+    Ok(())
+}
+
+/// Shows what labs there are, and the servers and faults of the lab `lab`.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn status() -> Result<()> {
+    let dir = RunDir::of(HAND);
+    if dir.exists() {
+        let spec = dir.spec()?;
+        println!(
+            "lab: up, {}, iptables {:?}, bridge-nf {}",
+            if spec.ipv6 { "IPv4 and IPv6" } else { "IPv4" },
+            spec.backend,
+            if spec.bridge_nf { "on" } else { "off" }
+        );
+        for ns in dir.namespaces()? {
+            println!("  namespace {}", ns.name());
+        }
+        for (name, process) in dir.running() {
+            println!(
+                "  server {name}: {}",
+                if process.alive() { format!("pid {}", process.pid) } else { "gone".into() }
+            );
+        }
+        for fault in dir.faults() {
+            println!("  fault {fault}");
+        }
+    } else {
+        println!("lab: not up");
+    }
+    for id in run_dir::all_ids().iter().filter(|id| *id != HAND) {
+        println!("also: {id}");
+    }
+    Ok(())
+}
+
+/// Becomes a shell in a place of the lab, as `ip netns exec` would.
+///
+/// # Errors
+/// When there is no such place, or no shell.
+pub fn shell(place: &str) -> Result<()> {
+    let ns = RunDir::of(HAND).spec()?.ns(place);
+    if !ns.exists() {
+        bail!("no place `{place}` in the lab; see `lab status`");
+    }
+    let shell = env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", ns.name()]).arg(shell).env("PS1", format!("{place}# "));
+    Err(command.exec()).context("starting a shell through `ip netns exec`")
+}
+
+/// Runs a probe in the lab `lab` and prints what the client saw.
+///
+/// # Errors
+/// When there is no such probe or no lab.
+pub fn probe(name: &str, family: Family, helper: Helper) -> Result<()> {
+    let probe = Probe::from_str(name, true).ok().with_context(|| {
+        let all: Vec<String> = Probe::value_variants().iter().map(|probe| probe.name()).collect();
+        format!("no probe `{name}`; there are: {}", all.join(" "))
+    })?;
+    println!("{}", probe.run(&Lab::attach(HAND, helper)?, family)?);
+    Ok(())
+}
+
+/// The processes a lab starts are run by this, from `egwt-lab` or from a program which passes on
+/// the words after its own (see [`Helper::this`]).
+pub fn helper(words: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
+    let words = std::iter::once("egwt-lab".into()).chain(words);
+    run(Program::parse_from(words).what, Helper::find)
+}
+
+/// The `egwt-lab` program.
+pub fn main() -> ExitCode {
+    run(Program::parse().what, || Helper::this(&[]))
+}
+
+/// The lab of egwtrace: a two-node cluster made of network namespaces.
+#[derive(Debug, Parser)]
+#[command(name = "egwt-lab", version)]
+struct Program {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Put the lab up.
+    Up(UpOptions),
+    /// Take it down, also after a crash.
+    Down,
+    /// What is up.
+    Status,
+    /// A shell in a place: node1 node2 ul ext visitor podb pod2 mesh.
+    Shell {
+        /// The place.
+        place: String,
+    },
+    /// Make traffic and say what the client saw.
+    Probe {
+        /// Which.
+        name: String,
+        /// Over IPv6.
+        #[arg(short = '6')]
+        six: bool,
+    },
+    #[command(hide = true)]
+    Serve(server::Serve),
+    #[command(hide = true)]
+    Guard { id: String },
+}
+
+fn run(what: What, helper: impl FnOnce() -> Result<Helper>) -> ExitCode {
+    let done = match what {
+        What::Up(options) => helper().and_then(|helper| up(options, helper)),
+        What::Down => down(),
+        What::Status => status(),
+        What::Shell { place } => shell(&place),
+        What::Probe { name, six } => {
+            let family = if six { Family::V6 } else { Family::V4 };
+            helper().and_then(|helper| probe(&name, family, helper))
+        }
+        What::Serve(serve) => server::main(serve),
+        What::Guard { id } => helper::guard_main(&id),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("egwt-lab: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Processes in these namespaces: (pid, name, namespace).
+fn holders(places: &[Ns]) -> Result<Vec<(i32, String, String)>> {
+    use std::os::unix::fs::MetadataExt;
+    let ours: Vec<(u64, &Ns)> = places.iter().filter_map(|ns| Some((ns.inode().ok()?, ns))).collect();
+    let servers: Vec<i32> = RunDir::of(HAND).running().into_iter().map(|(_, process)| process.pid).collect();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").context("reading /proc")? {
+        let Some(pid) = entry.ok().and_then(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Ok(net) = std::fs::metadata(format!("/proc/{pid}/ns/net")) else { continue };
+        if let Some((_, ns)) = ours.iter().find(|(inode, _)| *inode == net.ino())
+            && !servers.contains(&pid)
+        {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            found.push((pid, name.trim().to_owned(), ns.name().to_owned()));
+        }
+    }
+    Ok(found)
+}

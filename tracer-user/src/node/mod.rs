@@ -1,8 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The node as it is: namespaces, devices, hooks. Read-only.
 
+mod netlink;
+mod netns;
+mod prefix;
+pub mod rtnl;
+mod text;
 mod topology;
 
+pub use netlink::NetlinkError;
+pub use netns::{NAMED_DIRS, Netns, NetnsError, named};
+pub use prefix::IpPrefix;
+pub use text::{printable, quoted};
 pub use topology::{
     Device, DeviceKind, Family, Hook, HookEntry, HookOwner, Namespace, NetnsId, PathRole, Position, Role,
     Topology,

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The node as it is: namespaces, devices, hooks. Read-only.
 
+mod hooks;
 mod netlink;
 mod netns;
+mod positions;
 mod prefix;
 pub mod rtnl;
 mod text;
 mod topology;
 
+pub use hooks::{HookSource, Ruleset};
 pub use netlink::NetlinkError;
 pub use netns::{NAMED_DIRS, Netns, NetnsError, named};
+pub use positions::{Placement, standing, standing_at, zoomed};
 pub use prefix::IpPrefix;
 pub use text::{printable, quoted};
 pub use topology::{

@@ -4,6 +4,8 @@
 mod hooks;
 mod netlink;
 mod netns;
+mod observe;
+mod path;
 mod positions;
 mod prefix;
 pub mod rtnl;
@@ -13,6 +15,7 @@ mod topology;
 pub use hooks::{HookSource, Ruleset};
 pub use netlink::NetlinkError;
 pub use netns::{NAMED_DIRS, Netns, NetnsError, named};
+pub use observe::{Observation, ObserveError, Observer};
 pub use positions::{Placement, standing, standing_at, zoomed};
 pub use prefix::IpPrefix;
 pub use text::{printable, quoted};

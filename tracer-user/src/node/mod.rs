@@ -11,6 +11,7 @@ mod prefix;
 pub mod rtnl;
 mod text;
 mod topology;
+mod watch;
 
 pub use hooks::{HookSource, Ruleset};
 pub use netlink::NetlinkError;
@@ -23,3 +24,4 @@ pub use topology::{
     Device, DeviceKind, Family, Hook, HookEntry, HookOwner, Namespace, NetnsId, PathRole, Position, Role,
     Topology,
 };
+pub use watch::{Change, WatchError, Watcher};

@@ -60,7 +60,7 @@ impl Ct {
 /// `sighting` is used for that: kind, position, direction and detail are to be set after. False when the entry shows that the packet is not ours after all: its tuple was learned from another
 /// connection, which has gone.
 #[inline(always)]
-pub fn follow(ct: &Ct, hit: &Hit, sighting: &mut Sighting) -> bool {
+pub fn follow(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
     if ct.addr == 0 || hit.is_encap() || hit.packet.flags & tracer_common::FLAG_QUOTED != 0 {
         return true;
     }
@@ -75,18 +75,24 @@ pub fn follow(ct: &Ct, hit: &Hit, sighting: &mut Sighting) -> bool {
 }
 
 #[inline(never)]
-fn learn_entry(ct: &Ct, hit: &Hit, sighting: &mut Sighting) -> bool {
+fn learn_entry(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
     let Some(slot) = CT_SEEN.get_ptr_mut((ct.addr >> 6) as u32 % CT_SLOTS) else { return true };
     let nat = ct.status & NAT_BITS;
     let mut tuple = NO_TUPLE;
     if !read_tuple(ct.addr, 0, &mut tuple) {
         return true;
     }
-    // SAFETY: only whether it is there matters.
-    if hit.flow.learned != 0 && unsafe { FLOWS.get(&tuple) }.is_none() {
-        let _ = FLOWS.remove(&hit.packet.tuple);
-        let _ = FLOWS.remove(&hit.packet.tuple.reversed());
-        return false;
+    // SAFETY: copied at once.
+    match unsafe { FLOWS.get(&tuple) } {
+        // What the packet was before its translation is older than what it is now: a filter that names only
+        // one end takes a translated packet for a flow of its own.
+        Some(known) => hit.flow.id = known.id,
+        None if hit.flow.learned != 0 => {
+            let _ = FLOWS.remove(&hit.packet.tuple);
+            let _ = FLOWS.remove(&hit.packet.tuple.reversed());
+            return false;
+        }
+        None => {}
     }
     // SAFETY: as above.
     unsafe { *slot = crate::maps::CtSlot { ct: ct.addr, status: nat } };

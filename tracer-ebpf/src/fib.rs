@@ -149,7 +149,8 @@ fn of_socket(tuple: &Tuple) -> Option<Flow> {
     if frozen!(CONFIG.dst_count) == 0 && frozen!(CONFIG.src_count) == 0 {
         return None;
     }
-    if tuple.sport == 0 && tuple.dport == 0 {
+    // Before the socket has an address and a port nothing can tell which flow it will be.
+    if tuple.sport == 0 || tuple.dport == 0 || (tuple.src[3] | tuple.src[0]) == 0 {
         return None;
     }
     if filter(tuple) == NOT_OURS {

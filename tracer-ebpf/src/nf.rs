@@ -109,7 +109,7 @@ fn observe(ctx: *mut NfContext, position: u8) {
         remember(memo, skb, &hit, netns, 0);
     }
     let ct = if hit.is_encap() { Ct::NONE } else { Ct::of(typed!(skb, skb_nfct, u64)) };
-    if !conntrack::follow(&ct, &hit, &mut sighting) {
+    if !conntrack::follow(&ct, &mut hit, &mut sighting) {
         return;
     }
     sighting.detail = emit::sighting_detail(&ct, &hit, &sighting, out_ifindex);

@@ -84,7 +84,7 @@ fn observe<const POINT: u8, const HEADER: usize>(ctx: &TcContext) -> i32 {
         meta: Meta { mark, len, ifindex, netns, gso_size, gso_segs, vlan },
         detail: [0; 3],
     };
-    if !conntrack::follow(&ct, &hit, &mut sighting) {
+    if !conntrack::follow(&ct, &mut hit, &mut sighting) {
         return NEXT;
     }
     if POINT == EGRESS {

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! May we? Asked before anything is touched, so that the answer names what is missing.
+
+use std::fs;
+
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// What tracing needs, and for what. `CAP_SYS_ADMIN` stands for `CAP_PERFMON` and `CAP_BPF` too, as in the kernel.
+const NEEDED: &[(u32, &str, &str)] = &[
+    (CAP_BPF, "CAP_BPF", "load BPF programs"),
+    (CAP_PERFMON, "CAP_PERFMON", "read the kernel's structures"),
+    (CAP_NET_ADMIN, "CAP_NET_ADMIN", "attach to devices and netfilter hooks"),
+    (CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "enter network namespaces"),
+];
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "missing {}: run as root, or grant {}",
+    .0.iter().map(|(name, why)| format!("{name} (to {why})")).collect::<Vec<_>>().join(", "),
+    if .0.len() == 1 { "it" } else { "them" }
+)]
+pub struct MissingPrivileges(Vec<(&'static str, &'static str)>);
+
+/// Checks the effective capabilities of this process.
+///
+/// # Errors
+/// With every capability that is missing. Where they cannot be read, nothing is missing: the kernel will say.
+pub fn check_privileges() -> Result<(), MissingPrivileges> {
+    let Some(effective) = fs::read_to_string("/proc/self/status").ok().as_deref().and_then(effective) else {
+        return Ok(());
+    };
+    let missing = missing(effective);
+    if missing.is_empty() { Ok(()) } else { Err(MissingPrivileges(missing)) }
+}
+
+fn effective(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+fn missing(effective: u64) -> Vec<(&'static str, &'static str)> {
+    let has = |cap: u32| effective & (1 << cap) != 0;
+    NEEDED
+        .iter()
+        .filter(|(cap, ..)| !has(*cap) && !(matches!(*cap, CAP_BPF | CAP_PERFMON) && has(CAP_SYS_ADMIN)))
+        .map(|(_, name, why)| (*name, *why))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_what_is_missing() {
+        assert_eq!(effective("Name:\tx\nCapEff:\t000001fffeffffff\n"), Some(0x1ff_feff_ffff));
+        assert_eq!(effective("CapEff:\tzz\n"), None);
+        assert!(missing(u64::MAX).is_empty());
+        assert!(missing(1 << CAP_SYS_ADMIN | 1 << CAP_NET_ADMIN).is_empty());
+        assert_eq!(missing(0).len(), 4);
+        let text = MissingPrivileges(missing(1 << CAP_SYS_ADMIN)).to_string();
+        assert_eq!(
+            text,
+            "missing CAP_NET_ADMIN (to attach to devices and netfilter hooks): run as root, or grant it"
+        );
+    }
+}

@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The loop: drain, join, print; follow changes of the node; end cleanly.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::attach::{Attachments, Changes};
+use super::header::header;
+use super::names::{KernelNames, monotonic_ns};
+use crate::bpf::btf::{BtfError, KernelBtf};
+use crate::bpf::{Tracer, TracerError};
+use crate::cli::{Format, Plan, PositionChoice};
+use crate::flow::{Ending, Names, Notice, Options, Tracker, Update, Zoom};
+use crate::node::{Change, Netns, Observation, ObserveError, Observer, Topology, WatchError, Watcher};
+use crate::output::{Json, Missing, Output, Scene, Text, TextOptions};
+
+/// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
+const TICK: Duration = Duration::from_millis(10);
+/// Records taken before what they say is printed.
+const BATCH: usize = 1 << 16;
+/// After `--count` packets: how long their endings are waited for.
+const COUNT_GRACE: Duration = Duration::from_millis(1500);
+/// How often the counters of the programs are read.
+const COUNTERS: Duration = Duration::from_millis(100);
+
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    #[error("{0}")]
+    Btf(#[from] BtfError),
+    #[error(transparent)]
+    Tracer(#[from] TracerError),
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+    #[error("cannot write: {0}")]
+    Write(io::Error),
+}
+
+/// How a run went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Journeys that ended in a drop.
+    pub dropped: u64,
+    pub events_lost: u64,
+}
+
+/// Traces until a signal, `--count`, `--duration` or a closed pipe. Must run inside a tokio runtime with
+/// time and I/O.
+///
+/// # Errors
+/// When tracing cannot start, or standard output fails other than by being closed.
+pub async fn trace(plan: &Plan) -> Result<Outcome, TraceError> {
+    let mut run = Run::start(plan)?;
+    let result = run.go().await;
+    let outcome = run.finish();
+    match result.and(outcome) {
+        Err(TraceError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(run.outcome()),
+        other => other,
+    }
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    observer: Observer,
+    topology: Arc<Topology>,
+    netns: Vec<Netns>,
+    attachments: Attachments,
+    tracker: Tracker,
+    screen: Screen,
+    outcome: Outcome,
+    /// Records that could not be read.
+    unreadable: u64,
+    counters_due: Instant,
+}
+
+/// Where and how things are printed.
+struct Screen {
+    output: Box<dyn Output>,
+    out: io::BufWriter<io::Stdout>,
+    names: Arc<KernelNames>,
+    limit: u64,
+    drops: u64,
+    error: Option<io::Error>,
+}
+
+impl<'a> Run<'a> {
+    fn start(plan: &'a Plan) -> Result<Self, TraceError> {
+        let btf = KernelBtf::load()?;
+        let (fields, absent) = btf.resolve_fields();
+        let names = Arc::new(KernelNames::new(btf.reasons()));
+        let tracer = Tracer::load(plan.config(), &fields, &btf)?;
+        drop(btf);
+
+        let mut observer = Observer::open(&plan.nodes, plan.pod_netns())?;
+        let Observation { topology, notices } = observer.observe(&plan.filter.ends())?;
+        let netns: Vec<Netns> = observer.namespaces().cloned().collect();
+        let mut attachments = Attachments::new(tracer, plan.tc, plan.positions);
+        let Changes { mut missing, .. } = attachments.reconcile(&topology, &netns)?;
+        missing.extend(absent.iter().map(|absent| Missing {
+            what: format!("kernel field {}.{}", absent.spec.container, absent.spec.path),
+            why: absent.why.to_string(),
+            hides: "what is read from it".to_owned(),
+        }));
+
+        let topology = Arc::new(topology);
+        let json = plan.format == Format::Json;
+        let options = Options {
+            whole: json,
+            drops_only: plan.drops_only,
+            zoom: plan.positions == PositionChoice::Auto,
+            ..Options::default()
+        };
+        let mut tracker = Tracker::new(options, names.clone());
+        tracker.set_topology(topology.clone());
+        tracker.set_positions(&attachments.positions());
+
+        let mut screen = Screen::new(plan, names.clone());
+        let head = header(plan, &mut attachments, &topology, &missing);
+        screen.header(&topology, &head);
+        for text in plan.notices.iter().chain(&notices) {
+            screen.notice(&topology, &Notice::Text { ts: monotonic_ns(), text: text.clone() });
+        }
+        screen.flush();
+
+        // Off the way of the first drop.
+        std::thread::Builder::new()
+            .name("kallsyms".into())
+            .spawn(move || {
+                // A failure shows as addresses in place of names.
+                let _ = names.load_symbols();
+            })
+            .map(drop)
+            .unwrap_or_default();
+        if plan.positions == PositionChoice::Auto {
+            attachments.tracer().prepare_positions();
+        }
+        Ok(Self {
+            plan,
+            observer,
+            topology,
+            netns,
+            attachments,
+            tracker,
+            screen,
+            outcome: Outcome::default(),
+            unreadable: 0,
+            counters_due: Instant::now(),
+        })
+    }
+
+    async fn go(&mut self) -> Result<Outcome, TraceError> {
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(TraceError::Signals)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(TraceError::Signals)?;
+        let mut watcher = Watcher::new(&self.netns, &self.plan.filter.hosts())?;
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let deadline = self.plan.duration.map(|d| Instant::now() + d);
+        let mut counted = None;
+        loop {
+            tokio::select! {
+                biased;
+                _ = interrupt.recv() => return Ok(self.outcome),
+                _ = terminate.recv() => return Ok(self.outcome),
+                () = at(deadline) => return Ok(self.outcome),
+                () = at(counted) => return Ok(self.outcome),
+                change = watcher.changed() => {
+                    let change = change?;
+                    if self.node_changed(&change)? {
+                        watcher = Watcher::new(&self.netns, &self.plan.filter.hosts())?;
+                    }
+                }
+                _ = tick.tick() => {
+                    self.drain()?;
+                    if let Some(count) = self.plan.count
+                        && self.tracker.packets() >= count
+                    {
+                        if self.tracker.under_way() == 0 {
+                            return Ok(self.outcome);
+                        }
+                        counted.get_or_insert(Instant::now() + COUNT_GRACE);
+                    }
+                    if self.screen.is_closed() {
+                        return Ok(self.outcome);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the records that are there, and prints what they say.
+    fn drain(&mut self) -> Result<(), TraceError> {
+        loop {
+            let tracker = &mut self.tracker;
+            let (taken, unreadable) = self.attachments.tracer().drain(BATCH, |event| tracker.push(&event));
+            self.unreadable += unreadable as u64;
+            if unreadable > 0 {
+                tracker.lost_outside(unreadable as u64);
+            }
+            if Instant::now() >= self.counters_due {
+                self.counters_due = Instant::now() + COUNTERS;
+                let lost = self.attachments.tracer().counters()?.lost;
+                self.tracker.lost_in_kernel(lost);
+            }
+            self.advance();
+            if taken < BATCH {
+                return self.screen.take_error();
+            }
+        }
+    }
+
+    fn advance(&mut self) {
+        let mut zooms: Vec<(Zoom, bool)> = Vec::new();
+        let (screen, topology) = (&mut self.screen, &self.topology);
+        self.tracker.advance(monotonic_ns(), &mut |update| match update {
+            Update::Zoom(zoom) => zooms.push((zoom, true)),
+            Update::Unzoom(zoom) => zooms.push((zoom, false)),
+            update => screen.update(topology, &update),
+        });
+        for (zoom, on) in zooms {
+            let changes = self.attachments.zoom(zoom, on, &self.topology, &self.netns);
+            self.tell(&changes);
+            self.screen.notice(&self.topology, &Notice::Zoomed { ts: monotonic_ns(), zoom, on });
+            self.tracker.set_positions(&self.attachments.positions());
+        }
+        self.screen.flush();
+    }
+
+    /// Something changed on the node; true when the set of namespaces did.
+    fn node_changed(&mut self, change: &Change) -> Result<bool, TraceError> {
+        for id in &change.gone {
+            let name = self.topology.namespaces.get(id).map_or_else(|| id.to_string(), |ns| ns.name.clone());
+            self.attachments.forget(*id);
+            self.observer.forget(*id);
+            self.say(format!("network namespace {name} is gone: it is no longer watched"));
+        }
+        self.netns = self.observer.namespaces().cloned().collect();
+        let Observation { topology, notices } = self.observer.observe(&self.plan.filter.ends())?;
+        let changed = topology != *self.topology;
+        if !changed && change.gone.is_empty() {
+            return Ok(false);
+        }
+        // What was under way is told in the words of the topology that it was seen in.
+        self.advance();
+        let before = std::mem::replace(&mut self.topology, Arc::new(topology));
+        let changes = self.attachments.reconcile(&self.topology, &self.netns)?;
+        self.tell(&changes);
+        if before.namespaces.len() != self.topology.namespaces.len() {
+            for text in notices {
+                self.say(text);
+            }
+        }
+        self.tracker.set_topology(self.topology.clone());
+        self.tracker.set_positions(&self.attachments.positions());
+        self.screen.flush();
+        Ok(!change.gone.is_empty())
+    }
+
+    fn tell(&mut self, changes: &Changes) {
+        let ts = monotonic_ns();
+        for (netns, device, appeared) in &changes.devices {
+            let notice =
+                Notice::Device { ts, netns: netns.clone(), device: device.clone(), appeared: *appeared };
+            self.screen.notice(&self.topology, &notice);
+        }
+        for missing in &changes.missing {
+            self.say(format!("not watched: {} ({}): {} are not seen", missing.what, missing.why, missing.hides));
+        }
+    }
+
+    fn say(&mut self, text: String) {
+        self.screen.notice(&self.topology, &Notice::Text { ts: monotonic_ns(), text });
+    }
+
+    /// Takes what is still in the buffer and prints the sums.
+    fn finish(&mut self) -> Result<Outcome, TraceError> {
+        self.drain()?;
+        let lost = self.attachments.tracer().counters()?.lost;
+        self.tracker.lost_in_kernel(lost);
+        let (screen, topology) = (&mut self.screen, &self.topology);
+        let summary = self.tracker.finish(monotonic_ns(), &mut |update| screen.update(topology, &update));
+        self.outcome = Outcome { dropped: summary.dropped_total(), events_lost: summary.events_lost };
+        screen.summary(topology, &summary);
+        screen.flush();
+        self.screen.take_error()?;
+        Ok(self.outcome)
+    }
+
+    fn outcome(&self) -> Outcome {
+        Outcome { dropped: self.outcome.dropped.max(self.screen.drops), ..self.outcome }
+    }
+}
+
+impl Screen {
+    fn new(plan: &Plan, names: Arc<KernelNames>) -> Self {
+        let stdout = io::stdout();
+        let output: Box<dyn Output> = match plan.format {
+            Format::Json => Box::new(Json),
+            Format::Text => {
+                let terminal = stdout.is_terminal();
+                let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+                Box::new(Text::new(TextOptions {
+                    color: plan.color.enabled(terminal, no_color),
+                    width: columns().unwrap_or(110),
+                    time: plan.time.into(),
+                    verbose: plan.verbosity,
+                }))
+            }
+        };
+        let out = io::BufWriter::with_capacity(1 << 16, stdout);
+        Self { output, out, names, limit: plan.count.unwrap_or(u64::MAX), drops: 0, error: None }
+    }
+
+    fn update(&mut self, topology: &Topology, update: &Update<'_>) {
+        match update {
+            Update::Journey(news) => {
+                if news.last && matches!(news.journey.ending, Ending::Dropped(_)) {
+                    self.drops += 1;
+                }
+                if news.journey.id <= self.limit {
+                    self.write(topology, |output, out, scene| output.news(out, scene, news, None));
+                }
+            }
+            Update::Notice(notice) => self.notice(topology, notice),
+            Update::Zoom(_) | Update::Unzoom(_) => {}
+        }
+    }
+
+    fn header(&mut self, topology: &Topology, header: &crate::output::Header) {
+        self.write(topology, |output, out, scene| output.header(out, scene, header));
+    }
+
+    fn notice(&mut self, topology: &Topology, notice: &Notice) {
+        self.write(topology, |output, out, scene| output.notice(out, scene, notice));
+    }
+
+    fn summary(&mut self, topology: &Topology, summary: &crate::flow::Summary) {
+        self.write(topology, |output, out, scene| output.summary(out, scene, summary));
+    }
+
+    /// Keeps the first error; nothing is written after it.
+    fn write(
+        &mut self,
+        topology: &Topology,
+        what: impl FnOnce(&mut dyn Output, &mut dyn Write, &Scene<'_>) -> io::Result<()>,
+    ) {
+        if self.error.is_none() {
+            let names: &dyn Names = &*self.names;
+            let scene = Scene::new(topology, names);
+            self.error = what(&mut *self.output, &mut self.out, &scene).err();
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.error.is_none() {
+            self.error = self.out.flush().err();
+        }
+    }
+
+    fn take_error(&mut self) -> Result<(), TraceError> {
+        match &self.error {
+            Some(error) => Err(TraceError::Write(io::Error::new(error.kind(), error.to_string()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Nobody reads standard output any more; seen even while there is nothing to write.
+    fn is_closed(&self) -> bool {
+        let stdout = io::stdout();
+        let mut poll = libc::pollfd {
+            fd: std::os::fd::AsRawFd::as_raw_fd(&stdout.as_fd()),
+            events: 0,
+            revents: 0,
+        };
+        // SAFETY: one structure, valid for the call, which does not wait.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+        ready > 0 && poll.revents & libc::POLLERR != 0
+    }
+}
+
+/// Columns of the terminal that is standard output.
+fn columns() -> Option<usize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: `size` has room for the answer.
+    let asked = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    (asked == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}

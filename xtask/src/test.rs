@@ -28,7 +28,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<()> {
-    setup::run(workspace)?;
+    setup::run()?;
     let binary = build::run(workspace)?;
     let may_skip = MaySkip::read(&workspace.root().join("tests/may-skip.txt"))?;
 

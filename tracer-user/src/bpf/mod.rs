@@ -3,15 +3,16 @@
 
 pub mod btf;
 mod link;
-mod netfilter;
 mod netns;
+mod programs;
 mod symbols;
 mod sys;
 mod tracer;
 
 pub use link::{LinkError, TcDirection, TcOrder, link_netfilter, link_tcx};
-pub use netfilter::{LoadError, NetfilterLoader, Refusal};
+
 pub use netns::{in_netns, netns_inode};
+pub use programs::{LoadError, ProgramKind, Programs, Refusal};
 pub use symbols::{Symbols, SymbolsError};
 pub use tracer::{HookStatus, Tracer, TracerError};
 pub use sys::{ProgStats, enable_stats, prog_stats};

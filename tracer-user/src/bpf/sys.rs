@@ -23,6 +23,8 @@ pub struct ProgStats {
     pub run_cnt: u64,
     /// Runs left out because the program was already running on that CPU: events that were not seen.
     pub recursion_misses: u64,
+    /// Instructions that the verifier walked through; 0 before Linux 5.16.
+    pub verified_insns: u32,
 }
 
 /// Run-time statistics of a loaded program.
@@ -43,6 +45,7 @@ pub fn prog_stats(program: BorrowedFd<'_>) -> io::Result<ProgStats> {
         run_time_ns: info.run_time_ns,
         run_cnt: info.run_cnt,
         recursion_misses: info.recursion_misses,
+        verified_insns: info.verified_insns,
     })
 }
 
@@ -78,6 +81,8 @@ pub(super) struct Program<'a> {
     pub(super) name: &'a str,
     pub(super) prog_type: u32,
     pub(super) expected_attach_type: u32,
+    /// Of a tracepoint's type in vmlinux; 0 for other programs.
+    pub(super) attach_btf_id: u32,
     pub(super) instructions: &'a [bpf_insn],
     pub(super) license: &'a CStr,
     /// The object's BTF, functions and lines.
@@ -91,6 +96,7 @@ pub(super) fn prog_load(program: &Program<'_>, log: Option<&mut [u8]>) -> io::Re
     let load = unsafe { &mut attr.__bindgen_anon_3 };
     load.prog_type = program.prog_type;
     load.expected_attach_type = program.expected_attach_type;
+    load.attach_btf_id = program.attach_btf_id;
     load.insns = program.instructions.as_ptr() as u64;
     load.insn_cnt = program.instructions.len() as u32;
     load.license = program.license.as_ptr() as u64;
@@ -137,6 +143,35 @@ pub(super) fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
     load.btf_size = btf.len() as u32;
     // SAFETY: `btf` is borrowed for the call, with its length.
     unsafe { bpf_fd(bpf_cmd::BPF_BTF_LOAD, &mut attr) }
+}
+
+/// Attaches a tracepoint program for as long as the descriptor returned is open.
+pub(super) fn raw_tracepoint_open(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.raw_tracepoint.prog_fd = program.as_raw_fd() as u32;
+    // SAFETY: the name is null, as it must be for a program that knows its tracepoint by type.
+    unsafe { bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
+}
+
+/// Writes one value.
+pub(super) fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attr = zeroed();
+    // SAFETY: all fields of the union are integers and the attributes are zeroed.
+    let update = unsafe { &mut attr.__bindgen_anon_2 };
+    update.map_fd = map.as_raw_fd() as u32;
+    update.key = key.as_ptr() as u64;
+    update.__bindgen_anon_1.value = value.as_ptr() as u64;
+    // SAFETY: key and value are borrowed for the call; the callers' are as long as the map says.
+    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }.map(|_| ())
+}
+
+/// Makes a map constant for user space too, so that the verifier may fold what is in it.
+pub(super) fn map_freeze(map: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    // SAFETY: all fields of the union are integers and the attributes are zeroed.
+    unsafe { &mut attr.__bindgen_anon_2 }.map_fd = map.as_raw_fd() as u32;
+    // SAFETY: the attributes hold no pointer.
+    unsafe { bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr) }.map(|_| ())
 }
 
 /// What a link attaches to.

@@ -6,16 +6,17 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use aya::Pod;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, Program, SchedClassifier};
-use aya::{Btf, Ebpf, EbpfLoader, Pod};
 use tracer_common::{Config, Counters, Event, Fields, MAX_PORTS, NF_POSITIONS, Settings};
 
+use super::btf::KernelBtf;
 use super::link::{LinkError, TcDirection, TcOrder, link_netfilter, link_tcx};
-use super::netfilter::{LoadError, NetfilterLoader};
 use super::netns::in_netns;
-use super::sys::{ProgStats, prog_stats};
+use super::programs::{LoadError, ProgramKind, Programs};
+use super::sys::{self, ProgStats, prog_stats};
 use crate::node::{NetnsId, Position};
 
 /// The BPF object, built by `cargo xtask build`.
@@ -35,16 +36,12 @@ const TRACEPOINTS: &[(&str, &str)] = &[
 /// Why tracing cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TracerError {
-    #[error("cannot load the BPF programs: {0}")]
-    Load(String),
-    #[error("the BPF object has no map `{0}`: it and egwtrace must be of the same build")]
-    NoMap(&'static str),
     #[error("BPF map `{name}`: {source}")]
     Map { name: &'static str, source: aya::maps::MapError },
     #[error("cannot enter the network namespace: {0}; needs CAP_SYS_ADMIN")]
     Netns(io::Error),
     #[error(transparent)]
-    Netfilter(#[from] LoadError),
+    Load(#[from] LoadError),
     #[error(transparent)]
     Link(#[from] LinkError),
 }
@@ -71,13 +68,14 @@ type TcKey = (NetnsId, u32, TcDirection);
 
 /// The loaded programs.
 pub struct Tracer {
-    ebpf: Ebpf,
+    programs: Programs,
     events: RingBuf<MapData>,
     counters: PerCpuArray<MapData, Plain<Counters>>,
     watched: BpfHashMap<MapData, u32, u32>,
     settings: Array<MapData, Plain<Settings>>,
-    netfilter: NetfilterLoader,
-    positions: [Option<OwnedFd>; NF_POSITIONS],
+    /// Loaded programs by function; those of the tracepoints with their links.
+    loaded: HashMap<String, OwnedFd>,
+    _tracepoints: Vec<OwnedFd>,
     tc_links: HashMap<TcKey, OwnedFd>,
     nf_links: HashMap<Position, OwnedFd>,
     status: Vec<HookStatus>,
@@ -87,30 +85,78 @@ impl Tracer {
     /// Loads the programs with these constants and attaches the tracepoints. Nothing is watched yet.
     ///
     /// # Errors
-    /// When the object cannot be loaded at all. What merely could not be attached is in [`Self::status`].
-    pub fn load(config: Config, fields: &Fields) -> Result<Self, TracerError> {
-        let (config, fields) = (Plain(config), Plain(*fields));
-        let btf = Btf::from_sys_fs().map_err(|e| TracerError::Load(explain(&e)))?;
-        let mut ebpf = EbpfLoader::new()
-            .btf(None)
-            .override_global("CONFIG", &config, true)
-            .override_global("FIELDS", &fields, true)
-            .load(OBJECT)
-            .map_err(|e| TracerError::Load(explain(&e)))?;
-        let netfilter = NetfilterLoader::new(OBJECT, &ebpf)?;
-        let status = attach_tracepoints(&mut ebpf, &btf);
-        Ok(Self {
-            events: take(&mut ebpf, "EVENTS")?,
-            counters: take(&mut ebpf, "COUNTERS")?,
-            watched: take(&mut ebpf, "NETNS")?,
-            settings: take(&mut ebpf, "SETTINGS")?,
-            ebpf,
-            netfilter,
-            positions: Default::default(),
+    /// When the maps cannot be made. What merely could not be attached is in [`Self::status`].
+    pub fn load(mut config: Config, fields: &Fields, btf: &KernelBtf) -> Result<Self, TracerError> {
+        config.kfree_skb_args = btf.tracepoint_args("kfree_skb").unwrap_or(0);
+        config.tcp_send_reset_args = btf.tracepoint_args("tcp_send_reset").unwrap_or(0);
+        let globals = [("CONFIG", bytes_of(&Plain(config))), ("FIELDS", bytes_of(&Plain(*fields)))].map(own);
+        let globals = globals.each_ref().map(|(name, bytes)| (*name, bytes.as_slice()));
+        let mut programs = Programs::new(OBJECT, &globals)?;
+
+        let mut tracer = Self {
+            events: programs.take_map("EVENTS")?,
+            counters: programs.take_map("COUNTERS")?,
+            watched: programs.take_map("NETNS")?,
+            settings: programs.take_map("SETTINGS")?,
+            programs,
+            loaded: HashMap::new(),
+            _tracepoints: Vec::new(),
             tc_links: HashMap::new(),
             nf_links: HashMap::new(),
-            status,
-        })
+            status: Vec::new(),
+        };
+        tracer.load_all(btf);
+        Ok(tracer)
+    }
+
+    /// Loads what every trace needs, in parallel: the verifier takes its time with each.
+    fn load_all(&mut self, btf: &KernelBtf) {
+        let mut wanted: Vec<(&str, Option<&'static str>, Result<ProgramKind, String>)> = TRACEPOINTS
+            .iter()
+            .map(|(name, loses)| {
+                let kind = btf.tracepoint_id(name).map(|btf_id| ProgramKind::Tracepoint { btf_id });
+                (*name, Some(*loses), kind.ok_or_else(|| "this kernel has no such tracepoint".to_owned()))
+            })
+            .collect();
+        // The longest first.
+        wanted.insert(0, ("tc_ingress", None, Ok(ProgramKind::Tc)));
+        wanted.insert(1, ("tc_egress", None, Ok(ProgramKind::Tc)));
+        wanted.insert(2, ("nf_pos0", None, Ok(ProgramKind::Netfilter)));
+
+        let next = AtomicUsize::new(0);
+        let programs = &self.programs;
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
+        let mut results: Vec<(usize, Result<(OwnedFd, Option<OwnedFd>), String>)> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut done = Vec::new();
+                        loop {
+                            let at = next.fetch_add(1, Ordering::Relaxed);
+                            let Some((name, _, kind)) = wanted.get(at) else { return done };
+                            done.push((at, kind.clone().and_then(|kind| load_one(programs, name, kind))));
+                        }
+                    })
+                })
+                .collect();
+            workers.into_iter().flat_map(|w| w.join().unwrap_or_default()).collect()
+        });
+        results.sort_unstable_by_key(|(at, _)| *at);
+        for (at, result) in results {
+            let (name, loses, _) = &wanted[at];
+            let why_not = match result {
+                Ok((program, link)) => {
+                    self.loaded.insert((*name).to_owned(), program);
+                    self._tracepoints.extend(link);
+                    None
+                }
+                // Those without a word of loss are asked for again where they are attached, and answer there.
+                Err(why) => Some(why),
+            };
+            if let Some(loses) = loses {
+                self.status.push(HookStatus { hook: format!("tracepoint {name}"), why_not, loses });
+            }
+        }
     }
 
     /// What could be attached and what not, besides devices and positions.
@@ -159,7 +205,7 @@ impl Tracer {
             if self.tc_links.contains_key(&(id, ifindex, direction)) {
                 continue;
             }
-            let program = self.tc_program(name)?;
+            let program = self.program(name, ProgramKind::Tc)?;
             let link = in_netns(netns, || link_tcx(program, ifindex, direction, order))
                 .map_err(TracerError::Netns)??;
             self.tc_links.insert((id, ifindex, direction), link);
@@ -185,13 +231,7 @@ impl Tracer {
         if self.nf_links.contains_key(&position) {
             return Ok(());
         }
-        let index = usize::from(position.index);
-        let slot = self.positions.get_mut(index).ok_or_else(|| LoadError::NoFunction(format!("nf_pos{index}")))?;
-        let program = match slot {
-            Some(program) => program,
-            None => slot.insert(self.netfilter.load(&format!("nf_pos{index}"))?),
-        };
-        let program = program.as_fd();
+        let program = self.program(&format!("nf_pos{}", position.index), ProgramKind::Netfilter)?;
         let link =
             in_netns(netns, || link_netfilter(program, position.family, position.hook, position.priority))
                 .map_err(TracerError::Netns)??;
@@ -237,87 +277,53 @@ impl Tracer {
         }))
     }
 
+    /// Loads the zoomed positions ahead of need: the verifier takes longer than the packet that they wait for.
+    pub fn prepare_positions(&mut self) {
+        for index in 1..NF_POSITIONS {
+            // A failure is told where the position is attached.
+            let _ = self.program(&format!("nf_pos{index}"), ProgramKind::Netfilter);
+        }
+    }
+
     /// Run-time statistics of every loaded program, by name.
     pub fn prog_stats(&self) -> Vec<(String, ProgStats)> {
-        let mut out = Vec::new();
-        for (name, program) in self.ebpf.programs() {
-            let fd = match program {
-                Program::BtfTracePoint(p) => p.fd(),
-                Program::SchedClassifier(p) => p.fd(),
-                _ => continue,
-            };
-            if let Ok(fd) = fd
-                && let Ok(stats) = prog_stats(fd.as_fd())
-            {
-                out.push((name.to_owned(), stats));
-            }
-        }
-        for (index, program) in self.positions.iter().enumerate() {
-            if let Some(program) = program
-                && let Ok(stats) = prog_stats(program.as_fd())
-            {
-                out.push((format!("nf_pos{index}"), stats));
-            }
-        }
-        out
+        let mut stats: Vec<_> = self
+            .loaded
+            .iter()
+            .filter_map(|(name, program)| Some((name.clone(), prog_stats(program.as_fd()).ok()?)))
+            .collect();
+        stats.sort_by(|(a, _), (b, _)| a.cmp(b));
+        stats
     }
 
-    pub fn verified(&self) -> Vec<(String,u32)> {
-        let mut out = Vec::new();
-        for (name, program) in self.ebpf.programs() {
-            if let Ok(i) = program.info() { out.push((name.to_owned(), i.verified_instruction_count().unwrap_or(0))); }
+    fn program(&mut self, name: &str, kind: ProgramKind) -> Result<BorrowedFd<'_>, TracerError> {
+        if !self.loaded.contains_key(name) {
+            let program = self.programs.load(name, kind)?;
+            self.loaded.insert(name.to_owned(), program);
         }
-        out
-    }
-    fn tc_program(&mut self, name: &str) -> Result<BorrowedFd<'_>, TracerError> {
-        let missing = || TracerError::Load(format!("the BPF object has no tc program `{name}`"));
-        let program: &mut SchedClassifier = self
-            .ebpf
-            .program_mut(name)
-            .ok_or_else(missing)?
-            .try_into()
-            .map_err(|_: aya::programs::ProgramError| missing())?;
-        if program.fd().is_err() {
-            program.load().map_err(|e| TracerError::Load(explain(&e)))?;
-        }
-        Ok(program.fd().map_err(|e| TracerError::Load(explain(&e)))?.as_fd())
+        self.loaded
+            .get(name)
+            .map(OwnedFd::as_fd)
+            .ok_or_else(|| TracerError::Load(LoadError::NoFunction(name.to_owned())))
     }
 }
 
-fn attach_tracepoints(ebpf: &mut Ebpf, btf: &Btf) -> Vec<HookStatus> {
-    TRACEPOINTS
-        .iter()
-        .map(|(name, loses)| HookStatus {
-            hook: format!("tracepoint {name}"),
-            why_not: attach_tracepoint(ebpf, name, btf).err(),
-            loses,
-        })
-        .collect()
+fn load_one(programs: &Programs, name: &str, kind: ProgramKind) -> Result<(OwnedFd, Option<OwnedFd>), String> {
+    let program = programs.load(name, kind).map_err(|e| e.to_string())?;
+    let link = match kind {
+        ProgramKind::Tracepoint { .. } => Some(
+            sys::raw_tracepoint_open(program.as_fd()).map_err(|e| format!("cannot attach to the tracepoint: {e}"))?,
+        ),
+        _ => None,
+    };
+    Ok((program, link))
 }
 
-fn attach_tracepoint(ebpf: &mut Ebpf, name: &str, btf: &Btf) -> Result<(), String> {
-    let program: &mut BtfTracePoint =
-        ebpf.program_mut(name).ok_or("not in the BPF object")?.try_into().map_err(|e| explain(&e))?;
-    program.load(name, btf).map_err(|e| explain(&e))?;
-    program.attach().map_err(|e| explain(&e))?;
-    Ok(())
+fn own<'a>((name, bytes): (&'a str, &[u8])) -> (&'a str, Vec<u8>) {
+    (name, bytes.to_vec())
 }
 
-fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, TracerError>
-where
-    T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
-{
-    let map = ebpf.take_map(name).ok_or(TracerError::NoMap(name))?;
-    T::try_from(map).map_err(|source| TracerError::Map { name, source })
-}
-
-/// An error with its causes, on one line; of a verifier's log only the complaint.
-fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+fn bytes_of<T: Copy + 'static>(value: &Plain<T>) -> &[u8] {
+    // SAFETY: `Plain` is only made of structures of integers without padding; the slice borrows `value`.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }

@@ -1,9 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The node as it is: namespaces, devices, hooks. Read-only.
 
+mod hooks;
+mod netlink;
+mod netns;
+mod observe;
+mod path;
+mod positions;
+mod prefix;
+pub mod rtnl;
+mod text;
 mod topology;
+mod watch;
 
+pub use hooks::{HookSource, Ruleset};
+pub use netlink::NetlinkError;
+pub use netns::{NAMED_DIRS, Netns, NetnsError, named};
+pub use observe::{Observation, ObserveError, Observer};
+pub use positions::{Placement, standing, standing_at, zoomed};
+pub use prefix::IpPrefix;
+pub use text::{printable, quoted};
 pub use topology::{
     Device, DeviceKind, Family, Hook, HookEntry, HookOwner, Namespace, NetnsId, PathRole, Position, Role,
     Topology,
 };
+pub use watch::{Change, WatchError, Watcher};

@@ -195,14 +195,13 @@ impl KernelBtf {
     /// Arguments of tracepoint `name` (what its program is called with): those of `btf_trace_<name>` less
     /// the leading pointer that is the kernel's own. `None`: this kernel has no such tracepoint.
     pub fn tracepoint_args(&self, name: &str) -> Option<u32> {
-        let typedef = format!("btf_trace_{name}");
-        self.graphs().find_map(|graph| {
-            graph.named(&typedef).filter(|(_, ty)| ty.kind == Kind::Typedef).find_map(|(id, _)| {
-                let pointer = graph.resolve(id)?;
-                let function = (pointer.kind == Kind::Ptr).then(|| graph.resolve(pointer.size_or_type))??;
-                (function.kind == Kind::FuncProto).then(|| u32::from(function.vlen).checked_sub(1))?
-            })
-        })
+        self.graphs().find_map(|graph| tracepoint(graph, name).map(|(_, args)| args))
+    }
+
+    /// The BTF id of tracepoint `name` in vmlinux. `None`: it is not there (tracepoints of modules are not
+    /// looked for).
+    pub fn tracepoint_id(&self, name: &str) -> Option<u32> {
+        self.graphs().next().and_then(|graph| tracepoint(graph, name)).map(|(id, _)| id)
     }
 
     /// The kernel, then each module on top of it.
@@ -218,6 +217,16 @@ impl fmt::Debug for KernelBtf {
         let modules: Vec<_> = self.modules.iter().map(|(name, _)| name).collect();
         f.debug_struct("KernelBtf").field("modules", &modules).finish_non_exhaustive()
     }
+}
+
+/// Type id and number of arguments.
+fn tracepoint(graph: Graph<'_>, name: &str) -> Option<(u32, u32)> {
+    let typedef = format!("btf_trace_{name}");
+    graph.named(&typedef).filter(|(_, ty)| ty.kind == Kind::Typedef).find_map(|(id, _)| {
+        let pointer = graph.resolve(id)?;
+        let function = (pointer.kind == Kind::Ptr).then(|| graph.resolve(pointer.size_or_type))??;
+        (function.kind == Kind::FuncProto).then(|| u32::from(function.vlen).checked_sub(1)).flatten().map(|n| (id, n))
+    })
 }
 
 fn open(path: &Path) -> Result<Bytes, BtfError> {

@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Loading netfilter programs, which aya does not know.
+//! From the BPF object to maps and loaded programs.
 //!
-//! They stand in the same object as the others, in sections that aya takes for raw tracepoints and is never
-//! asked to load. The object is parsed a second time and bound to the maps that aya made, `.rodata` with its
-//! frozen constants among them: so both halves share every map, and the verifier folds the constants here too.
+//! aya parses, binds and relocates the object (`aya-obj`) and owns the maps. Loading is done here: aya knows no
+//! netfilter programs, and its loader parses all of the kernel's BTF (22 MB) to find a tracepoint's type, which
+//! [`super::btf`] finds in a millisecond. Programs are loaded one by one, when they are needed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
-use aya::maps::Map;
+use aya::maps::{Map, MapData};
 use aya_obj::generated::{bpf_attach_type, bpf_insn, bpf_prog_type};
-use aya_obj::{Object, ProgramSection};
+use aya_obj::{EbpfSectionKind, Object};
 
 use super::sys::{self, Info, Program};
 
-/// Asked for only when a program was refused, and resident only as far as the verifier writes.
 const LOG_LEN: usize = 16 << 20;
 
 /// Why a program could not be loaded.
@@ -24,11 +23,11 @@ const LOG_LEN: usize = 16 << 20;
 pub enum LoadError {
     #[error("the BPF object cannot be used: {0}; it and egwtrace must be of the same build")]
     Object(String),
-    #[error("the BPF object has no netfilter function `{0}`; it and egwtrace must be of the same build")]
+    #[error("the BPF object has no function `{0}`; it and egwtrace must be of the same build")]
     NoFunction(String),
-    #[error("cannot keep BPF map `{name}` open: {source}")]
+    #[error("cannot create BPF map `{name}`: {source}")]
     Map { name: String, source: io::Error },
-    #[error("the kernel refuses netfilter program `{name}`: {}", .refusal.summary())]
+    #[error("the kernel refuses BPF program `{name}`: {}", .refusal.summary())]
     Refused { name: String, refusal: Box<Refusal> },
 }
 
@@ -77,12 +76,22 @@ impl Refusal {
     }
 }
 
-/// The netfilter functions of an object, ready to be loaded one by one.
-pub struct NetfilterLoader {
+/// What a function of the object is loaded as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgramKind {
+    Netfilter,
+    Tc,
+    /// A tracepoint with typed arguments: the BTF id of its `btf_trace_<name>` in vmlinux.
+    Tracepoint { btf_id: u32 },
+}
+
+/// The functions of an object, ready to be loaded one by one, and its maps.
+pub struct Programs {
     functions: BTreeMap<String, Function>,
     btf: Option<OwnedFd>,
-    /// The instructions hold the numbers of these descriptors: they stay open whatever becomes of aya's.
-    _maps: Vec<OwnedFd>,
+    maps: HashMap<String, MapData>,
+    /// The instructions hold the numbers of these descriptors: they stay open whatever becomes of `maps`.
+    _descriptors: Vec<OwnedFd>,
 }
 
 struct Function {
@@ -92,15 +101,16 @@ struct Function {
     line_info: Info,
 }
 
-impl NetfilterLoader {
-    /// Prepares the netfilter functions of `object`, which `ebpf` was loaded from. Call it before maps are
-    /// taken out of `ebpf`. Loads no program yet.
+impl Programs {
+    /// Creates the maps of `object`, its constants replaced by `globals` and frozen. Loads no program yet.
     ///
     /// # Errors
-    /// When the object cannot be parsed or bound to the maps: not the kernel's doing.
-    pub fn new(object: &[u8], ebpf: &aya::Ebpf) -> Result<Self, LoadError> {
+    /// When the object cannot be parsed, or a map not created.
+    pub fn new(object: &[u8], globals: &[(&str, &[u8])]) -> Result<Self, LoadError> {
         let features = aya::features();
         let mut object = Object::parse(object).map_err(unusable)?;
+        let globals = globals.iter().map(|(name, bytes)| (*name, (*bytes, true))).collect();
+        object.patch_map_data(globals).map_err(unusable)?;
 
         // Without BTF a program still loads, unless it passes functions to helpers.
         let btf = match features.btf() {
@@ -115,50 +125,68 @@ impl NetfilterLoader {
                 .ok()
         });
 
-        let mut maps: HashMap<String, OwnedFd> = HashMap::new();
-        for (name, map) in ebpf.maps() {
-            let fd = map_fd(map)
-                .try_clone_to_owned()
-                .map_err(|source| LoadError::Map { name: name.to_owned(), source })?;
-            maps.insert(name.to_owned(), fd);
-        }
-
         let definitions = std::mem::take(&mut object.maps);
-        let bound = definitions
-            .iter()
-            .filter_map(|(name, map)| Some((name.as_str(), maps.get(name)?.as_raw_fd(), map)));
+        let mut maps = HashMap::new();
+        let mut descriptors = Vec::new();
+        for (name, definition) in &definitions {
+            let data = create_map(name, definition)?;
+            descriptors.push((name.as_str(), data.fd().as_fd().try_clone_to_owned().map_err(|source| {
+                LoadError::Map { name: name.clone(), source }
+            })?, definition));
+            maps.insert(name.clone(), data);
+        }
         let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
+        let bound = descriptors.iter().map(|(name, fd, definition)| (*name, fd.as_raw_fd(), *definition));
         object.relocate_maps(bound, &sections).map_err(unusable)?;
         object.relocate_calls(&sections).map_err(unusable)?;
         object.sanitize_functions(features);
 
         let mut functions = BTreeMap::new();
         for (name, program) in std::mem::take(&mut object.programs) {
-            if matches!(program.section, ProgramSection::RawTracePoint)
-                && let Some(function) = object.functions.remove(&program.function_key())
-            {
+            if let Some(function) = object.functions.remove(&program.function_key()) {
                 functions.insert(name, Function::new(function, program.license));
             }
         }
-        Ok(Self { functions, btf, _maps: maps.into_values().collect() })
+        let descriptors = descriptors.into_iter().map(|(_, fd, _)| fd).collect();
+        Ok(Self { functions, btf, maps, _descriptors: descriptors })
     }
 
-    /// Functions that can be loaded: all in sections `raw_tp/...`.
+    /// Takes a map out, to be used as `T`.
+    ///
+    /// # Errors
+    /// When the object has no such map, or it is of another type.
+    pub fn take_map<T: TryFrom<Map, Error = aya::maps::MapError>>(&mut self, name: &str) -> Result<T, LoadError> {
+        let unusable = |why: String| LoadError::Object(format!("map `{name}`: {why}"));
+        let data = self.maps.remove(name).ok_or_else(|| unusable("there is none".into()))?;
+        Map::from_map_data(data).and_then(T::try_from).map_err(|e| unusable(e.to_string()))
+    }
+
+    /// Functions that can be loaded.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.functions.keys().map(String::as_str)
     }
 
-    /// Loads function `name` as a netfilter program. Each call loads it anew.
+    /// Loads function `name`. Each call loads it anew. May be called from several threads at once.
     ///
     /// # Errors
     /// [`LoadError::Refused`] with the verifier's words.
-    pub fn load(&self, name: &str) -> Result<OwnedFd, LoadError> {
+    pub fn load(&self, name: &str, kind: ProgramKind) -> Result<OwnedFd, LoadError> {
         let function = self.functions.get(name).ok_or_else(|| LoadError::NoFunction(name.to_owned()))?;
         let btf = self.btf.as_ref().map(|btf| (btf.as_fd(), &function.func_info, &function.line_info));
+        let (prog_type, expected_attach_type, attach_btf_id) = match kind {
+            ProgramKind::Netfilter => {
+                (bpf_prog_type::BPF_PROG_TYPE_NETFILTER, bpf_attach_type::BPF_NETFILTER as u32, 0)
+            }
+            ProgramKind::Tc => (bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, 0, 0),
+            ProgramKind::Tracepoint { btf_id } => {
+                (bpf_prog_type::BPF_PROG_TYPE_TRACING, bpf_attach_type::BPF_TRACE_RAW_TP as u32, btf_id)
+            }
+        };
         let program = Program {
             name,
-            prog_type: bpf_prog_type::BPF_PROG_TYPE_NETFILTER as u32,
-            expected_attach_type: bpf_attach_type::BPF_NETFILTER as u32,
+            prog_type: prog_type as u32,
+            expected_attach_type,
+            attach_btf_id,
             instructions: &function.instructions,
             license: &function.license,
             btf,
@@ -166,6 +194,23 @@ impl NetfilterLoader {
         load_explained(&program)
             .map_err(|refusal| LoadError::Refused { name: name.to_owned(), refusal: Box::new(refusal) })
     }
+}
+
+/// Creates a map; one with initial data (`.rodata`) is filled and, when it is read-only, frozen.
+fn create_map(name: &str, definition: &aya_obj::Map) -> Result<MapData, LoadError> {
+        let is_constant = definition.section_kind() == EbpfSectionKind::Rodata;
+    let data = MapData::create(definition.clone(), name, None).map_err(|e| LoadError::Map {
+        name: name.to_owned(),
+        source: io::Error::other(chain(&e)),
+    })?;
+    if !definition.data().is_empty() && definition.section_kind() != EbpfSectionKind::Bss {
+        let failed = |source| LoadError::Map { name: name.to_owned(), source };
+        sys::map_update(data.fd().as_fd(), &0u32.to_ne_bytes(), definition.data()).map_err(failed)?;
+        if is_constant {
+            sys::map_freeze(data.fd().as_fd()).map_err(failed)?;
+        }
+    }
+    Ok(data)
 }
 
 impl Function {
@@ -212,47 +257,18 @@ fn last_meaningful_line(log: &str) -> Option<&str> {
 }
 
 fn unusable(error: impl std::error::Error) -> LoadError {
+    LoadError::Object(chain(&error))
+}
+
+/// An error with its causes, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
-    LoadError::Object(text)
-}
-
-fn map_fd(map: &Map) -> BorrowedFd<'_> {
-    let (Map::Array(data)
-    | Map::ArrayOfMaps(data)
-    | Map::BloomFilter(data)
-    | Map::CgroupArray(data)
-    | Map::CgroupStorage(data)
-    | Map::CgrpStorage(data)
-    | Map::CpuMap(data)
-    | Map::DevMap(data)
-    | Map::DevMapHash(data)
-    | Map::HashMap(data)
-    | Map::HashOfMaps(data)
-    | Map::InodeStorage(data)
-    | Map::LpmTrie(data)
-    | Map::LruHashMap(data)
-    | Map::PerCpuArray(data)
-    | Map::PerCpuCgroupStorage(data)
-    | Map::PerCpuHashMap(data)
-    | Map::PerCpuLruHashMap(data)
-    | Map::PerfEventArray(data)
-    | Map::ProgramArray(data)
-    | Map::Queue(data)
-    | Map::ReusePortSockArray(data)
-    | Map::RingBuf(data)
-    | Map::SkStorage(data)
-    | Map::SockHash(data)
-    | Map::SockMap(data)
-    | Map::Stack(data)
-    | Map::StackTraceMap(data)
-    | Map::Unsupported(data)
-    | Map::XskMap(data)) = map;
-    data.fd().as_fd()
+    text
 }
 
 #[cfg(test)]

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From open namespaces to a [`Topology`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::IpPrefix;
+use super::hooks::{HookSource, Ruleset};
+use super::netlink::NetlinkError;
+use super::netns::{Netns, NetnsError, named};
+use super::path::{Exit, Facts, gateways, roles};
+use super::rtnl::{Link, Rtnl};
+use super::topology::{Device, DeviceKind, Namespace, NetnsId, PathRole, Role, Topology};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+/// Open namespaces whose topology is read again and again. The sockets are opened once; reading needs no
+/// thread and no privilege after that.
+#[derive(Debug)]
+pub struct Observer {
+    nodes: Vec<Open>,
+    pod: Option<Open>,
+    own_programs: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Open {
+    netns: Netns,
+    rtnl: Rtnl,
+    rules: HookSource,
+}
+
+/// A topology, and what a user should know of it.
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    pub topology: Topology,
+    /// One line each, safe to print.
+    pub notices: Vec<String>,
+}
+
+impl Observer {
+    /// Opens the namespaces: the nodes', and the pod's when there is one of its own (a pod in the namespace of
+    /// its node is no pod here).
+    pub fn open(nodes: &[Netns], pod: Option<&Netns>) -> Result<Self, ObserveError> {
+        let mut open: Vec<Open> = Vec::new();
+        for node in nodes {
+            if open.iter().all(|o| o.netns != *node) {
+                open.push(Open::new(node)?);
+            }
+        }
+        let pod = pod.filter(|p| open.iter().all(|o| o.netns != **p)).map(Open::new).transpose()?;
+        Ok(Self { nodes: open, pod, own_programs: Vec::new() })
+    }
+
+    /// Ids of our own netfilter programs, so that they are left out of [`Namespace::hooks`].
+    pub fn set_own_programs(&mut self, ids: Vec<u32>) {
+        self.own_programs = ids;
+    }
+
+    /// The namespaces, the pod's last.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Netns> {
+        self.nodes.iter().chain(&self.pod).map(|o| &o.netns)
+    }
+
+    /// Closes a namespace that has ended for everyone else.
+    pub fn forget(&mut self, id: NetnsId) {
+        self.nodes.retain(|o| o.netns.id() != id);
+        self.pod.take_if(|o| o.netns.id() == id);
+    }
+
+    /// Reads everything. `ends`: source and destination of the flow as far as they are known, so that the
+    /// devices of another pod on this node are found.
+    pub fn observe(&mut self, ends: &[IpPrefix]) -> Result<Observation, ObserveError> {
+        let mut out = Observation::default();
+        let all: Vec<Netns> = self.namespaces().cloned().collect();
+        let pod = match &mut self.pod {
+            Some(pod) => {
+                let seen = pod.look(&all)?;
+                let watched =
+                    seen.links.iter().filter(|l| l.is_up()).map(|l| (l.ifindex, PathRole::Pod)).collect();
+                let space = pod.namespace(Role::Pod, &seen, watched, &self.own_programs)?;
+                out.topology.namespaces.insert(space.id, space);
+                Some(seen)
+            }
+            None => None,
+        };
+        let mut connected = false;
+        for node in &mut self.nodes {
+            let seen = node.look(&all)?;
+            let pod_ends = pod.as_ref().map_or(Vec::new(), |pod| pod_ends(&seen, pod));
+            connected |= !pod_ends.is_empty();
+            let watched = node.path(&seen, &pod_ends, ends)?;
+            if !watched.values().any(|r| *r == PathRole::Uplink) {
+                out.notices.push(format!(
+                    "{} has no device that leads out of it: no hardware, and no route through a gateway",
+                    node.netns.name()
+                ));
+            }
+            let space = node.namespace(Role::Node, &seen, watched, &self.own_programs)?;
+            out.topology.namespaces.insert(space.id, space);
+        }
+        if let (Some(pod), Some(seen), false) = (&mut self.pod, &pod, connected) {
+            out.notices.push(not_connected(pod, &self.nodes, &seen.links));
+        }
+        Ok(out)
+    }
+}
+
+/// What one namespace says of itself.
+#[derive(Debug)]
+struct Seen {
+    id: NetnsId,
+    links: Vec<Link>,
+    addresses: Vec<(u32, IpAddr)>,
+    /// The watched namespaces by the number they have here.
+    peers: BTreeMap<i32, NetnsId>,
+}
+
+impl Seen {
+    fn nsid_of(&self, id: NetnsId) -> Option<i32> {
+        self.peers.iter().find(|(_, peer)| **peer == id).map(|(nsid, _)| *nsid)
+    }
+}
+
+impl Open {
+    fn new(netns: &Netns) -> Result<Self, ObserveError> {
+        let (rtnl, rules) = netns.run(|| (Rtnl::open(netns.name()), HookSource::open(netns.name())))?;
+        Ok(Self { netns: netns.clone(), rtnl: rtnl?, rules: rules? })
+    }
+
+    fn look(&mut self, all: &[Netns]) -> Result<Seen, NetlinkError> {
+        // Listing the devices makes the kernel number the namespaces they lead to: so this comes first.
+        let links = self.rtnl.links()?;
+        let addresses = self.rtnl.addresses()?.into_iter().map(|a| (a.ifindex, a.address)).collect();
+        let mut peers = BTreeMap::new();
+        for other in all.iter().filter(|n| **n != self.netns) {
+            if let Some(nsid) = self.rtnl.nsid_of(other)? {
+                peers.insert(nsid, other.id());
+            }
+        }
+        Ok(Seen { id: self.netns.id(), links, addresses, peers })
+    }
+
+    /// The roles of a node's devices.
+    fn path(
+        &mut self,
+        seen: &Seen,
+        pod_ends: &[(u32, bool)],
+        ends: &[IpPrefix],
+    ) -> Result<BTreeMap<u32, PathRole>, NetlinkError> {
+        let links = &seen.links;
+        let routes = self.rtnl.routes(|r| r.next_hops.iter().any(|h| h.gateway.is_some()))?;
+        let addresses: BTreeMap<IpAddr, u32> = seen.addresses.iter().map(|(i, a)| (*a, *i)).collect();
+        let exits = self.exits(links, ends)?;
+        let bridged: BTreeSet<(u32, IpAddr)> =
+            gateways(&routes, &addresses).filter(|(i, _)| is_switched(links, *i)).collect();
+        let mut gateway_ports = Vec::new();
+        for (bridge, gateway) in bridged {
+            gateway_ports.extend(self.port(links, bridge, gateway)?.map(|port| (bridge, port)));
+        }
+        Ok(roles(&Facts {
+            links,
+            routes: &routes,
+            addresses: &addresses,
+            pod_ends,
+            exits: &exits,
+            gateway_ports: &gateway_ports,
+        }))
+    }
+
+    /// Where packets to the ends of the flow go from here.
+    fn exits(&mut self, links: &[Link], ends: &[IpPrefix]) -> Result<Vec<Exit>, NetlinkError> {
+        let mut out: Vec<Exit> = Vec::new();
+        for end in ends.iter().filter(|e| !e.is_empty()) {
+            let Some(found) = self.rtnl.lookup(end.address())? else { continue };
+            let next = found.gateway.unwrap_or(end.address());
+            let port =
+                if is_switched(links, found.ifindex) { self.port(links, found.ifindex, next)? } else { None };
+            out.push(Exit { local: found.local, ifindex: found.ifindex, port });
+        }
+        Ok(out)
+    }
+
+    /// The port of a bridge behind which `address` is: its link-layer address from the neighbours, the port
+    /// from the forwarding entries. `None` while either is unknown.
+    fn port(&mut self, links: &[Link], device: u32, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
+        let neighbours = self.rtnl.neighbours(Some(device))?;
+        let Some(mac) =
+            neighbours.into_iter().find(|n| n.address == address && !n.mac.is_empty()).map(|n| n.mac)
+        else {
+            return Ok(None);
+        };
+        let bridge = links
+            .iter()
+            .find(|l| l.ifindex == device && l.is_kind("vlan"))
+            .and_then(|l| l.link)
+            .unwrap_or(device);
+        let entries = self.rtnl.fdb(Some(bridge))?;
+        Ok(entries
+            .into_iter()
+            .find(|e| e.mac == mac && e.master == Some(bridge) && e.ifindex != bridge && !e.own)
+            .map(|e| e.ifindex))
+    }
+
+    fn namespace(
+        &mut self,
+        role: Role,
+        seen: &Seen,
+        watched: BTreeMap<u32, PathRole>,
+        own_programs: &[u32],
+    ) -> Result<Namespace, NetlinkError> {
+        let Ruleset { hooks, exact } = self.rules.read(own_programs)?;
+        let mut devices: BTreeMap<u32, Device> = seen
+            .links
+            .iter()
+            .map(|l| (l.ifindex, device(l, seen, watched.get(&l.ifindex).copied())))
+            .collect();
+        for (ifindex, address) in &seen.addresses {
+            if let Some(device) = devices.get_mut(ifindex) {
+                device.addresses.push(*address);
+            }
+        }
+        let name = self.netns.name().to_owned();
+        Ok(Namespace { id: seen.id, name, role, devices, hooks, hooks_exact: exact })
+    }
+}
+
+/// The node-side devices that the pod's devices are connected to, and whether as a pair.
+///
+/// The two ends of a pair name each other: index and namespace number, in both directions.
+fn pod_ends(node: &Seen, pod: &Seen) -> Vec<(u32, bool)> {
+    let (Some(pod_here), Some(node_there)) = (node.nsid_of(pod.id), pod.nsid_of(node.id)) else {
+        return Vec::new();
+    };
+    let mut out = Vec::new();
+    for inner in &pod.links {
+        let is_pair = matches!(inner.kind.as_deref(), Some("veth" | "netkit"));
+        let outer = node.links.iter().find(|outer| {
+            let down = inner.link == Some(outer.ifindex) && inner.link_nsid == Some(node_there);
+            let up = outer.link == Some(inner.ifindex) && outer.link_nsid == Some(pod_here);
+            down && (up || !is_pair)
+        });
+        out.extend(outer.map(|outer| (outer.ifindex, is_pair)));
+    }
+    out
+}
+
+fn device(link: &Link, seen: &Seen, watched: Option<PathRole>) -> Device {
+    let other = match link.link_nsid {
+        Some(nsid) => seen.peers.get(&nsid).copied(),
+        None => Some(seen.id),
+    };
+    Device {
+        ifindex: link.ifindex,
+        name: link.name.clone(),
+        kind: device_kind(link),
+        mtu: link.mtu,
+        up: link.is_up(),
+        layer3: link.is_layer3(),
+        master: link.master,
+        link: link.link.map(|l| (other, l)),
+        watched,
+        addresses: Vec::new(),
+        mac: link.mac.clone(),
+    }
+}
+
+/// Packets sent through the device are switched: it is a bridge, or a VLAN device (perhaps) on one.
+fn is_switched(links: &[Link], ifindex: u32) -> bool {
+    links.iter().any(|l| l.ifindex == ifindex && (l.is_kind("bridge") || l.is_kind("vlan")))
+}
+
+fn device_kind(link: &Link) -> DeviceKind {
+    match (link.kind.as_deref(), &link.vxlan) {
+        (_, Some(vxlan)) => DeviceKind::Vxlan { vni: vxlan.vni, port: vxlan.port, local: vxlan.local },
+        (None, _) if link.is_loopback() => DeviceKind::Loopback,
+        (None, _) => DeviceKind::Physical,
+        (Some("veth"), _) => DeviceKind::Veth,
+        (Some("bridge"), _) => DeviceKind::Bridge,
+        (Some(other), _) => DeviceKind::Other(other.to_owned()),
+    }
+}
+
+/// Why nothing of the pod is seen on the node, with the namespace its devices do lead to, if it has a name.
+fn not_connected(pod: &mut Open, nodes: &[Open], links: &[Link]) -> String {
+    let names: Vec<&str> = nodes.iter().map(|n| n.netns.name()).collect();
+    let mut text = format!(
+        "no device of {} is connected to {}: only its own side is watched",
+        pod.netns.name(),
+        names.join(" or ")
+    );
+    let wanted: BTreeSet<i32> =
+        links.iter().filter(|l| !l.is_loopback()).filter_map(|l| l.link_nsid).collect();
+    let lead = named().into_iter().find(|(_, id, path)| {
+        *id != pod.netns.id()
+            && Netns::open(path, "")
+                .ok()
+                .and_then(|n| pod.rtnl.nsid_of(&n).ok().flatten())
+                .is_some_and(|nsid| wanted.contains(&nsid))
+    });
+    if let Some((name, ..)) = lead {
+        text.push_str(&format!("; its node is {name}: run there, or with --node-netns {name}"));
+    }
+    text
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Devices.
+
+use std::net::IpAddr;
+
+use crate::node::netlink::{attributes, ip, ne32, text};
+
+// include/uapi/linux/if_link.h
+const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_LINK: u16 = 3;
+const IFLA_VXLAN_LOCAL: u16 = 4;
+const IFLA_VXLAN_PORT: u16 = 15;
+const IFLA_VXLAN_LOCAL6: u16 = 17;
+
+/// A network device as RTM_NEWLINK describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    pub ifindex: u32,
+    /// Safe to print.
+    pub name: String,
+    /// IFLA_INFO_KIND ("veth", "bridge"); `None`: hardware, or the loopback.
+    pub kind: Option<String>,
+    /// ARPHRD_*.
+    pub hardware: u16,
+    /// IFF_*.
+    pub flags: u32,
+    pub mtu: u32,
+    pub master: Option<u32>,
+    /// IFLA_LINK: the other end of a veth pair, the lower device.
+    pub link: Option<u32>,
+    /// IFLA_LINK_NETNSID: the namespace `link` is in, when it is another one, as numbered by this one.
+    pub link_nsid: Option<i32>,
+    pub mac: Vec<u8>,
+    pub vxlan: Option<Vxlan>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vxlan {
+    pub vni: u32,
+    /// Destination port.
+    pub port: u16,
+    pub local: Option<IpAddr>,
+    /// Lower device.
+    pub link: Option<u32>,
+}
+
+impl Link {
+    pub fn is_up(&self) -> bool {
+        self.flags & libc::IFF_UP as u32 != 0
+    }
+
+    pub fn is_loopback(&self) -> bool {
+        self.flags & libc::IFF_LOOPBACK as u32 != 0
+    }
+
+    pub fn is_kind(&self, kind: &str) -> bool {
+        self.kind.as_deref() == Some(kind)
+    }
+
+    /// Packets start with the IP header: no link-layer addresses (tun, ipip, wireguard ...).
+    pub fn is_layer3(&self) -> bool {
+        !matches!(self.hardware, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK | libc::ARPHRD_IEEE802)
+    }
+
+    /// The payload of an RTM_NEWLINK message (`struct ifinfomsg`, attributes).
+    pub fn parse(kind: u16, payload: &[u8]) -> Option<Self> {
+        let (fixed, rest) = payload.split_at_checked(16)?;
+        // A bridge's AF_BRIDGE messages describe its ports, not devices.
+        if kind != libc::RTM_NEWLINK || i32::from(fixed[0]) != libc::AF_UNSPEC {
+            return None;
+        }
+        let mut link = Self {
+            hardware: u16::from_ne_bytes([fixed[2], fixed[3]]),
+            ifindex: ne32(&fixed[4..])?,
+            flags: ne32(&fixed[8..])?,
+            ..Self::default()
+        };
+        for (kind, value) in attributes(rest) {
+            match kind {
+                libc::IFLA_IFNAME => link.name = text(value),
+                libc::IFLA_MTU => link.mtu = ne32(value).unwrap_or_default(),
+                libc::IFLA_MASTER => link.master = ne32(value).filter(|i| *i != 0),
+                libc::IFLA_LINK => link.link = ne32(value).filter(|i| *i != 0),
+                libc::IFLA_LINK_NETNSID => link.link_nsid = ne32(value).map(|n| n as i32).filter(|n| *n >= 0),
+                libc::IFLA_ADDRESS => {
+                    link.mac = value.get(..value.len().min(32)).unwrap_or_default().to_vec();
+                }
+                libc::IFLA_LINKINFO => link.parse_info(value),
+                _ => {}
+            }
+        }
+        Some(link)
+    }
+
+    fn parse_info(&mut self, info: &[u8]) {
+        let find = |wanted| attributes(info).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+        self.kind = find(libc::IFLA_INFO_KIND).map(text).filter(|k| !k.is_empty());
+        if self.is_kind("vxlan") {
+            self.vxlan = Some(find(libc::IFLA_INFO_DATA).map(Vxlan::parse).unwrap_or_default());
+        }
+    }
+}
+
+impl Vxlan {
+    fn parse(data: &[u8]) -> Self {
+        let mut vxlan = Self::default();
+        for (kind, value) in attributes(data) {
+            match kind {
+                IFLA_VXLAN_ID => vxlan.vni = ne32(value).unwrap_or_default(),
+                // The one value here that is in network order.
+                IFLA_VXLAN_PORT => {
+                    vxlan.port = value.first_chunk().map_or(0, |b| u16::from_be_bytes(*b));
+                }
+                IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => {
+                    vxlan.local = ip(value).filter(|a| !a.is_unspecified());
+                }
+                IFLA_VXLAN_LINK => vxlan.link = ne32(value).filter(|i| *i != 0),
+                _ => {}
+            }
+        }
+        vxlan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::node::netlink::Request;
+
+    fn message(name: &[u8]) -> Vec<u8> {
+        let mut fixed = [0u8; 16];
+        fixed[2..4].copy_from_slice(&libc::ARPHRD_ETHER.to_ne_bytes());
+        fixed[4..8].copy_from_slice(&5u32.to_ne_bytes());
+        fixed[8] = 1;
+        let data = Request::one("", 0, &[])
+            .attribute(IFLA_VXLAN_ID, &100u32.to_ne_bytes())
+            .attribute(IFLA_VXLAN_PORT, &7789u16.to_be_bytes())
+            .attribute(IFLA_VXLAN_LOCAL, &[10, 0, 0, 1])
+            .attribute(IFLA_VXLAN_LINK, &2u32.to_ne_bytes());
+        let info = Request::one("", 0, &[])
+            .attribute(libc::IFLA_INFO_KIND, b"vxlan\0")
+            .attribute(libc::IFLA_INFO_DATA, &data.payload);
+        Request::one("", 0, &fixed)
+            .attribute(libc::IFLA_IFNAME, name)
+            .attribute(libc::IFLA_MTU, &1450u32.to_ne_bytes())
+            .attribute(libc::IFLA_LINKINFO, &info.payload)
+            .payload
+    }
+
+    #[test]
+    fn a_vxlan_device() {
+        let link = Link::parse(libc::RTM_NEWLINK, &message(b"egress.vxlan\0")).unwrap();
+        assert_eq!((link.ifindex, link.name.as_str(), link.mtu), (5, "egress.vxlan", 1450));
+        assert!(link.is_up() && !link.is_layer3());
+        assert_eq!(
+            link.vxlan,
+            Some(Vxlan { vni: 100, port: 7789, local: Some([10, 0, 0, 1].into()), link: Some(2) })
+        );
+    }
+
+    #[test]
+    fn a_hostile_name_is_kept_printable() {
+        let link = Link::parse(libc::RTM_NEWLINK, &message(b"\xff\x1b[31m\0junk")).unwrap();
+        assert_eq!(link.name, "\\xff\\x1b[31m");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Link::parse(libc::RTM_NEWLINK, &bytes);
+            let _ = Vxlan::parse(&bytes);
+        }
+
+        #[test]
+        fn a_damaged_message_never_panics(at in 0usize..120, byte: u8, cut in 0usize..140) {
+            let mut bytes = message(b"eth0\0");
+            if let Some(b) = bytes.get_mut(at) { *b = byte; }
+            bytes.truncate(cut);
+            let _ = Link::parse(libc::RTM_NEWLINK, &bytes);
+        }
+    }
+}

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! rtnetlink: what a namespace's devices, addresses, routes, rules and neighbours are.
+
+mod address;
+mod link;
+mod neighbour;
+mod query;
+mod route;
+mod rule;
+
+pub use address::Address;
+pub use link::{Link, Vxlan};
+pub use neighbour::{FdbEntry, Neighbour};
+pub use query::{Found, Rtnl};
+pub use route::{NextHop, Route};
+pub use rule::Rule;

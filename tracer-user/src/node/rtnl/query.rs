@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The questions that are asked over rtnetlink.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use super::{Address, FdbEntry, Link, Neighbour, Route, Rule};
+use crate::node::netlink::{Netlink, NetlinkError, Request, attributes, ne32};
+
+// include/uapi/linux/net_namespace.h, neighbour.h, rtnetlink.h
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
+const NDA_IFINDEX: u16 = 8;
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+
+/// An rtnetlink socket in one namespace.
+#[derive(Debug)]
+pub struct Rtnl(Netlink);
+
+/// What a route lookup said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The address is the namespace's own.
+    pub local: bool,
+    /// Output device.
+    pub ifindex: u32,
+    pub gateway: Option<IpAddr>,
+}
+
+impl Rtnl {
+    /// Opens a socket in the namespace of the calling thread (see [`crate::node::Netns::run`]); it can be
+    /// used from anywhere. `netns`: what messages call the namespace.
+    pub fn open(netns: &str) -> Result<Self, NetlinkError> {
+        Netlink::open(libc::NETLINK_ROUTE, netns, &[]).map(Self)
+    }
+
+    pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        // Counters are most of a link's message and nothing to us.
+        let request = Request::dump("network devices", libc::RTM_GETLINK, &[0; 16])
+            .attribute(libc::IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+        self.0.dump(&request, Link::parse)
+    }
+
+    pub fn addresses(&mut self) -> Result<Vec<Address>, NetlinkError> {
+        self.0.dump(&Request::dump("addresses", libc::RTM_GETADDR, &[0; 8]), Address::parse)
+    }
+
+    /// The routes of all tables, IPv4 and IPv6, for which `keep` says yes.
+    pub fn routes(&mut self, keep: impl Fn(&Route) -> bool) -> Result<Vec<Route>, NetlinkError> {
+        let mut out = Vec::new();
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let mut fixed = [0; 12];
+            fixed[0] = family as u8;
+            // A kernel without the family answers for all it has.
+            let parse = |kind, payload: &[u8]| {
+                (payload.first() == Some(&(family as u8)))
+                    .then(|| Route::parse(kind, payload))
+                    .flatten()
+                    .filter(&keep)
+            };
+            out.append(&mut self.0.dump(&Request::dump("routes", libc::RTM_GETROUTE, &fixed), parse)?);
+        }
+        Ok(out)
+    }
+
+    /// The policy rules, IPv4 and IPv6, by priority. Empty where the kernel has none.
+    pub fn rules(&mut self) -> Result<Vec<Rule>, NetlinkError> {
+        let mut out = Vec::new();
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let mut fixed = [0; 12];
+            fixed[0] = family as u8;
+            match self.0.dump(&Request::dump("routing rules", libc::RTM_GETRULE, &fixed), Rule::parse) {
+                Ok(mut rules) => out.append(&mut rules),
+                Err(error) if error.is_unsupported() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        out.retain({
+            let mut seen = Vec::new();
+            move |rule: &Rule| {
+                !seen.contains(rule) && {
+                    seen.push(rule.clone());
+                    true
+                }
+            }
+        });
+        out.sort_by_key(|rule| rule.priority);
+        Ok(out)
+    }
+
+    /// ARP and NDP entries: of one device, or of all.
+    pub fn neighbours(&mut self, device: Option<u32>) -> Result<Vec<Neighbour>, NetlinkError> {
+        let mut request = Request::dump("neighbours", libc::RTM_GETNEIGH, &[0; 12]);
+        if let Some(ifindex) = device {
+            request = request.attribute(NDA_IFINDEX, &ifindex.to_ne_bytes());
+        }
+        let mut out = self.0.dump(&request, Neighbour::parse)?;
+        out.retain(|n| device.is_none_or(|d| n.ifindex == d));
+        Ok(out)
+    }
+
+    /// Forwarding entries: of one bridge, or of all bridges and vxlan devices.
+    pub fn fdb(&mut self, bridge: Option<u32>) -> Result<Vec<FdbEntry>, NetlinkError> {
+        // This dump alone takes a struct ifinfomsg (net/core/rtnetlink.c, valid_fdb_dump_legacy).
+        let mut fixed = [0; 16];
+        fixed[0] = libc::AF_BRIDGE as u8;
+        let mut request = Request::dump("bridge forwarding entries", libc::RTM_GETNEIGH, &fixed);
+        if let Some(ifindex) = bridge {
+            request = request.attribute(libc::IFLA_MASTER, &ifindex.to_ne_bytes());
+        }
+        let mut out = self.0.dump(&request, FdbEntry::parse)?;
+        out.retain(|e| bridge.is_none_or(|b| e.master == Some(b) || e.ifindex == b));
+        Ok(out)
+    }
+
+    /// Where a packet to `address` would go from here, without regard to marks. `None`: nowhere.
+    pub fn lookup(&mut self, address: IpAddr) -> Result<Option<Found>, NetlinkError> {
+        let mut fixed = [0; 12];
+        let octets = match address {
+            IpAddr::V4(a) => {
+                (fixed[0], fixed[1]) = (libc::AF_INET as u8, 32);
+                a.octets().to_vec()
+            }
+            IpAddr::V6(a) => {
+                (fixed[0], fixed[1]) = (libc::AF_INET6 as u8, 128);
+                a.octets().to_vec()
+            }
+        };
+        let request = Request::one("a route", libc::RTM_GETROUTE, &fixed).attribute(libc::RTA_DST, &octets);
+        let route = match self.0.one(&request, Route::parse) {
+            Ok(route) => route,
+            // Unreachable, prohibited, no route: an answer, not a failure.
+            Err(NetlinkError::Refused { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(route.and_then(|route| {
+            let hop = route.next_hops.first()?;
+            Some(Found { local: route.kind == libc::RTN_LOCAL, ifindex: hop.ifindex, gateway: hop.gateway })
+        }))
+    }
+
+    /// The number this socket's namespace has given to the namespace behind `netns`, as in
+    /// IFLA_LINK_NETNSID. `None`: none given, so no device of ours leads there.
+    pub fn nsid_of(&mut self, netns: &impl AsFd) -> Result<Option<i32>, NetlinkError> {
+        let fd = netns.as_fd().as_raw_fd();
+        let request = Request::one("namespace numbers", libc::RTM_GETNSID, &[0; 4])
+            .attribute(NETNSA_FD, &fd.to_ne_bytes());
+        let nsid = self.0.one(&request, |kind, payload| {
+            let (_, rest) = payload.split_at_checked(4)?;
+            (kind == libc::RTM_NEWNSID)
+                .then(|| attributes(rest).find(|(kind, _)| *kind == NETNSA_NSID).and_then(|(_, v)| ne32(v)))
+                .flatten()
+        })?;
+        Ok(nsid.map(|n| n as i32).filter(|n| *n >= 0))
+    }
+}

@@ -14,12 +14,14 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
     Backend, HAND, Lab, Spec,
+    faults::{self, Verdict},
     helper::{self, Helper},
     ns::Ns,
     probe::Probe,
     run_dir::{self, RunDir},
     server,
     topology::Family,
+    verify::{self, Trial},
 };
 
 /// What may be chosen when the lab goes up.
@@ -139,6 +141,71 @@ pub fn probe(name: &str, family: Family, helper: Helper) -> Result<()> {
     Ok(())
 }
 
+/// Applies a fault to the lab `lab`. Its undoing is [`down`] and [`up`].
+///
+/// # Errors
+/// When there is no such fault, no lab, or the lab is not as it should be for it.
+pub fn fault(name: &str, family: Family, helper: Helper) -> Result<()> {
+    let fault = Lab::attach(HAND, helper)?.fault_in(name, family)?;
+    eprintln!("{}: {}", fault.name, fault.about);
+    eprintln!("its traffic: `lab probe {}`; to undo it, take the lab down and up again", fault.probe.name());
+    Ok(())
+}
+
+/// Lists the faults, with what each is and the traffic that meets it.
+pub fn faults() {
+    for (number, fault) in (1..).zip(faults::all()) {
+        let six = if fault.expect6.is_some() { "4 6" } else { "4" };
+        println!("{number:2}  {:21} {:10} {six:3}  {}", fault.name, fault.probe.name(), fault.about);
+    }
+}
+
+/// Which faults [`verify`] tries.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct VerifyOptions {
+    /// These only; all without.
+    pub names: Vec<String>,
+    /// Over IPv6, those which can be had there.
+    #[arg(short = '6', long)]
+    pub ipv6: bool,
+    /// With iptables-legacy.
+    #[arg(long)]
+    pub legacy: bool,
+    /// So many at a time.
+    #[arg(long, default_value_t = 4)]
+    pub jobs: usize,
+}
+
+/// Tries faults, each in a fresh lab of its own, and says of each whether its client saw what it
+/// should.
+///
+/// # Errors
+/// When there is no such fault, or one did not behave.
+pub fn verify(options: &VerifyOptions, helper: &Helper) -> Result<()> {
+    let family = if options.ipv6 { Family::V6 } else { Family::V4 };
+    let backend = if options.legacy { Backend::Legacy } else { Backend::Nft };
+    let faults = if options.names.is_empty() {
+        faults::all().filter(|fault| fault.expected(family).is_some()).collect()
+    } else {
+        options.names.iter().map(|name| faults::find(name)).collect::<Result<Vec<_>>>()?
+    };
+    let trials: Vec<Trial> = faults.into_iter().map(|fault| Trial { fault, family, backend }).collect();
+    let (mut fine, mut other) = (0, 0);
+    verify::run(&trials, options.jobs, helper, |trial, result| {
+        let (mark, text) = match result {
+            Ok(Verdict { report, wrong: None, .. }) => ("ok", report.to_string()),
+            Ok(Verdict { report, wrong: Some(wrong), .. }) => {
+                ("DIFFERS", format!("{report}; expected {wrong}"))
+            }
+            Err(error) => ("ERROR", format!("{error:#}")),
+        };
+        *(if mark == "ok" { &mut fine } else { &mut other }) += 1;
+        println!("{mark:8} {:21} {text}", trial.fault.name);
+    });
+    eprintln!("{fine} as expected, {other} not");
+    if other == 0 { Ok(()) } else { bail!("{other} of {} faults did not behave as expected", trials.len()) }
+}
+
 /// The processes a lab starts are run by this, from `egwt-lab` or from a program which passes on
 /// the words after its own (see [`Helper::this`]).
 pub fn helper(words: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
@@ -180,6 +247,18 @@ enum What {
         #[arg(short = '6')]
         six: bool,
     },
+    /// Apply a fault.
+    Fault {
+        /// Which; see `faults`.
+        name: String,
+        /// Over IPv6.
+        #[arg(short = '6')]
+        six: bool,
+    },
+    /// List the faults.
+    Faults,
+    /// Try faults in labs of their own.
+    Verify(VerifyOptions),
     #[command(hide = true)]
     Serve(server::Serve),
     #[command(hide = true)]
@@ -196,6 +275,15 @@ fn run(what: What, helper: impl FnOnce() -> Result<Helper>) -> ExitCode {
             let family = if six { Family::V6 } else { Family::V4 };
             helper().and_then(|helper| probe(&name, family, helper))
         }
+        What::Fault { name, six } => {
+            let family = if six { Family::V6 } else { Family::V4 };
+            helper().and_then(|helper| fault(&name, family, helper))
+        }
+        What::Faults => {
+            faults();
+            Ok(())
+        }
+        What::Verify(options) => helper().and_then(|helper| verify(&options, &helper)),
         What::Serve(serve) => server::main(serve),
         What::Guard { id } => helper::guard_main(&id),
     };

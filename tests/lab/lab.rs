@@ -180,6 +180,14 @@ impl Lab {
         Ok(ns)
     }
 
+    /// Feeds lines to `ip -batch` in a place.
+    ///
+    /// # Errors
+    /// When one fails; those before it stay.
+    pub fn batch(&self, place: &str, lines: &str) -> Result<()> {
+        ip(&self.ns(place), lines)
+    }
+
     fn build(&self) -> Result<()> {
         let spec = &self.spec;
         ns::prepare_dir()?;
@@ -300,7 +308,7 @@ fn each<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<
 }
 
 /// Feeds lines to `ip -batch` inside a namespace.
-pub(crate) fn ip(ns: &Ns, lines: &str) -> Result<()> {
+fn ip(ns: &Ns, lines: &str) -> Result<()> {
     ip_with(ns, &["ip", "-batch", "-"], lines)
 }
 

@@ -25,6 +25,8 @@ macro_rules! line {
 pub mod announce;
 pub mod cli;
 pub mod client;
+mod conntrack;
+pub mod faults;
 pub mod helper;
 mod lab;
 mod links;
@@ -36,6 +38,7 @@ pub mod server;
 pub mod sockets;
 mod spec;
 pub mod topology;
+pub mod verify;
 
 pub use lab::{Lab, SETTLE};
 pub use spec::{Backend, HAND, PREFIX, Spec};

@@ -244,7 +244,6 @@ pub(crate) fn sidecar() -> String {
 }
 
 /// Felix' rules on a node, at the end of the kernel's chains or (its default) on top of them.
-#[expect(dead_code, reason = "the faults that install it come next")]
 pub(crate) fn calico(insert: bool) -> String {
     let op = if insert { "-I" } else { "-A" };
     format!(

@@ -221,10 +221,7 @@ fn command(workspace: &Workspace, compiler: &Compiler, linker: &Path) -> Result<
         }
     };
     let directory = workspace.target().join("bpf");
-    command.args(["--release", "--target", TARGET, "--target-dir"]).arg(directory.join("build"));
-    if workspace.bpf_crate().join("Cargo.lock").is_file() {
-        command.arg("--locked");
-    }
+    command.args(["--release", "--locked", "--target", TARGET, "--target-dir"]).arg(directory.join("build"));
     if let Some(llvm) = llvm_of(&compiler.rustc()) {
         command.env("LD_LIBRARY_PATH", directory_with(&llvm, &directory.join("llvm"))?);
     }
@@ -251,17 +248,17 @@ fn directory_with(library: &Path, directory: &Path) -> Result<PathBuf> {
     Ok(directory.to_path_buf())
 }
 
-/// Format and clippy for the crate of the BPF programs.
-///
-/// Clippy is the workspace's, on the machine's own target: neither BPF compiler brings one along. The crate is
+pub(crate) fn lint_format(workspace: &Workspace) -> Result<()> {
+    process::run(workspace.cargo().current_dir(workspace.bpf_crate()).args(["fmt", "--check"]))
+}
+
+/// The workspace's clippy, on the machine's own target: neither BPF compiler brings one along. The crate is
 /// `no_std` and compiles there too, though it would do nothing.
-pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
-    let krate = workspace.bpf_crate();
-    process::run(workspace.cargo().current_dir(&krate).args(["fmt", "--check"]))?;
+pub(crate) fn lint_clippy(workspace: &Workspace) -> Result<()> {
     let mut clippy = workspace.cargo();
-    clippy.current_dir(&krate).env_remove("CARGO_TARGET_DIR").env("RUSTC_BOOTSTRAP", "1");
+    clippy.current_dir(workspace.bpf_crate()).env_remove("CARGO_TARGET_DIR").env("RUSTC_BOOTSTRAP", "1");
     clippy.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", "-Cpanic=abort");
-    clippy.args(["clippy", "--target-dir"]).arg(workspace.target().join("bpf/build"));
+    clippy.args(["clippy", "--locked", "--target-dir"]).arg(workspace.target().join("bpf/build"));
     process::run(clippy.args(["--", "-D", "warnings"]))
 }
 

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask lab`: the arguments; the lab itself is the `tests` crate.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use tests::cli::{self, UpOptions, VerifyOptions};
+use tests::helper::Helper;
+use tests::topology::Family;
 
 use crate::process;
-use crate::workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -17,38 +20,68 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Bring the lab up; it stays until `down`.
-    Up,
+    Up(UpOptions),
     /// Take it away, and what a crashed one left.
     Down,
     /// Say what is up.
     Status,
     /// Break something: one of the names that `faults` lists.
     Fault {
-        #[arg(value_name = "NAME")]
         name: String,
+        /// Over IPv6.
+        #[arg(short = '6', long)]
+        ipv6: bool,
     },
-    /// List the faults: what each breaks and what is seen then.
+    /// List the faults: what each breaks and the traffic that meets it.
     Faults,
-    /// A shell in a node, a pod or another namespace of the lab.
+    /// Become a shell in a node, a pod or another namespace of the lab, as `ip netns exec` would.
     Shell {
-        #[arg(value_name = "NODE")]
+        /// node1, node2, ul, ext, visitor, podb, pod2 or mesh.
         node: String,
     },
-    /// Send one kind of traffic and say what came back.
+    /// Send one kind of traffic and say what the client saw.
     Probe {
-        #[arg(value_name = "NAME")]
         name: String,
+        /// Over IPv6.
+        #[arg(short = '6', long)]
+        ipv6: bool,
     },
-    /// Check that each fault, or this one, breaks what it says and nothing else.
-    Verify {
-        #[arg(value_name = "NAME")]
-        name: Option<String>,
+    /// Try all faults, or these, each in a lab of its own: does the client see what the catalogue says?
+    Verify(VerifyOptions),
+    /// What the lab's own processes are started as.
+    #[command(hide = true)]
+    Helper {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
     },
 }
 
-pub(crate) fn run(_workspace: &Workspace, args: Args) -> Result<ExitCode> {
-    if !matches!(args.command, Command::Faults) {
+pub(crate) fn run(args: Args) -> Result<ExitCode> {
+    if !matches!(args.command, Command::Helper { .. } | Command::Faults) {
         process::require_root("the lab")?;
     }
-    bail!("the lab is not there yet")
+    let family = |ipv6| if ipv6 { Family::V6 } else { Family::V4 };
+    match args.command {
+        Command::Up(options) => cli::up(options, helper()?)?,
+        Command::Down => cli::down()?,
+        Command::Status => {
+            process::end_with_a_closed_pipe();
+            cli::status()?;
+        }
+        Command::Fault { name, ipv6 } => cli::fault(&name, family(ipv6), helper()?)?,
+        Command::Faults => {
+            process::end_with_a_closed_pipe();
+            cli::faults();
+        }
+        Command::Shell { node } => cli::shell(&node)?,
+        Command::Probe { name, ipv6 } => cli::probe(&name, family(ipv6), helper()?)?,
+        Command::Verify(options) => cli::verify(&options, &helper()?)?,
+        Command::Helper { words } => return Ok(cli::helper(words)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The lab's processes are this program, as `lab helper`.
+pub(crate) fn helper() -> Result<Helper> {
+    Helper::this(&["lab", "helper"])
 }

@@ -68,18 +68,17 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
-    let workspace = Workspace::find()?;
     match command {
-        Command::Setup => setup::run(&workspace)?,
+        Command::Setup => setup::run()?,
         Command::Build => {
-            let binary = build::run(&workspace)?;
+            let binary = build::run(&Workspace::find()?)?;
             println!("{}", binary.display());
         }
-        Command::Demo(args) => demo::run(&workspace, &args)?,
-        Command::Lab(args) => return lab::run(&workspace, args),
-        Command::Test(args) => test::run(&workspace, &args)?,
-        Command::Bench(args) => bench::run(&workspace, &args)?,
-        Command::Lint => lint::run(&workspace)?,
+        Command::Demo(args) => demo::run(&Workspace::find()?, &args)?,
+        Command::Lab(args) => return lab::run(args),
+        Command::Test(args) => test::run(&Workspace::find()?, &args)?,
+        Command::Bench(args) => bench::run(&Workspace::find()?, &args)?,
+        Command::Lint => lint::run(&Workspace::find()?)?,
     }
     Ok(ExitCode::SUCCESS)
 }

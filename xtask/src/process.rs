@@ -114,6 +114,12 @@ pub(crate) fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+/// Makes `| head` end us quietly, as it does other programs; for commands that only print.
+pub(crate) fn end_with_a_closed_pipe() {
+    // SAFETY: SIG_DFL installs no handler, so nothing of ours runs in a signal's context.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// Fails, with the way out, unless we are root.
 pub(crate) fn require_root(what: &str) -> Result<()> {
     if is_root() {

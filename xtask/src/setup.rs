@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::bpf::{self, BPF_LINKER, NIGHTLY, Wanted};
 use crate::process;
-use crate::workspace::{self, Workspace};
+use crate::workspace;
 
 /// A program that the build, the lab or the tests run, and Debian's package that has it.
 const TOOLS: [(&str, &str); 14] = [
@@ -91,7 +91,7 @@ fn linker_version() -> String {
     format!("{major}.{minor}.{patch}")
 }
 
-pub(crate) fn run(_workspace: &Workspace) -> Result<()> {
+pub(crate) fn run() -> Result<()> {
     let wanted = Wanted::from_env()?;
     let missing = Missing::look()?;
     if missing.is_empty() {

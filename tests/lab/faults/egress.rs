@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! EgressGateway's objects and rules, and Calico's beside them.
+
+use anyhow::Result;
+
+use super::{Expect, Fault, Seen};
+use crate::{
+    Lab,
+    probe::Probe,
+    rules,
+    topology::{self as t, Family, NODE2},
+};
+
+pub(super) const FAULTS: &[Fault] = &[
+    Fault {
+        name: "egw-agent-down",
+        about: "the agent never ran on the pod's node: no rules, no tunnel",
+        probe: Probe::Egw,
+        expect: Expect::SeenAs(Seen::Node1),
+        expect6: Some(Expect::SeenAs(Seen::Node1)),
+        apply: |lab, family| {
+            for table in ["mangle", "nat", "filter"] {
+                lab.iptables_without("node1", family, table, |line| {
+                    line.contains("egw:") || line.contains("EGRESSGATEWAY")
+                })?;
+            }
+            lab.sh("node1", &format!("{} rule del fwmark {:#x}", ip(family), NODE2.mark))?;
+            lab.sh("node1", "ip link del egress.vxlan").map(drop)
+        },
+    },
+    Fault {
+        name: "policy-src-miss",
+        about: "the pod's IP is not in the policy's set of sources",
+        probe: Probe::Egw,
+        expect: Expect::SeenAs(Seen::Node1),
+        expect6: Some(Expect::SeenAs(Seen::Node1)),
+        apply: |lab, family| forget_source(lab, family),
+    },
+    Fault {
+        name: "policy-dst-miss",
+        about: "the destination is not in the policy's set of destinations",
+        probe: Probe::Egw,
+        expect: Expect::SeenAs(Seen::Node1),
+        expect6: Some(Expect::SeenAs(Seen::Node1)),
+        apply: |lab, family| {
+            lab.sh("node1", &format!("ipset del {} {}", t::dst_set(family), t::ext(family))).map(drop)
+        },
+    },
+    Fault {
+        name: "eip-none",
+        about: "the gateway has no SNAT rule: no egress IP allocated",
+        probe: Probe::Egw,
+        expect: Expect::TimesOut,
+        expect6: Some(Expect::TimesOut),
+        apply: |lab, family| lab.iptables("node2", family, "-t nat -F EGRESSGATEWAY-SNAT-EIP").map(drop),
+    },
+    Fault {
+        name: "snat-order",
+        about: "another MASQUERADE stands before EGRESSGATEWAY-SNAT-EIP on the gateway",
+        probe: Probe::Egw,
+        expect: Expect::SeenAs(Seen::Node2),
+        expect6: Some(Expect::SeenAs(Seen::Node2)),
+        apply: |lab, family| {
+            lab.iptables("node2", family, "-t nat -I POSTROUTING -o eth0 -j MASQUERADE").map(drop)
+        },
+    },
+    Fault {
+        name: "nat-accept-missing",
+        about: "no ACCEPT of mark 0x26000000 in nat POSTROUTING on the pod's node: flannel masquerades",
+        probe: Probe::Egw,
+        expect: Expect::TimesOut,
+        expect6: Some(Expect::TimesOut),
+        apply: |lab, family| lab.iptables("node1", family, "-t nat -D POSTROUTING 2").map(drop),
+    },
+    Fault {
+        name: "rule-missing",
+        about: "no ip rule for the gateway's mark",
+        probe: Probe::Egw,
+        expect: Expect::TimesOut,
+        expect6: Some(Expect::TimesOut),
+        apply: |lab, family| {
+            lab.sh("node1", &format!("{} rule del fwmark {:#x}", ip(family), NODE2.mark)).map(drop)
+        },
+    },
+    Fault {
+        name: "mark-not-cleared",
+        about: "mangle FORWARD does not reset the mark: the outer packet goes into the tunnel again",
+        probe: Probe::Egw,
+        expect: Expect::TimesOut,
+        expect6: Some(Expect::TimesOut),
+        apply: |lab, family| lab.iptables("node1", family, "-t mangle -F FORWARD").map(drop),
+    },
+    Fault {
+        name: "fwd-drop",
+        about: "FORWARD has policy DROP on the gateway and EgressGateway's ACCEPT is gone",
+        probe: Probe::Egw,
+        expect: Expect::TimesOut,
+        expect6: Some(Expect::TimesOut),
+        apply: |lab, family| {
+            lab.iptables("node2", family, "-P FORWARD DROP")?;
+            lab.iptables("node2", family, "-D FORWARD 1")?;
+            lab.iptables("node2", family, "-F FLANNEL-FWD").map(drop)
+        },
+    },
+    Fault {
+        name: "calico-insert",
+        about: "Calico inserts its chains on top, with natOutgoing: it masquerades first",
+        probe: Probe::Egw,
+        expect: Expect::TimesOut,
+        expect6: None,
+        apply: |lab, _| calico(lab, true, true),
+    },
+    Fault {
+        name: "calico-insert-nonat",
+        about: "Calico inserts its chains on top, without natOutgoing: only first packets are marked",
+        probe: Probe::Egw,
+        expect: Expect::TimesOut,
+        expect6: None,
+        apply: |lab, _| calico(lab, true, false),
+    },
+    Fault {
+        name: "calico-append",
+        about: "control: Calico appends its chains, and all is well",
+        probe: Probe::Egw,
+        expect: Expect::SeenAs(Seen::EgressIp),
+        expect6: None,
+        apply: |lab, _| calico(lab, false, true),
+    },
+];
+
+/// `ip` of a family.
+pub(super) fn ip(family: Family) -> &'static str {
+    family.pick("ip -4", "ip -6")
+}
+
+/// The pod leaves the policy on its own node.
+pub(super) fn forget_source(lab: &Lab, family: Family) -> Result<()> {
+    lab.sh("node1", &format!("ipset del {} {}", t::src_set(family), t::visitor(family))).map(drop)
+}
+
+/// node1 becomes a Calico node: Felix' chains, and no masquerading by flannel.
+fn calico(lab: &Lab, insert: bool, masquerade: bool) -> Result<()> {
+    let pods = t::cluster_cidr(Family::V4);
+    let mut sets = "create cali40masq-ipam-pools hash:net\ncreate cali40all-ipam-pools hash:net\n".to_owned();
+    sets.push_str(&format!("add cali40all-ipam-pools {pods}\n"));
+    if masquerade {
+        sets.push_str(&format!("add cali40masq-ipam-pools {pods}\n"));
+    }
+    lab.ns("node1").exec(&["ipset", "restore"], Some(&sets))?;
+    lab.iptables_restore("node1", Family::V4, &rules::calico(insert))?;
+    lab.iptables_without("node1", Family::V4, "nat", |line| line.contains("FLANNEL"))
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Services, node ports, DNS, and the application itself.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+
+use super::{Expect, Fault};
+use crate::{
+    Lab,
+    probe::Probe,
+    rules::KUBE_EXT,
+    topology::{self as t, Family, NODE_PORT},
+};
+
+pub(super) const FAULTS: &[Fault] = &[
+    Fault {
+        name: "svc-no-kubeproxy",
+        about: "kube-proxy wrote no rules",
+        probe: Probe::Svc,
+        expect: Expect::Unreachable,
+        expect6: Some(Expect::Unreachable),
+        apply: |lab, family| lab.iptables("node1", family, "-t nat -F KUBE-SERVICES").map(drop),
+    },
+    Fault {
+        name: "svc-no-endpoints",
+        about: "the service has no endpoints",
+        probe: Probe::SvcEmpty,
+        expect: Expect::Refused,
+        expect6: Some(Expect::Refused),
+        apply: |_, _| Ok(()),
+    },
+    Fault {
+        name: "svc-targetport",
+        about: "the service's targetPort is not the one the container listens on",
+        probe: Probe::Svc,
+        expect: Expect::Refused,
+        expect6: Some(Expect::Refused),
+        apply: |lab, _| {
+            lab.stop("http-pod2")?;
+            serve_pod2(lab, "http-pod2", "http", 82, "pod2")
+        },
+    },
+    Fault {
+        name: "port-closed",
+        about: "nothing listens on the port",
+        probe: Probe::Closed,
+        expect: Expect::Refused,
+        expect6: Some(Expect::Refused),
+        apply: |_, _| Ok(()),
+    },
+    Fault {
+        name: "listen-overflow",
+        about: "the server does not accept: its queue is full",
+        probe: Probe::Overflow,
+        expect: Expect::OnlyFirst(2),
+        expect6: Some(Expect::OnlyFirst(2)),
+        apply: |lab, _| serve_pod2(lab, "hold", "hold", 90, ""),
+    },
+    Fault {
+        name: "nodeport-nomasq",
+        about: "traffic of the node port is not masqueraded: no mark 0x4000",
+        probe: Probe::Nodeport,
+        expect: Expect::TimesOut,
+        expect6: Some(Expect::TimesOut),
+        apply: |lab, family| {
+            lab.iptables("node1", family, &format!("-t nat -D {KUBE_EXT} 1"))?;
+            lab.iptables("node1", family, "-t nat -D FLANNEL-POSTRTG 6").map(drop)
+        },
+    },
+    Fault {
+        name: "nodeport-local",
+        about: "externalTrafficPolicy is Local and this node has no endpoint",
+        probe: Probe::Nodeport,
+        expect: Expect::TimesOut,
+        expect6: Some(Expect::TimesOut),
+        apply: |lab, family| {
+            let text = format!(
+                "*nat\n-F {KUBE_EXT}\nCOMMIT\n*filter\n\
+                 -A KUBE-EXTERNAL-SERVICES -m comment --comment \"default/nginx-expose has no local endpoints\" \
+                 -m addrtype --dst-type LOCAL -m tcp -p tcp --dport {NODE_PORT} -j DROP\nCOMMIT\n"
+            );
+            lab.iptables_restore("node1", family, &text)
+        },
+    },
+    Fault {
+        name: "dns-down",
+        about: "the DNS pod does not listen",
+        probe: Probe::Dns,
+        expect: Expect::Refused,
+        expect6: Some(Expect::Refused),
+        apply: |lab, _| lab.stop("dns"),
+    },
+    Fault {
+        name: "stale-udp",
+        about: "a conntrack entry of UDP still names an endpoint that is gone",
+        probe: Probe::StaleUdp,
+        expect: Expect::TimesOutOrUnreachable,
+        expect6: None,
+        apply: |lab, _| {
+            lab.iptables(
+                "node1",
+                Family::V4,
+                "-t nat -I KUBE-SERVICES -d 10.96.0.53 -p udp --dport 53 -j DNAT --to-destination 10.200.1.99:53",
+            )
+            .map(drop)
+        },
+    },
+];
+
+/// A server on all of pod2's addresses.
+pub(super) fn serve_pod2(lab: &Lab, name: &str, kind: &str, port: u16, label: &str) -> Result<()> {
+    let listen: Vec<String> = lab
+        .spec()
+        .families()
+        .map(|family| format!("--listen {}", SocketAddr::new(t::pod2(family), port)))
+        .collect();
+    let label = if label.is_empty() { String::new() } else { format!("--label {label}") };
+    lab.serve(name, "pod2", &format!("{kind} {} {label}", listen.join(" ")))
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Runs faults, each in a fresh lab of its own, and compares what the client saw.
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use anyhow::Result;
+
+use crate::{
+    Backend, Lab, Spec,
+    faults::{Fault, Verdict},
+    helper::Helper,
+    topology::Family,
+};
+
+/// One fault to try, and in what.
+#[derive(Debug, Clone, Copy)]
+pub struct Trial {
+    /// The fault.
+    pub fault: &'static Fault,
+    /// The family of its traffic.
+    pub family: Family,
+    /// The iptables back end of the lab.
+    pub backend: Backend,
+}
+
+impl Trial {
+    /// Puts a lab up, applies the fault, makes its traffic, and takes the lab down.
+    ///
+    /// # Errors
+    /// When the lab cannot be put up or the fault not applied.
+    pub fn run(&self, helper: &Helper) -> Result<Verdict> {
+        let mut spec = Spec::unique().with_backend(self.backend);
+        spec.ipv6 = self.family == Family::V6;
+        let lab = Lab::up_with(spec, helper.clone())?;
+        let verdict = self.fault.verify(&lab, self.family)?;
+        lab.down()?;
+        Ok(verdict)
+    }
+}
+
+/// Runs trials, `jobs` at a time, and hands each result to `each` as it comes.
+pub fn run(trials: &[Trial], jobs: usize, helper: &Helper, each: impl FnMut(&Trial, Result<Verdict>) + Send) {
+    let next = AtomicUsize::new(0);
+    let each = Mutex::new(each);
+    thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, trials.len().max(1)) {
+            scope.spawn(|| {
+                while let Some(trial) = trials.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = trial.run(helper);
+                    let mut each = each.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    each(trial, result);
+                }
+            });
+        }
+    });
+}

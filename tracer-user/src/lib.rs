@@ -10,3 +10,4 @@ pub mod flow;
 pub mod node;
 pub mod output;
 pub mod target;
+pub mod trace;

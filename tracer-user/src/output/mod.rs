@@ -1,1 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the user sees: one file per format behind one trait.
+
+mod format;
+mod json;
+mod json_model;
+mod line;
+mod scene;
+mod text;
+mod text_hop;
+mod text_summary;
+mod time;
+mod words;
+
+pub use format::{Explanation, Header, Missing, Output};
+pub use json::Json;
+pub use scene::{Scene, escape};
+pub use text::{Text, TextOptions};
+pub use time::TimeFormat;

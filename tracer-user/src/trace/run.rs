@@ -14,10 +14,10 @@ use super::header::header;
 use super::names::{KernelNames, monotonic_ns};
 use crate::bpf::btf::{BtfError, KernelBtf};
 use crate::bpf::{Tracer, TracerError};
-use crate::cli::{Format, Plan, PositionChoice};
+use crate::cli::{Format, Plan, PositionChoice, TimeStyle};
 use crate::flow::{Ending, Names, Notice, Options, Tracker, Update, Zoom};
 use crate::node::{Change, Netns, Observation, ObserveError, Observer, Topology, WatchError, Watcher};
-use crate::output::{Json, Missing, Output, Scene, Text, TextOptions};
+use crate::output::{Json, Missing, Output, Scene, Text, TextOptions, TimeFormat};
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
 const TICK: Duration = Duration::from_millis(10);
@@ -309,7 +309,7 @@ impl Screen {
                 Box::new(Text::new(TextOptions {
                     color: plan.color.enabled(terminal, no_color),
                     width: columns().unwrap_or(110),
-                    time: plan.time.into(),
+                    time: time_format(plan.time),
                     verbose: plan.verbosity,
                 }))
             }
@@ -382,6 +382,15 @@ impl Screen {
         // SAFETY: one structure, valid for the call, which does not wait.
         let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
         ready > 0 && poll.revents & libc::POLLERR != 0
+    }
+}
+
+fn time_format(style: TimeStyle) -> TimeFormat {
+    match style {
+        TimeStyle::Wall => TimeFormat::Wall,
+        TimeStyle::Relative => TimeFormat::Relative,
+        TimeStyle::Unix => TimeFormat::Unix,
+        TimeStyle::None => TimeFormat::None,
     }
 }
 

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which hops are worth a line of their own. All of them stay in the data.
+
+use super::model::{Hop, Place};
+
+/// Whether hop `at` is left out of the short view.
+///
+/// * of the positions of one hook, those that saw a change are shown; if none did, the last one;
+/// * of the routing lookups of one decision, the one that decided;
+/// * lookups of the way back (source validation) are left out, unless `keep_reverse`.
+pub fn is_folded(hops: &[Hop], at: usize, keep_reverse: bool) -> bool {
+    let Some(hop) = hops.get(at) else { return false };
+    match hop.place {
+        Place::Device { .. } => false,
+        Place::Hook { .. } => {
+            if hop.changed() {
+                return false;
+            }
+            let same = |h: &&Hop| !matches!(h.place, Place::Route { .. });
+            let next = hops[at + 1..].iter().find(same);
+            if next.is_some_and(|n| n.same_run(hop)) {
+                return true;
+            }
+            // The last of its run: folded when an earlier one already shows the hook.
+            hops[..at].iter().rev().filter(same).take_while(|h| h.same_run(hop)).any(Hop::changed)
+        }
+        Place::Route { reverse: true, .. } => !keep_reverse,
+        Place::Route { error, .. } => {
+            error < 0
+                && hops[at + 1..]
+                    .iter()
+                    .take_while(|h| matches!(h.place, Place::Route { .. }))
+                    .any(|h| matches!(h.place, Place::Route { reverse: false, .. }))
+        }
+    }
+}

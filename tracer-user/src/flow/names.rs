@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What numbers from the kernel are called.
+
+use std::borrow::Cow;
+
+/// Names that depend on the running kernel. Implemented over BTF and kallsyms; by a table in tests.
+pub trait Names: Send + Sync {
+    /// `enum skb_drop_reason` as the kernel prints it, without its prefix ("NETFILTER_DROP"). `None`: unknown.
+    fn drop_reason(&self, reason: u32) -> Option<Cow<'_, str>>;
+    /// `enum sk_rst_reason`, without its prefix.
+    fn reset_reason(&self, reason: u32) -> Option<Cow<'_, str>>;
+    /// The function that holds a kernel address, without offset.
+    fn symbol(&self, address: u64) -> Option<Cow<'_, str>>;
+    /// CLOCK_MONOTONIC (ns) to ns since the Unix epoch; one fixed difference for the whole run.
+    fn unix_ns(&self, monotonic_ns: u64) -> u64;
+    /// Seconds that local time is ahead of UTC.
+    fn utc_offset_s(&self) -> i32 {
+        0
+    }
+}
+
+/// Knows nothing: numbers stay numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoNames;
+
+impl Names for NoNames {
+    fn drop_reason(&self, _: u32) -> Option<Cow<'_, str>> {
+        None
+    }
+    fn reset_reason(&self, _: u32) -> Option<Cow<'_, str>> {
+        None
+    }
+    fn symbol(&self, _: u64) -> Option<Cow<'_, str>> {
+        None
+    }
+    fn unix_ns(&self, monotonic_ns: u64) -> u64 {
+        monotonic_ns
+    }
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! When to stand between the tables of one hook, and what was learned there.
+
+use serde::{Deserialize, Serialize};
+
+use super::author::Deed;
+use super::generations::Generations;
+use super::model::Interval;
+use crate::node::{Family, Hook, NetnsId};
+
+const SECOND: u64 = 1_000_000_000;
+/// Without the wanted packet for this long, the positions are taken away again.
+const GIVE_UP: u64 = 3 * SECOND;
+/// And not asked for again for this long.
+const PAUSE: u64 = 10 * SECOND;
+/// What was learned holds this long; rules do change.
+const REMEMBER: u64 = 30 * SECOND;
+const HOOKS: usize = 64;
+
+/// One hook to look at closely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Zoom {
+    pub netns: NetnsId,
+    pub family: Family,
+    pub hook: Hook,
+}
+
+impl From<&Interval> for Zoom {
+    fn from(at: &Interval) -> Self {
+        Self { netns: at.netns, family: at.family, hook: at.hook }
+    }
+}
+
+/// A change that looks the same whenever it happens: `from` and `to` of a mark; the place of a drop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Change {
+    pub(crate) at: Zoom,
+    pub(crate) deed: Deed,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Zooming {
+    enabled: bool,
+    learned: Generations<Change, (u64, i32, i32)>,
+    hooks: Vec<Watch>,
+    requests: Vec<(Zoom, bool)>,
+}
+
+#[derive(Debug)]
+struct Watch {
+    zoom: Zoom,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Asked for at `since`; what it is to tell.
+    Looking { since: u64, wanted: Vec<Change> },
+    /// Taken away at `since` without result.
+    Resting { since: u64 },
+}
+
+impl Zooming {
+    pub(crate) fn new(enabled: bool) -> Self {
+        Self { enabled, learned: Generations::new(256), hooks: Vec::new(), requests: Vec::new() }
+    }
+
+    /// One author is known for this change: what an equal one showed within the last seconds.
+    pub(crate) fn recall(&mut self, change: Change, at: &Interval, now: u64) -> Option<Interval> {
+        let &mut (when, after, until) = self.learned.get_mut(change)?;
+        let fits = after >= at.after && until <= at.until && now.saturating_sub(when) < REMEMBER;
+        fits.then_some(Interval { after, until, learned: true, ..*at })
+    }
+
+    /// A change was seen in an interval with one author.
+    pub(crate) fn learn(&mut self, change: Change, at: &Interval, now: u64) {
+        self.learned.insert(change, (now, at.after, at.until));
+        let Some(i) = self.hooks.iter().position(|w| w.zoom == change.at) else { return };
+        if let State::Looking { wanted, .. } = &mut self.hooks[i].state {
+            wanted.retain(|w| *w != change);
+            if wanted.is_empty() {
+                self.hooks.swap_remove(i);
+                self.requests.push((change.at, false));
+            }
+        }
+    }
+
+    /// A change could have had several authors.
+    pub(crate) fn want(&mut self, change: Change, now: u64) {
+        if !self.enabled {
+            return;
+        }
+        let room = self.hooks.len() < HOOKS;
+        match self.hooks.iter_mut().find(|w| w.zoom == change.at) {
+            Some(watch) => match &mut watch.state {
+                State::Looking { wanted, .. } => {
+                    if wanted.len() < 8 && !wanted.contains(&change) {
+                        wanted.push(change);
+                    }
+                }
+                State::Resting { since } if now.saturating_sub(*since) < PAUSE => {}
+                State::Resting { .. } => {
+                    watch.state = State::Looking { since: now, wanted: vec![change] };
+                    self.requests.push((change.at, true));
+                }
+            },
+            None if room => {
+                let state = State::Looking { since: now, wanted: vec![change] };
+                self.hooks.push(Watch { zoom: change.at, state });
+                self.requests.push((change.at, true));
+            }
+            None => {}
+        }
+    }
+
+    /// Hands out the requests: `true` zoom in, `false` go back.
+    pub(crate) fn advance(&mut self, now: u64, mut request: impl FnMut(Zoom, bool)) {
+        for (zoom, on) in self.requests.drain(..) {
+            request(zoom, on);
+        }
+        self.hooks.retain_mut(|watch| match watch.state {
+            State::Looking { since, .. } if now.saturating_sub(since) >= GIVE_UP => {
+                request(watch.zoom, false);
+                watch.state = State::Resting { since: now };
+                true
+            }
+            State::Resting { since } => now.saturating_sub(since) < PAUSE,
+            State::Looking { .. } => true,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: Zoom = Zoom { netns: 1, family: Family::Ipv4, hook: Hook::Prerouting };
+    const CHANGE: Change = Change { at: AT, deed: Deed::Mark, from: 0, to: 5 };
+
+    fn interval(after: i32, until: i32) -> Interval {
+        let Zoom { netns, family, hook } = AT;
+        Interval { netns, family, hook, after, until, learned: false }
+    }
+
+    fn requests(zooming: &mut Zooming, now: u64) -> Vec<bool> {
+        let mut out = Vec::new();
+        zooming.advance(now, |_, on| out.push(on));
+        out
+    }
+
+    #[test]
+    fn zooms_once_and_goes_back_when_it_knows() {
+        let mut z = Zooming::new(true);
+        z.want(CHANGE, 0);
+        z.want(CHANGE, 1);
+        assert_eq!(requests(&mut z, 2), [true]);
+        z.learn(CHANGE, &interval(-150, -149), 3);
+        assert_eq!(requests(&mut z, 4), [false]);
+        let known = z.recall(CHANGE, &interval(i32::MIN, i32::MAX), 5).expect("learned");
+        assert_eq!((known.after, known.until, known.learned), (-150, -149, true));
+        assert_eq!(z.recall(CHANGE, &interval(i32::MIN, i32::MAX), 40 * SECOND), None);
+    }
+
+    #[test]
+    fn gives_up_and_rests() {
+        let mut z = Zooming::new(true);
+        z.want(CHANGE, 0);
+        assert_eq!(requests(&mut z, 1), [true]);
+        assert_eq!(requests(&mut z, 4 * SECOND), [false]);
+        z.want(CHANGE, 5 * SECOND);
+        assert_eq!(requests(&mut z, 5 * SECOND), [false; 0]);
+        assert_eq!(requests(&mut z, 15 * SECOND), [false; 0]);
+        z.want(CHANGE, 16 * SECOND);
+        assert_eq!(requests(&mut z, 17 * SECOND), [true]);
+    }
+}

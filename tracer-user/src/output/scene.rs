@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Names for the ids in a journey, made safe to print.
+
+use std::borrow::Cow;
+
+use crate::flow::{Deed, Interval, Names, tables};
+use crate::node::{NetnsId, Role, Topology};
+
+/// What the ids in journeys mean.
+#[derive(Clone, Copy)]
+pub struct Scene<'a> {
+    pub topology: &'a Topology,
+    pub names: &'a dyn Names,
+}
+
+impl<'a> Scene<'a> {
+    pub fn new(topology: &'a Topology, names: &'a dyn Names) -> Self {
+        Self { topology, names }
+    }
+
+    pub(crate) fn netns(&self, id: NetnsId) -> Cow<'a, str> {
+        match self.topology.namespaces.get(&id) {
+            Some(ns) => escape(&ns.name),
+            None if id == 0 => Cow::Borrowed("?"),
+            None => Cow::Owned(format!("netns:{id}")),
+        }
+    }
+
+    pub(crate) fn is_pod(&self, id: NetnsId) -> bool {
+        self.topology.namespaces.get(&id).is_some_and(|ns| ns.role == Role::Pod)
+    }
+
+    pub(crate) fn device(&self, netns: NetnsId, ifindex: u32) -> Cow<'a, str> {
+        let device = self.topology.namespaces.get(&netns).and_then(|ns| ns.devices.get(&ifindex));
+        match device {
+            Some(device) => escape(&device.name),
+            None if ifindex == 0 => Cow::Borrowed("?"),
+            None => Cow::Owned(format!("if{ifindex}")),
+        }
+    }
+
+    /// `enum skb_drop_reason`; `None` where the kernel gives none.
+    pub(crate) fn drop_reason(&self, reason: u32) -> Option<Cow<'a, str>> {
+        if reason == u32::MAX {
+            return None;
+        }
+        Some(match self.names.drop_reason(reason) {
+            Some(name) => Cow::Owned(escape(&name).into_owned()),
+            None => Cow::Owned(format!("reason {reason}")),
+        })
+    }
+
+    pub(crate) fn reset_reason(&self, reason: u32) -> Option<Cow<'a, str>> {
+        let name = self.names.reset_reason(reason)?;
+        Some(Cow::Owned(escape(&name).into_owned()))
+    }
+
+    pub(crate) fn symbol(&self, address: u64) -> String {
+        match self.names.symbol(address) {
+            Some(name) => escape(&name).into_owned(),
+            None => format!("{address:#x}"),
+        }
+    }
+
+    pub(crate) fn tables(&self, at: &Interval, deed: Deed) -> Vec<String> {
+        tables(self.topology, at, deed).iter().map(|name| escape(name).into_owned()).collect()
+    }
+}
+
+/// A name from outside, printable: control characters and those that turn the direction of text are
+/// written as `\u{..}`.
+pub fn escape(name: &str) -> Cow<'_, str> {
+    let odd = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    if name.contains(odd) {
+        let escaped = name.chars().flat_map(|c| {
+            let safe = (!odd(c)).then_some(c);
+            safe.into_iter().chain(odd(c).then(|| c.escape_unicode()).into_iter().flatten())
+        });
+        Cow::Owned(escaped.collect())
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_from_outside_controls_the_terminal() {
+        assert_eq!(escape("eth0"), "eth0");
+        assert_eq!(escape("e\x1b[2Jv\u{202e}l"), "e\\u{1b}[2Jv\\u{202e}l");
+    }
+}

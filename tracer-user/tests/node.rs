@@ -6,9 +6,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tracer_user::cli::{Invocation, Parsed, Plan, SystemResolver, parse};
 use tracer_user::node::{
     DeviceKind, Family, Hook, HookOwner, IpPrefix, Namespace, Netns, Observer, PathRole, Watcher, named,
 };
+use tracer_user::target::NamedNamespaces;
 
 /// Namespaces that are deleted with the guard.
 struct Lab(Vec<String>);
@@ -300,4 +302,45 @@ fn the_time_for_a_pod() {
     eprintln!("open {opened:?}, first {:?}, again {:?}", first - opened, start.elapsed() - first);
     assert!(start.elapsed() < Duration::from_millis(500));
     assert!(named().iter().any(|(name, ..)| name == lab.name("node")));
+}
+
+fn plan(line: &str) -> Result<Plan, String> {
+    let words = std::iter::once("egwtrace").chain(line.split_whitespace());
+    let Ok(Parsed::Run(Invocation::Trace(args))) = parse(words) else { panic!("{line}") };
+    Plan::new(&args, &[&NamedNamespaces], &SystemResolver).map_err(|e| e.to_string())
+}
+
+#[test]
+fn from_the_command_line_to_the_devices() {
+    let Some(mut lab) = Lab::new("plan", &["node", "pod", "other", "out"]) else { return };
+    lab.script(NODE);
+    lab.script("pod: ip -6 addr add fd20::22/64 dev eth0 nodad");
+    let (node, pod) = (lab.name("node"), lab.name("pod"));
+
+    let plan_v4 = plan(&format!("--node-netns {node} --pod default/{pod} --dst 192.0.2.1:80")).unwrap();
+    assert_eq!(plan_v4.filter.to_string(), "10.200.0.22 → 192.0.2.1:80");
+    assert_eq!(plan_v4.target.as_ref().unwrap().name, format!("default/{pod}"));
+    assert_eq!(plan_v4.nodes[0].name(), node);
+    let plan_v6 =
+        plan(&format!("--node-netns /run/netns/{node} --netns /run/netns/{pod} --dst [fd99::1]:80")).unwrap();
+    assert_eq!(plan_v6.filter.to_string(), "fd20::22 → [fd99::1]:80");
+    assert_eq!(plan_v6.target.as_ref().unwrap().name, pod);
+    assert_eq!(plan_v6.nodes[0].name(), node);
+
+    let mut observer = Observer::open(&plan_v4.nodes, plan_v4.pod_netns()).unwrap();
+    let seen = observer.observe(&plan_v4.filter.ends()).unwrap();
+    assert_eq!(seen.topology.namespaces.len(), 2);
+
+    // A slip of the finger; two that fit.
+    let error = plan(&format!("--pod {}", &pod[..pod.len() - 1])).unwrap_err();
+    assert!(error.contains(&format!("did you mean \"{pod}\"")), "{error}");
+    let prefix = pod.strip_suffix("-pod").unwrap().to_owned();
+    let pod = pod.to_owned();
+    lab.0.push(format!("{prefix}-{pod}"));
+    run(&format!("ip netns add {prefix}-{pod}"));
+    let error = plan(&format!("--pod {prefix}/{pod}")).unwrap_err();
+    assert!(
+        error.contains("fits more than one namespace") && error.contains("say which one with --netns"),
+        "{error}"
+    );
 }

@@ -93,12 +93,15 @@ impl Netns {
         named().into_iter().find(|(_, id, _)| *id == self.id).map(|(name, ..)| name)
     }
 
-    /// The file it was opened from no longer leads to it: the pod or the process has ended.
+    /// Nobody else holds it any more: the file it was opened from leads elsewhere, it has no name and no
+    /// process is in it. Costs one look at that file for as long as that leads to it.
     pub fn is_gone(&self) -> bool {
-        if self.path.starts_with("/proc/thread-self") {
-            return false;
-        }
-        std::fs::metadata(&self.path).map_or(true, |m| m.ino() as NetnsId != self.id)
+        let is_this = |path: &Path| std::fs::metadata(path).is_ok_and(|m| m.ino() as NetnsId == self.id);
+        let processes = || std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        !(self.path.starts_with("/proc/thread-self")
+            || is_this(&self.path)
+            || self.known_as().is_some()
+            || processes().any(|process| is_this(&process.path().join("ns/net"))))
     }
 
     /// Runs `f` inside the namespace: in a thread of its own, which ends with it, so that no other thread

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The flags as typed. Values are text here; what they mean is decided in [`super::plan`].
+
+use clap::{ArgAction, Args, Parser, ValueEnum};
+
+use super::help;
+
+/// What a command line asks for. Flags without a subcommand trace; further subcommands go here.
+#[derive(Clone, Debug)]
+pub enum Invocation {
+    Trace(TraceArgs),
+}
+
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "egwtrace",
+    bin_name = "egwtrace",
+    version,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    about = help::ABOUT,
+    long_about = help::LONG_ABOUT,
+    after_help = help::AFTER,
+    after_long_help = help::AFTER_LONG,
+    max_term_width = 100,
+    args_override_self = false
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) trace: TraceArgs,
+
+    /// Help: short (-h), with examples (--help)
+    #[arg(short, long, help_heading = "Other", action = ArgAction::Help)]
+    help: Option<bool>,
+
+    /// Version
+    #[arg(short = 'V', long, help_heading = "Other", action = ArgAction::Version)]
+    version: Option<bool>,
+}
+
+/// Flags of a trace.
+#[derive(Args, Clone, Debug, Default)]
+pub struct TraceArgs {
+    /// Follow a pod's packets
+    ///
+    /// Without a container runtime: the network namespace of that name under /run/netns. Its addresses are the
+    /// source of the flow unless --src says otherwise, and its devices are watched too.
+    #[arg(long, value_name = "[NS/]NAME", help_heading = "What to follow", conflicts_with_all = ["netns", "pid"])]
+    pub pod: Option<String>,
+
+    /// Follow the packets of a network namespace
+    #[arg(long, value_name = "NAME|PATH", help_heading = "What to follow", conflicts_with = "pid")]
+    pub netns: Option<String>,
+
+    /// Follow the packets of the network namespace a process is in
+    #[arg(long, value_name = "PID", help_heading = "What to follow")]
+    pub pid: Option<String>,
+
+    /// The source.
+    #[arg(long, value_name = "ADDR", help_heading = "What to follow", help = help::SRC, long_help = help::SRC_LONG)]
+    pub src: Option<String>,
+
+    /// Destination, in the same forms as --src
+    ///
+    /// As the sender sees it: a service's address and not the one it is translated to. Translations are followed.
+    #[arg(long, value_name = "ADDR", help_heading = "What to follow")]
+    pub dst: Option<String>,
+
+    /// Source port
+    #[arg(long, value_name = "PORT", help_heading = "What to follow")]
+    pub sport: Option<String>,
+
+    /// Destination port
+    #[arg(long, value_name = "PORT", help_heading = "What to follow")]
+    pub dport: Option<String>,
+
+    /// tcp, udp, icmp (ICMPv6 too), sctp or a number
+    #[arg(long, value_name = "PROTO", help_heading = "What to follow")]
+    pub proto: Option<String>,
+
+    /// Network namespace of the node; may be given again for a second node [default: the current one]
+    #[arg(long, value_name = "NAME|PATH", help_heading = "Where to look", action = ArgAction::Append)]
+    pub node_netns: Vec<String>,
+
+    /// Where to stand at each netfilter hook
+    #[arg(long, value_name = "WHICH", help_heading = "Where to look", value_enum, default_value_t)]
+    pub positions: PositionChoice,
+
+    /// How to watch devices
+    #[arg(long, value_name = "HOW", help_heading = "Where to look", value_enum, default_value_t)]
+    pub tc: TcChoice,
+
+    /// Stop after this many packets
+    #[arg(long, value_name = "N", help_heading = "When to stop")]
+    pub count: Option<String>,
+
+    /// Stop after this time: 500ms, 10s, 2m
+    #[arg(long, value_name = "TIME", help_heading = "When to stop")]
+    pub duration: Option<String>,
+
+    /// Exit with 1 when a packet of the flow was dropped
+    #[arg(long, help_heading = "When to stop")]
+    pub fail_on_drop: bool,
+
+    /// Show only packets that are dropped
+    #[arg(long, help_heading = "Output")]
+    pub drops: bool,
+
+    /// Form of the output
+    #[arg(short, long, value_name = "FORMAT", help_heading = "Output", value_enum, default_value_t)]
+    pub output: Format,
+
+    /// More: every position (-v), what attached and how (-vv)
+    #[arg(short, long, help_heading = "Output", action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// When to use colours
+    #[arg(long, value_name = "WHEN", help_heading = "Output", value_enum, default_value_t)]
+    pub color: ColorChoice,
+
+    /// How to print the time of a packet
+    #[arg(long, value_name = "STYLE", help_heading = "Output", value_enum, default_value_t)]
+    pub time: TimeStyle,
+
+    /// Print the programs' own debug messages
+    #[arg(long, help_heading = "Output", hide_short_help = true)]
+    pub debug_bpf: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    #[default]
+    /// For people
+    Text,
+    /// One object per packet's journey, one per line
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    #[default]
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Even into a file
+    Always,
+    /// Not at all
+    Never,
+}
+
+impl ColorChoice {
+    /// Whether to colour what goes to a stream. `no_color`: the variable NO_COLOR is set and not empty.
+    pub fn enabled(self, is_terminal: bool, no_color: bool) -> bool {
+        match self {
+            Self::Auto => is_terminal && !no_color,
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TimeStyle {
+    #[default]
+    /// Time of day
+    Wall,
+    /// Seconds since the start
+    Relative,
+    /// Seconds since 1970
+    Unix,
+    /// Not at all
+    None,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PositionChoice {
+    #[default]
+    /// After the last table; between all of them for a moment when more than one could be the cause
+    Auto,
+    /// Between all tables, all the time
+    All,
+    /// After the last table only
+    Last,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TcChoice {
+    #[default]
+    /// With TCX links where the kernel has them (6.6), else with tracepoints
+    Auto,
+    /// With TCX links or not at all
+    Tcx,
+    /// With clsact filters, for older kernels: adds a qdisc while it runs
+    Clsact,
+    /// Not at all
+    Off,
+}

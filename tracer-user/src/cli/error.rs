@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What can be wrong with a command line. One line each: the bad value, and what is accepted.
+
+use tracer_common::MAX_ADDRS;
+
+use crate::node::NetnsError;
+use crate::target::TargetError;
+
+/// Traced, however it ended: signal, count, duration, closed pipe.
+pub const EXIT_TRACED: u8 = 0;
+/// With --fail-on-drop: at least one packet of the flow was dropped.
+pub const EXIT_DROP_SEEN: u8 = 1;
+/// The command line or the environment does not allow tracing.
+pub const EXIT_USAGE: u8 = 2;
+
+/// Values are already quoted and printable.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    #[error(
+        "nothing to follow; accepted: --pod NAME, --netns NAME, --pid PID, --src ADDR or --dst ADDR, alone or together (egwtrace --help has examples)"
+    )]
+    Nothing,
+    #[error("{flag} {value}: {problem}; accepted: {accepted}")]
+    Value { flag: &'static str, value: String, problem: String, accepted: &'static str },
+    #[error(
+        "{flag} {value}: no address found ({reason}); accepted: a name that resolves here, an IP address, a CIDR"
+    )]
+    Unresolvable { flag: &'static str, value: String, reason: String },
+    #[error("{first} and {second} cannot both match: {why}")]
+    Contradiction { first: String, second: String, why: String },
+    #[error(
+        "{flag} {value} stands for {count} addresses, and at most {MAX_ADDRS} can be followed at once; give one of them, or a CIDR"
+    )]
+    TooMany { flag: &'static str, value: String, count: usize },
+    #[error(
+        "{target} has no {family} address, and {flag} {value} is {family}; give --src to follow another address"
+    )]
+    NoSuchFamily { target: String, family: &'static str, flag: &'static str, value: String },
+    #[error("{target} has no address yet; give --src or --dst to follow something else through it")]
+    NoAddress { target: String },
+    #[error("{0}")]
+    Syntax(String),
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+}

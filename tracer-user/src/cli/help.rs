@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The long texts of --help.
+
+pub(super) const ABOUT: &str = "Follow one flow through a Kubernetes node, live, hop by hop";
+
+pub(super) const LONG_ABOUT: &str = "\
+Follow one flow through a Kubernetes node, live, hop by hop.
+
+Prints, for every packet of the flow and of its answers, one line per hop: where it was, the mark, the \
+translation, the route taken, the time since the hop before; and where it was dropped and why. It only \
+watches: no packet, rule, queue or setting is changed, and nothing remains after it ends.
+
+--pod, --netns, --pid, --src or --dst alone is enough.";
+
+pub(super) const SRC: &str = "Source: IP, CIDR, IP:PORT, [IPv6]:PORT, host name, HOST:PORT";
+
+pub(super) const SRC_LONG: &str = "\
+Source: IP, CIDR, IP:PORT, [IPv6]:PORT, host name, HOST:PORT
+
+Answers are followed too. A host name stands for all its addresses.";
+
+pub(super) const AFTER: &str = "\
+Examples:
+  egwtrace --pod default/visitor --dst 172.16.25.183:80
+  egwtrace --dst api.example.com:443 --drops
+  egwtrace --src 10.200.0.22 --proto icmp --count 4
+
+Exit codes: 0 traced, 1 a drop was seen (with --fail-on-drop), 2 cannot trace. More with --help.";
+
+pub(super) const AFTER_LONG: &str = "\
+Examples:
+  A pod's connection to a server outside, on the node of the pod:
+      egwtrace --pod default/visitor --dst 172.16.25.183:80
+
+  The other half of it, on the node that is its gateway (the pod is not there):
+      egwtrace --src 10.200.0.22 --dst 172.16.25.183:80
+
+  Everything that is dropped on the way to a name, IPv4 and IPv6:
+      egwtrace --dst api.example.com:443 --drops
+
+  Both nodes of a lab in one run:
+      egwtrace --node-netns node1 --node-netns node2 --pod visitor --dst 172.16.25.183
+
+  What a process sends over IPv6:
+      egwtrace --pid 4242 --dst '[fd00::80]:443'
+
+  In a script: is anything lost in the next ten seconds?
+      egwtrace --pod visitor --duration 10s --fail-on-drop -o json > journeys.json
+
+Exit codes:
+  0  traced, whatever ended it: --count, --duration, Ctrl-C, SIGTERM, a closed pipe
+  1  with --fail-on-drop: at least one packet of the flow was dropped
+  2  the command line or the machine does not allow tracing; standard error says why, in one line
+
+Data goes to standard output, everything else to standard error. Root is needed, or CAP_BPF,
+CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN (to enter network namespaces).";

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From the command line to a validated [`Plan`]: flags as typed, then what they mean.
+
+mod args;
+mod endpoint;
+mod error;
+mod filter;
+mod help;
+mod parse;
+mod plan;
+mod resolve;
+mod values;
+
+pub use args::{ColorChoice, Format, Invocation, PositionChoice, TcChoice, TimeStyle, TraceArgs};
+pub use endpoint::{Endpoint, Host};
+pub use error::{CliError, EXIT_DROP_SEEN, EXIT_TRACED, EXIT_USAGE};
+pub use filter::Filter;
+pub use parse::{Parsed, parse};
+pub use plan::Plan;
+pub use resolve::{Resolve, SystemResolver};

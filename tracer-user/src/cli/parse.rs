@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Running clap, and saying what it says in one line.
+
+use std::ffi::OsString;
+
+use clap::Parser as _;
+use clap::builder::StyledStr;
+use clap::error::ErrorKind;
+
+use super::args::{Cli, Invocation};
+use super::error::CliError;
+use crate::node::printable;
+
+/// A command line that is well formed.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
+pub enum Parsed {
+    Run(Invocation),
+    /// Help or version: for standard output, exit code 0.
+    Print(StyledStr),
+}
+
+/// Parses the arguments, the program's name first.
+pub fn parse<I>(arguments: I) -> Result<Parsed, CliError>
+where
+    I: IntoIterator,
+    I::Item: Into<OsString> + Clone,
+{
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => Ok(Parsed::Run(Invocation::Trace(cli.trace))),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            Ok(Parsed::Print(error.render().clone()))
+        }
+        Err(error) => Err(CliError::Syntax(one_line(&error.render().to_string()))),
+    }
+}
+
+/// Clap's message without the usage that follows it, its lines joined, and nothing in it that a terminal
+/// would obey: it repeats what was typed.
+fn one_line(message: &str) -> String {
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    let end = ["\n\nUsage:", "\n\nFor more information"].iter().filter_map(|mark| message.find(mark)).min();
+    let lines: Vec<String> = message[..end.unwrap_or(message.len())]
+        .lines()
+        .map(|line| printable(line.trim()))
+        .filter(|line| !line.is_empty())
+        .collect();
+    format!("{} (see egwtrace --help)", lines.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cli::TraceArgs;
+
+    fn refused(arguments: &[&str]) -> String {
+        match parse(std::iter::once(&"egwtrace").chain(arguments)) {
+            Err(error) => error.to_string(),
+            Ok(parsed) => panic!("{arguments:?}: {parsed:?}"),
+        }
+    }
+
+    fn taken(arguments: &[&str]) -> TraceArgs {
+        match parse(std::iter::once(&"egwtrace").chain(arguments)) {
+            Ok(Parsed::Run(Invocation::Trace(args))) => args,
+            other => panic!("{arguments:?}: {other:?}"),
+        }
+    }
+
+    fn printed(flag: &str) -> String {
+        match parse(["egwtrace", flag]) {
+            Ok(Parsed::Print(text)) => text.to_string(),
+            other => panic!("{flag}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_are_taken_as_typed() {
+        let args = taken(&[
+            "--pod",
+            "default/visitor",
+            "--dst=172.16.25.183:80",
+            "-vv",
+            "-ojson",
+            "--node-netns",
+            "a",
+            "--node-netns",
+            "b",
+        ]);
+        assert_eq!(args.pod.as_deref(), Some("default/visitor"));
+        assert_eq!(
+            (args.verbose, args.output, args.node_netns),
+            (2, crate::cli::Format::Json, vec!["a".into(), "b".into()])
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_one_line() {
+        for (arguments, expected) in [
+            (
+                &["--pood", "x"][..],
+                "unexpected argument '--pood' found; tip: a similar argument exists: '--pod'",
+            ),
+            (
+                &["--color", "blue"],
+                "invalid value 'blue' for '--color <WHEN>'; [possible values: auto, always, never]",
+            ),
+            (&["--dst"], "a value is required for '--dst <ADDR>' but none was supplied"),
+            (
+                &["--pod", "a", "--pid", "1"],
+                "the argument '--pod <[NS/]NAME>' cannot be used with '--pid <PID>'",
+            ),
+            (&["--dst", "a", "--dst", "b"], "the argument '--dst <ADDR>' cannot be used multiple times"),
+            (&["visitor"], "unexpected argument 'visitor' found"),
+            (&["--x\u{202e}\ny"], "unexpected argument '--x\\u{202e}; y' found"),
+        ] {
+            let error = refused(arguments);
+            assert!(error.starts_with(expected), "{error}");
+            assert!(error.ends_with("(see egwtrace --help)") && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn help_has_groups_examples_and_exit_codes() {
+        let long = printed("--help");
+        for part in [
+            "What to follow:",
+            "Where to look:",
+            "When to stop:",
+            "Output:",
+            "Examples:",
+            "Exit codes:",
+            "--debug-bpf",
+        ] {
+            assert!(long.contains(part), "{part}\n{long}");
+        }
+        assert!(printed("-h").lines().count() < 60, "the short help fits on a screen");
+        assert!(long.lines().all(|l| l.chars().count() <= 110), "{long}");
+        assert!(printed("--version").starts_with("egwtrace 0."));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_arguments_never_panic(
+            arguments in proptest::collection::vec(
+                prop_oneof![
+                    ".{0,20}",
+                    "--(pod|netns|pid|src|dst|sport|dport|proto|count|duration|drops|color|time|tc|node-netns)(=.{0,10})?",
+                    "-[a-zA-Z]{1,3}",
+                ],
+                0..6,
+            ),
+        ) {
+            if let Err(error) = parse(std::iter::once("egwtrace".to_owned()).chain(arguments)) {
+                let text = error.to_string();
+                prop_assert!(!text.is_empty() && !text.chars().any(char::is_control), "{text:?}");
+            }
+        }
+
+        #[test]
+        fn arguments_that_are_not_text_never_panic(bytes in proptest::collection::vec(1u8.., 0..20)) {
+            use std::os::unix::ffi::OsStringExt as _;
+            let _ = parse([OsString::from("egwtrace"), OsString::from("--dst"), OsString::from_vec(bytes.clone())]);
+            let _ = parse([OsString::from("egwtrace"), OsString::from_vec(bytes)]);
+        }
+    }
+}

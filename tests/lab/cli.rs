@@ -261,6 +261,9 @@ enum What {
     Verify(VerifyOptions),
     #[command(hide = true)]
     Serve(server::Serve),
+    /// Put a lab up under this id and hold it until killed: for the test of the guard.
+    #[command(hide = true)]
+    Hold { id: String },
     #[command(hide = true)]
     Guard { id: String },
 }
@@ -285,6 +288,12 @@ fn run(what: What, helper: impl FnOnce() -> Result<Helper>) -> ExitCode {
         }
         What::Verify(options) => helper().and_then(|helper| verify(&options, &helper)),
         What::Serve(serve) => server::main(serve),
+        What::Hold { id } => helper().and_then(|helper| {
+            let _lab = Lab::up_with(Spec::new(id), helper)?;
+            loop {
+                std::thread::park();
+            }
+        }),
         What::Guard { id } => helper::guard_main(&id),
     };
     match done {

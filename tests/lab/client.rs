@@ -14,8 +14,9 @@ use serde::Serialize;
 
 use crate::ns::Ns;
 
-/// How long a client waits before it gives up, as `curl -m 3` in the guides.
-pub const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a client waits before it gives up: three SYNs, and long enough to hear that a neighbour
+/// does not answer (three requests, a second apart).
+pub const PATIENCE: Duration = Duration::from_millis(3500);
 
 /// What came of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A lab that is up, and how it goes up and down.
 
-use std::{collections::BTreeMap, net::IpAddr, process::Child, sync::Mutex, thread, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, process::Child, sync::Mutex, thread};
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -324,19 +324,17 @@ fn ip_with(ns: &Ns, argv: &[&str], lines: &str) -> Result<()> {
     })
 }
 
-fn check_root() -> Result<()> {
+/// Whether the caller may make labs.
+pub fn is_root() -> bool {
     // SAFETY: geteuid takes nothing and cannot fail.
-    if unsafe { libc::geteuid() } == 0 {
-        Ok(())
-    } else {
-        bail!("the lab needs root: it makes network namespaces")
-    }
+    unsafe { libc::geteuid() == 0 }
+}
+
+fn check_root() -> Result<()> {
+    if is_root() { Ok(()) } else { bail!("the lab needs root: it makes network namespaces") }
 }
 
 fn check_id(id: &str) -> Result<()> {
     let fine = !id.is_empty() && id.len() <= 40 && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     if fine { Ok(()) } else { bail!("a lab's id is of letters, digits and dashes, at most 40: not {id:?}") }
 }
-
-/// How long a lab needs to settle at most (announcements, IPv6 addresses).
-pub const SETTLE: Duration = Duration::from_secs(2);

@@ -22,10 +22,22 @@ macro_rules! line {
     }};
 }
 
+/// Ends a test which needs root, as passed, where there is none; says so.
+#[macro_export]
+macro_rules! skip_unless_root {
+    () => {
+        if !$crate::is_root() {
+            eprintln!("skipped: the lab needs root");
+            return Ok(());
+        }
+    };
+}
+
 pub mod announce;
 pub mod cli;
 pub mod client;
 mod conntrack;
+pub mod drops;
 pub mod faults;
 pub mod helper;
 mod lab;
@@ -40,5 +52,5 @@ mod spec;
 pub mod topology;
 pub mod verify;
 
-pub use lab::{Lab, SETTLE};
+pub use lab::{Lab, is_root};
 pub use spec::{Backend, HAND, PREFIX, Spec};

@@ -7,8 +7,9 @@ use super::{
     exit::{big_mtu, drop_too_big},
 };
 use crate::{
+    client,
     probe::Probe,
-    topology::{Family, NODE2},
+    topology::{self as t, Family, NODE2},
 };
 
 pub(super) const FAULTS: &[Fault] = &[
@@ -37,7 +38,11 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Pod2,
         expect: Expect::TimesOutOrUnreachable,
         expect6: Some(Expect::TimesOutOrUnreachable),
-        apply: |lab, _| lab.sh("node1", "ip link set vethpod nomaster").map(drop),
+        apply: |lab, family| {
+            // The pod knows its gateway's MAC from before.
+            client::ping(&lab.ns("visitor"), t::pod2(family), 1, 56, true)?;
+            lab.sh("node1", "ip link set vethpod nomaster").map(drop)
+        },
     },
     Fault {
         name: "flannel-down",
@@ -110,7 +115,8 @@ pub(super) const FAULTS: &[Fault] = &[
         about: "FORWARD has policy DROP and iptables sees bridged frames: pods of one node are cut off",
         probe: Probe::Podb,
         expect: Expect::TimesOut,
-        expect6: Some(Expect::TimesOut),
+        // Over IPv6 the neighbour solicitations are dropped too.
+        expect6: Some(Expect::TimesOutOrUnreachable),
         apply: |lab, family| {
             lab.iptables("node1", family, "-P FORWARD DROP")?;
             lab.iptables("node1", family, "-F FLANNEL-FWD").map(drop)

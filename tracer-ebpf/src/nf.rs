@@ -8,7 +8,7 @@ use crate::{
     emit::{self, Meta, Sighting},
     judge::{Hit, judge},
     kernel::number,
-    maps::{MEMO, Memo, SETTINGS},
+    maps::{MEMO, Memo, SETTINGS, STAGE_NONE, STAGE_ROUTE},
     packet::{SkbBytes, Transport},
     probed, typed,
 };
@@ -90,6 +90,7 @@ fn observe(ctx: *mut NfContext, position: u8) {
         position,
         dir: hit.flow.dir,
         skb,
+        ts: emit::now(),
         transport: Transport::NONE,
         meta: Meta {
             mark: typed!(skb, skb_mark, u32),
@@ -106,7 +107,7 @@ fn observe(ctx: *mut NfContext, position: u8) {
     // SAFETY: as above.
     unsafe {
         (*memo).miss = 0;
-        remember(memo, skb, &hit, netns, 0);
+        remember(memo, &hit, &sighting, if entry { STAGE_ROUTE } else { STAGE_NONE });
     }
     let ct = if hit.is_encap() { Ct::NONE } else { Ct::of(typed!(skb, skb_nfct, u64)) };
     if !conntrack::follow(&ct, &mut hit, &mut sighting) {
@@ -120,21 +121,27 @@ fn observe(ctx: *mut NfContext, position: u8) {
     emit::hit(&sighting, &hit);
 }
 
-/// Keeps a hit for the route lookup that follows on this CPU.
+/// Keeps a hit for the route lookups that follow on this CPU.
 ///
 /// # Safety
 /// `memo` is this CPU's value of the map.
 #[inline(always)]
-pub unsafe fn remember(memo: *mut Memo, skb: u64, hit: &Hit, netns: u32, leaving: u32) {
-    let skb = number(skb);
+pub unsafe fn remember(memo: *mut Memo, hit: &Hit, sighting: &Sighting, stage: u32) {
+    if stage == STAGE_NONE {
+        // SAFETY: by the caller.
+        unsafe { (*memo).stage = STAGE_NONE };
+        return;
+    }
+    let skb = number(sighting.skb);
     // SAFETY: by the caller. The tag is written last: an interrupt in between leaves one that does not fit.
     unsafe {
         core::ptr::write_volatile(&raw mut (*memo).tag, 0);
         (*memo).hit = skb;
         (*memo).flow = hit.flow.id;
         (*memo).dir = u32::from(hit.flow.dir);
-        (*memo).netns = netns;
-        (*memo).leaving = leaving;
+        (*memo).netns = sighting.meta.netns;
+        (*memo).stage = stage;
+        (*memo).ts = sighting.ts;
         (*memo).src = hit.packet.tuple.src;
         (*memo).dst = hit.packet.tuple.dst;
         core::ptr::write_volatile(&raw mut (*memo).tag, memo_tag(skb, hit.flow.id));

@@ -9,7 +9,7 @@ use crate::{
     emit::{self, Meta, Sighting},
     judge::{Hit, judge},
     kernel::netns_of_device,
-    maps::{MEMO, SETTINGS},
+    maps::{MEMO, SETTINGS, STAGE_ENCAP},
     nf::remember,
     packet::{Bytes, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, TcBytes, Transport},
     probed,
@@ -80,6 +80,7 @@ fn observe<const POINT: u8, const HEADER: usize>(ctx: &TcContext) -> i32 {
         position: 0,
         dir: hit.flow.dir,
         skb: address,
+        ts: emit::now(),
         transport: Transport::NONE,
         meta: Meta { mark, len, ifindex, netns, gso_size, gso_segs, vlan },
         detail: [0; 3],
@@ -87,10 +88,10 @@ fn observe<const POINT: u8, const HEADER: usize>(ctx: &TcContext) -> i32 {
     if !conntrack::follow(&ct, &mut hit, &mut sighting) {
         return NEXT;
     }
-    if POINT == EGRESS {
+    if POINT == EGRESS && !hit.is_encap() {
         if let Some(memo) = MEMO.get_ptr_mut(0) {
             // SAFETY: this CPU's value of the map.
-            unsafe { remember(memo, address, &hit, netns, 1) };
+            unsafe { remember(memo, &hit, &sighting, STAGE_ENCAP) };
         }
     }
     sighting.detail = emit::sighting_detail(&ct, &hit, &sighting, 0);

@@ -60,7 +60,7 @@ pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     };
     let transport = hit.packet.transport(&bytes);
     let sighting =
-        Sighting { kind: Kind::ResetSend, point: 0, position: 0, dir: hit.flow.dir, skb, transport, meta, detail };
+        Sighting { kind: Kind::ResetSend, point: 0, position: 0, dir: hit.flow.dir, skb, ts: emit::now(), transport, meta, detail };
     emit::hit(&sighting, &hit);
     0
 }
@@ -123,6 +123,6 @@ fn of_socket(sk: u64, kind: Kind, skb: u64, seq: u32, detail: [u64; 3]) {
     let packet = Packet { tuple, proto: TCP, flags, ..Packet::NONE };
     let transport = Transport { a: seq, ..Transport::NONE };
     let meta = Meta { netns, ..Meta::NONE };
-    let sighting = Sighting { kind, point: 0, position: 0, dir: flow.dir, skb, transport, meta, detail };
+    let sighting = Sighting { kind, point: 0, position: 0, dir: flow.dir, skb, ts: emit::now(), transport, meta, detail };
     emit::record(&sighting, &packet, &packet.tuple, flow.id);
 }

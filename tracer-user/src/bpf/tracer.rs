@@ -263,7 +263,7 @@ impl Tracer {
         (taken, unreadable)
     }
 
-    /// Sums of the per-CPU counters.
+    /// Sums of the per-CPU counters; of the wake-ups the last.
     pub fn counters(&self) -> Result<Counters, TracerError> {
         let values = self
             .counters
@@ -274,6 +274,7 @@ impl Tracer {
             lost: sum.lost + c.lost,
             inserted: sum.inserted + c.inserted,
             insert_failed: sum.insert_failed + c.insert_failed,
+            woken: sum.woken.max(c.woken),
         }))
     }
 

@@ -32,9 +32,18 @@ pub(crate) const BPF_LINKER: (u32, u32, u32) = (0, 10, 3);
 /// The major version of LLVM whose interface that bpf-linker is compiled for.
 const BPF_LINKER_LLVM: u32 = 22;
 
-/// Line information and BTF; and zeroed records stay memset, which otherwise become a loop over their bytes.
-const RUSTFLAGS: [&str; 6] =
-    ["-C", "debuginfo=2", "-C", "link-arg=--btf", "-C", "link-arg=--disable-expand-memcpy-in-order"];
+/// Line information and BTF; the instructions of Linux 5.12 on (atomic fetch-and-add and exchange, which the
+/// assembler refuses without); and zeroed records stay memset, which otherwise become a loop over their bytes.
+const RUSTFLAGS: [&str; 8] = [
+    "-C",
+    "debuginfo=2",
+    "-C",
+    "target-cpu=v3",
+    "-C",
+    "link-arg=--btf",
+    "-C",
+    "link-arg=--disable-expand-memcpy-in-order",
+];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Compiler {

@@ -275,7 +275,7 @@ impl Tracer {
         (taken, unreadable)
     }
 
-    /// Sums of the per-CPU counters.
+    /// Sums of the per-CPU counters; of the wake-ups the last.
     pub fn counters(&self) -> Result<Counters, TracerError> {
         let values = self
             .counters

@@ -100,7 +100,9 @@ impl Tracker {
             if slot.fp.dir != fp.dir || slot.settled {
                 continue;
             }
-            if fragment && !slot.fp.frag && slot.fp.ip_id == fp.ip_id {
+            let was_whole = !slot.journey.packet.is_fragment
+                || slot.journey.notes.iter().any(|n| matches!(n.what, NoteKind::Absorbed { .. }));
+            if fragment && was_whole && slot.fp.ip_id == fp.ip_id {
                 part_of = Some(id);
             }
             if let (Some(_), Some((start, end))) = (range, slot.fp.tcp_range()) {

@@ -158,6 +158,7 @@ impl Text {
         let journey = news.journey;
         let columns = Columns::of(scene);
         let mut since = None;
+        let mut opens = true;
         let mut notes = journey.notes.iter().enumerate().skip(news.from_note).peekable();
         for at in 0..journey.hops.len() {
             let hop = &journey.hops[at];
@@ -170,7 +171,8 @@ impl Text {
                     self.note(out, scene, note)?;
                 }
                 if shown {
-                    self.hop(out, scene, &columns, &HopLine { journey, at, since, remark })?;
+                    let line = HopLine { journey, at, since, opens: std::mem::take(&mut opens), remark };
+                    self.hop(out, scene, &columns, &line)?;
                 }
             }
             // Times add up over the lines that are there; lookups before the packet existed do not count.

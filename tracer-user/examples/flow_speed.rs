@@ -17,9 +17,12 @@ const STEP_NS: u64 = 1_000;
 fn main() {
     let topology = Arc::new(topology());
     let path = path();
-    for (name, mark, print) in
-        [("join", 0, false), ("join, marks change", 0x10, false), ("join and print", 0, true)]
-    {
+    for (name, mark, print, equal) in [
+        ("join", 0, false, false),
+        ("join, marks change", 0x10, false, false),
+        ("join equal packets", 0, false, true),
+        ("join and print", 0, true, false),
+    ] {
         let mut tracker = Tracker::new(Options { zoom: false, ..Options::default() }, Arc::new(NoNames));
         tracker.set_topology(Arc::clone(&topology));
         let scene = Scene::new(&topology, &NoNames);
@@ -45,9 +48,13 @@ fn main() {
             e.seq = i as u32;
             e.skb = 0xffff_8880_0000_0000 | (packet % 512) << 8;
             e.flow = 1 + (packet % 64) as u32;
-            e.ip_id = packet as u16;
-            e.l4a = (packet as u32).wrapping_mul(1448);
-            e.tcp_flags = 0x10;
+            if equal {
+                (e.proto, e.flow) = (17, 1);
+            } else {
+                e.ip_id = packet as u16;
+                e.l4a = (packet as u32).wrapping_mul(1448);
+                e.tcp_flags = 0x10;
+            }
             e.mark = if at > 3 { mark } else { 0 };
             tracker.push(&e);
             if i % BATCH == BATCH - 1 {

@@ -3,17 +3,20 @@
 
 mod addr;
 mod author;
+mod change;
 mod dead;
 mod emit;
 mod ending;
 mod fingerprint;
 mod fold;
 mod generations;
+mod lookup;
 mod loss;
 mod model;
 mod names;
 mod nat;
 mod pairing;
+mod parts;
 mod places;
 mod sight;
 mod slots;

@@ -521,11 +521,7 @@ fn ending<'a>(scene: &Scene<'a>, journey: &Journey) -> JsonEnding<'a> {
             device: (site.ifindex != 0).then(|| scene.device(site.netns, site.ifindex)),
             reason: scene.drop_reason(site.reason),
             symbol: scene.symbol(site.location),
-            hook: site.interval.as_ref().map(|at| {
-                let symbol = scene.symbol(site.location);
-                let deed = Deed::of_drop(symbol.split(['.', '+']).next().unwrap_or_default());
-                interval(scene, at, deed)
-            }),
+            hook: site.interval.as_ref().map(|at| interval(scene, at, site.deed)),
             mark: site.mark,
             length: site.len,
             after_delivery: site.delivered,

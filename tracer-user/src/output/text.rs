@@ -42,7 +42,15 @@ pub struct Text {
     first: Option<u64>,
     /// Conntrack entries that were shown: once is enough.
     told: FxHashSet<(u64, ConntrackTuples)>,
-    blank: bool,
+    /// Something was written: a blank line comes next, except between notices.
+    before: Before,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    Notice,
+    Block,
 }
 
 type ConntrackTuples = (crate::flow::Ends, crate::flow::Ends);
@@ -75,7 +83,7 @@ impl Columns {
 impl Text {
     pub fn new(options: TextOptions) -> Self {
         let options = TextOptions { width: options.width.max(NARROW), ..options };
-        Self { options, first: None, told: FxHashSet::default(), blank: false }
+        Self { options, first: None, told: FxHashSet::default(), before: Before::Nothing }
     }
 
     pub(crate) fn line(&self, hang: usize) -> Line {
@@ -224,8 +232,9 @@ impl Text {
             .is_some_and(|e| e.translates() && !self.told.contains(&(e.id, (e.original, e.reply))))
     }
 
-    fn gap(&mut self, out: &mut dyn io::Write) -> io::Result<()> {
-        if std::mem::replace(&mut self.blank, true) {
+    fn gap(&mut self, out: &mut dyn io::Write, next: Before) -> io::Result<()> {
+        let before = std::mem::replace(&mut self.before, next);
+        if before == Before::Block || (before == Before::Notice && next == Before::Block) {
             out.write_all(b"\n")?;
         }
         Ok(())
@@ -267,7 +276,7 @@ impl Output for Text {
             }
             text.end(out)?;
         }
-        self.blank = true;
+        self.before = Before::Block;
         Ok(())
     }
 
@@ -278,7 +287,7 @@ impl Output for Text {
         news: &News<'_>,
         explanation: Option<&Explanation>,
     ) -> io::Result<()> {
-        self.gap(out)?;
+        self.gap(out, Before::Block)?;
         self.title(out, scene, news.journey, false)?;
         self.body(out, scene, news, explanation)
     }
@@ -290,7 +299,7 @@ impl Output for Text {
         news: &News<'_>,
         explanation: Option<&Explanation>,
     ) -> io::Result<()> {
-        self.gap(out)?;
+        self.gap(out, Before::Block)?;
         self.title(out, scene, news.journey, true)?;
         self.body(out, scene, news, explanation)
     }
@@ -302,18 +311,18 @@ impl Output for Text {
                 let s = if *count == 1 { " was" } else { "s were" };
                 let cpu = cpu.map(|cpu| format!(" on CPU {cpu}")).unwrap_or_default();
                 let words = format!("!!  {count} event{s} lost{cpu} ({total} so far): hops may be missing");
-                self.gap(out)?;
+                self.gap(out, Before::Notice)?;
                 text.put(Style::Red, &words);
             }
             Notice::Stray { netns, ends, what, .. } => {
-                self.gap(out)?;
+                self.gap(out, Before::Notice)?;
                 text.put(Style::Dim, &format!("··  {ends} in {}:", scene.netns(*netns)));
                 text.end(out)?;
                 let note = crate::flow::Note { ts: 0, netns: *netns, after: 0, what: *what };
                 return self.note(out, scene, &note);
             }
             Notice::Device { netns, device, appeared, .. } => {
-                self.gap(out)?;
+                self.gap(out, Before::Notice)?;
                 let what = if *appeared { "appeared" } else { "is gone" };
                 let words = format!("··  {} {} {what}", escape(netns), escape(device));
                 text.put(Style::Yellow, &words);
@@ -322,13 +331,13 @@ impl Output for Text {
                 if self.options.verbose == 0 {
                     return Ok(());
                 }
-                self.gap(out)?;
+                self.gap(out, Before::Notice)?;
                 let words = if *on { "looking between the tables of" } else { "done looking at" };
                 let words = format!("··  {words} {} {}", scene.netns(zoom.netns), zoom.hook.name());
                 text.put(Style::Dim, &words);
             }
             Notice::Text { text: words, .. } => {
-                self.gap(out)?;
+                self.gap(out, Before::Notice)?;
                 text.put(Style::Plain, &format!("··  {}", escape(words)));
             }
         }
@@ -336,7 +345,7 @@ impl Output for Text {
     }
 
     fn summary(&mut self, out: &mut dyn io::Write, scene: &Scene<'_>, summary: &Summary) -> io::Result<()> {
-        self.gap(out)?;
+        self.gap(out, Before::Block)?;
         text_summary::write(self, out, scene, summary)
     }
 }

@@ -300,8 +300,7 @@ impl Text {
         let mut place = format!("in {}", scene.netns(site.netns));
         if let Some(at) = &site.interval {
             place.push_str(&format!(" {}", at.hook.name()));
-            let deed =
-                Deed::of_drop(scene.symbol(site.location).split(['.', '+']).next().unwrap_or_default());
+            let deed = site.deed;
             let tables = scene.tables(at, deed);
             match &tables[..] {
                 [] => {}

@@ -97,7 +97,7 @@ fn table(
         return Ok(());
     }
     let names = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    let names = names.min(width.saturating_sub(60)).max(24);
+    let names = names.max(24);
     line.put(Style::Plain, "  ").cell(Style::Dim, "hop", names);
     for head in ["count", "p50", "p90", "p99", "max"] {
         line.right(Style::Dim, head, if head == "count" { 7 } else { 9 });

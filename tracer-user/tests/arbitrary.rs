@@ -110,7 +110,7 @@ fn run(events: Vec<Event>, options: Options) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_records(events in prop::collection::vec(event(), 0..400), mode in 0..3) {

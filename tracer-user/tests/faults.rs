@@ -267,6 +267,27 @@ fn a_loop_is_one_journey() {
 }
 
 #[test]
+fn a_loop_over_another_node_is_one_journey() {
+    // Out by one tunnel, back by the other, two hops less to live each time.
+    let mut w = World::new(false);
+    let mut r = Pkt { ttl: 60, dst: ip("10.200.0.22"), ..syn_ack() };
+    for _ in 0..5 {
+        r.outer = Some((N2, N1, 1));
+        w.tc(&r, NODE1, ETH0, IN, 20_000);
+        r.outer = None;
+        w.tc(&r, NODE1, FLANNEL, IN, 1000);
+        r.ttl -= 1;
+        w.tc(&r, NODE1, EGRESS, OUT, 3000);
+        r.outer = Some((N1, N2, 100));
+        w.tc(&r, NODE1, ETH0, OUT, 1000);
+        r.ttl -= 1;
+    }
+    w.wait(60);
+    assert_eq!(w.finish().packets, 1);
+    assert!(w.screen().contains("routing loop"), "{}", w.screen());
+}
+
+#[test]
 fn names_from_outside_cannot_control_the_terminal() {
     let mut w = World::new(false);
     w.change(|t| {

@@ -52,6 +52,31 @@ fn cluster_ip_is_translated_and_back() {
 }
 
 #[test]
+fn conntrack_is_told_where_it_translates_whatever_comes_first() {
+    for entry_first in [true, false] {
+        let mut w = World::new(false);
+        let original = Pkt::tcp("10.200.0.22", 41234, "10.96.100.100", 80);
+        let back = Pkt::tcp("10.200.1.22", 80, "10.200.0.22", 41234);
+        let mut p = original;
+        p.ct = (0xc5, 0, 2);
+        w.tc(&p, POD, ETH0, OUT, 1000);
+        w.tc(&p, NODE1, VETH, IN, 2500);
+        p.dst = ip("10.200.1.22");
+        if entry_first {
+            w.conntrack(&p, &original, &back);
+        }
+        w.nf(&p, NODE1, Hook::Prerouting, (CNI0, 0), 1400);
+        if !entry_first {
+            w.conntrack(&p, &original, &back);
+        }
+        w.tc(&p, NODE1, CNI0, IN, 800);
+        w.wait(60);
+        let told: Vec<_> = w.journeys[&1].hops.iter().map(|h| h.conntrack.is_some()).collect();
+        assert_eq!(told, [false, false, true, false], "entry first: {entry_first}");
+    }
+}
+
+#[test]
 fn node_port_with_masquerade() {
     let mut w = World::new(false);
     let mut p = Pkt::tcp("172.16.25.183", 50000, "172.16.25.11", 30897);

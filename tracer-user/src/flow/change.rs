@@ -57,11 +57,22 @@ impl Tracker {
         } else if id != now.0 && now.1 != 0 && e.ct_info() == CT_NEW {
             hop.ct_mark_change = Some((0, now.1));
         }
-        let told = &mut slot.journey.conntrack;
         if (id != now.0 || hop.nat.is_some())
             && let Some(entry) = self.conntracks.find(now.0)
         {
-            hop.conntrack = tell_conntrack(told, entry);
+            let journey = &mut slot.journey;
+            hop.conntrack = tell_conntrack(&mut journey.conntrack, entry);
+            if hop.nat.is_some() {
+                // The entry is told where it translates, also if its records came before this one.
+                let known = journey.conntrack.iter().position(|known| known.id == entry.id);
+                hop.conntrack = known.and_then(|at| u8::try_from(at).ok());
+                if let Some(before) = journey.hops.last_mut()
+                    && before.nat.is_none()
+                    && before.conntrack == hop.conntrack
+                {
+                    before.conntrack = None;
+                }
+            }
         }
         slot.ct = now;
     }
@@ -134,8 +145,11 @@ impl Tracker {
         self.conntracks.observe(e);
         let Some(entry) = self.conntracks.find(e.ct()) else { return };
         let Some(at) = (e.skb != 0).then(|| self.slots.by_skb(e.skb)).flatten() else { return };
-        let journey = &mut self.slots.get_mut(at).journey;
-        if journey.flow == e.flow
+        let slot = self.slots.get_mut(at);
+        let journey = &mut slot.journey;
+        // Otherwise the sighting that these records precede will tell it.
+        if slot.ct.0 == entry.id
+            && journey.flow == e.flow
             && let Some(index) = tell_conntrack(&mut journey.conntrack, entry)
             && let Some(hop) = journey.hops.last_mut()
         {
@@ -146,7 +160,9 @@ impl Tracker {
 
 /// `skb->mark` shares its memory with `reserved_tailroom`, which IGMP, MLD and ND packets use.
 pub(crate) fn junk_mark(e: &Event) -> bool {
-    e.proto == 2 || (e.proto == 58 && e.sport == 0 && e.kind == Kind::Tc as u8 && e.point == 1)
+    // OUTPUT and POSTROUTING are hooks 3 and 4.
+    let sent = if e.kind == Kind::Tc as u8 { e.point == 1 } else { e.point >= 3 };
+    e.proto == 2 || (e.proto == 58 && e.sport == 0 && sent)
 }
 
 /// Adds or renews an entry; its index when there is news to tell.

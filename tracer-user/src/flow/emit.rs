@@ -69,7 +69,8 @@ impl Tracker {
             _ => false,
         };
         let over = match slot.journey.ending {
-            Ending::Left { .. } => !self.places.several_nodes(),
+            // Equal packets must not pile up; others may come back (a loop).
+            Ending::Left { .. } => !self.places.several_nodes() && slot.fp.is_weak(),
             Ending::Dropped(_) | Ending::Merged { .. } => true,
             _ => false,
         };

@@ -87,6 +87,10 @@ impl Tracker {
             // Out by one uplink: through a lower one (bond, VLAN), or into another node.
             Ending::Left { netns, .. } => match place {
                 Place::Device { egress: true, .. } => netns == e.netns,
+                // Sent back to this node, another router having taken it: a loop.
+                Place::Device { egress: false, .. } if netns == e.netns => {
+                    slot.journey.hops.last().is_some_and(|h| e.ttl < h.ttl)
+                }
                 Place::Device { egress: false, .. } | Place::Hook { hook: Hook::Prerouting, .. } => {
                     netns != e.netns
                 }

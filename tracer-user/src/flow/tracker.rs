@@ -198,6 +198,11 @@ impl Tracker {
         self.loss.total()
     }
 
+    /// Packets whose journey is over: what `--count` counts.
+    pub fn finished(&self) -> u64 {
+        self.packets().saturating_sub(self.under_way() as u64)
+    }
+
     /// Packets that are not over yet.
     pub fn under_way(&self) -> usize {
         self.slots.used()

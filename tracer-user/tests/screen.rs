@@ -134,3 +134,38 @@ fn an_older_kernel_frees_all_of_netfilters_drops_at_one_place() {
     w.wait(60);
     assert!(w.screen().contains("in node1 FORWARD by mangle or filter"), "{}", w.screen());
 }
+
+#[test]
+fn the_sums_of_many_packets() {
+    let mut w = World::new(false);
+    for i in 0..200u32 {
+        let mut p = Pkt { seq: 1000 + i, id: i as u16, flags: 0x18, ..syn() };
+        w.nf(&p, POD, Hook::Output, (0, ETH0), 800);
+        w.tc(&p, POD, ETH0, OUT, 700);
+        // Two humps and a rare outlier.
+        let jitter = u64::from(i * 37 % 90) * 10;
+        let wait = if i == 77 {
+            90_000
+        } else if i % 3 == 0 {
+            6_000 + jitter * 4
+        } else {
+            1_500 + jitter
+        };
+        w.tc(&p, NODE1, VETH, IN, wait);
+        p.mark = REQUEST_MARK;
+        w.nf(&p, NODE1, Hook::Prerouting, (CNI0, 0), 1400 + jitter);
+        if i % 50 == 49 {
+            w.drop(&p, NODE1, CNI0, ("NETFILTER_DROP", "nft_do_chain"), &["nf_hook_slow", "ip_forward"]);
+        } else {
+            w.tc(&p, NODE1, ETH0, OUT, 3000);
+        }
+    }
+    w.wait(60);
+    w.lose(5);
+    w.tc(&Pkt { flow: 3, skb: 0x9, ..syn() }, POD, ETH0, OUT, 100);
+    w.wait(1200);
+    w.screen.clear();
+    let summary = w.finish();
+    assert_eq!((summary.left, summary.dropped_total(), summary.vanished), (196, 4, 1));
+    snapshot("summary.txt", w.screen());
+}

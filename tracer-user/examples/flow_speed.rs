@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use tracer_common::{Event, Kind};
 use tracer_user::flow::{NoNames, Options, Tracker, Update};
-use tracer_user::node::{Device, DeviceKind, Namespace, PathRole, Role, Topology};
+use tracer_user::node::{
+    Device, DeviceKind, Family, Hook, HookEntry, HookOwner, Namespace, PathRole, Role, Topology,
+};
 use tracer_user::output::{Output, Scene, Text, TextOptions};
 
 const EVENTS: u64 = 4_000_000;
@@ -23,7 +25,7 @@ fn main() {
         ("join equal packets", 0, false, true),
         ("join and print", 0, true, false),
     ] {
-        let mut tracker = Tracker::new(Options { zoom: false, ..Options::default() }, Arc::new(NoNames));
+        let mut tracker = Tracker::new(Options::default(), Arc::new(NoNames));
         tracker.set_topology(Arc::clone(&topology));
         let scene = Scene::new(&topology, &NoNames);
         let mut text = Text::new(TextOptions::default());
@@ -79,7 +81,7 @@ fn main() {
     }
 }
 
-/// Twelve sightings of one packet: pod, node, out.
+/// Ten records of one packet: pod, node, out.
 fn path() -> Vec<Event> {
     let tc = |netns, ifindex, point| Event { kind: Kind::Tc as u8, netns, ifindex, point, ..base() };
     let nf = |netns, hook, ifindex, out| {
@@ -129,7 +131,7 @@ fn topology() -> Topology {
         name: name.to_owned(),
         role,
         devices: devices.into_iter().map(|d| (d.ifindex, d)).collect(),
-        hooks: Vec::new(),
+        hooks: hooks(),
         hooks_exact: true,
     };
     let pod = ns(1, "pod", Role::Pod, vec![device(2, "eth0", PathRole::Pod)]);
@@ -140,4 +142,16 @@ fn topology() -> Topology {
     ];
     let node = ns(2, "node", Role::Node, devices);
     Topology { namespaces: [(1, pod), (2, node)].into() }
+}
+
+/// As many entries as iptables-nft makes.
+fn hooks() -> Vec<HookEntry> {
+    let tables = [(-300, "raw"), (-150, "mangle"), (-100, "nat"), (0, "filter"), (50, "security")];
+    let entry = |hook: Hook, (priority, table): (i32, &str)| HookEntry {
+        family: Family::Ipv4,
+        hook,
+        priority,
+        owner: HookOwner::Iptables { table: table.to_owned() },
+    };
+    Hook::ALL.iter().flat_map(|hook| tables.map(|table| entry(*hook, table))).collect()
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use tracer_common::STACK_DEPTH;
 
 use super::addr::{Addr, Endpoint, Ends};
+use super::author::Deed;
 use crate::node::{Family, Hook, NetnsId};
 
 /// One packet, from where it was first seen to its end.
@@ -269,6 +270,7 @@ pub struct DropSite {
     pub location: u64,
     /// The hook it died in, and what there can have done it.
     pub interval: Option<Interval>,
+    pub deed: Deed,
     /// A socket's namespace had it already (INPUT was seen).
     pub delivered: bool,
     pub mark: u32,

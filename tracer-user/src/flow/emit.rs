@@ -4,12 +4,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::addr::Ends;
+use super::author::{Deed, distinct_priorities};
 use super::ending::vanished;
-use super::model::{Ending, Journey, NoteKind, Place};
+use super::model::{Cause, Ending, Journey, MarkChange, NoteKind, Place};
 use super::slots::{At, NEVER};
 use super::stats::Summary;
 use super::tracker::{Recent, Tracker};
-use super::zoom::Zoom;
+use super::zoom::{Change, Zoom};
 use crate::node::{Hook, NetnsId, PathRole};
 
 const RECENT: usize = 512;
@@ -239,6 +240,7 @@ impl Tracker {
 
     fn show(&mut self, at: At, out: &mut impl FnMut(Update<'_>)) {
         self.round_trip(at);
+        self.attribute_late(at);
         let slot = self.slots.get_mut(at);
         slot.news = None;
         out(Update::Journey(News {
@@ -251,6 +253,24 @@ impl Tracker {
         slot.shown = true;
         slot.shown_hops = slot.journey.hops.len();
         slot.shown_notes = slot.journey.notes.len();
+    }
+
+    /// A later packet may have shown whose doing a change was while this one was held back.
+    fn attribute_late(&mut self, at: At) {
+        let slot = self.slots.get_mut(at);
+        for hop in &mut slot.journey.hops[slot.shown_hops..] {
+            let Some(MarkChange { from, to, cause: Cause::Hook(interval) }) = &mut hop.mark_change else {
+                continue;
+            };
+            if distinct_priorities(&self.topology, interval, Deed::Mark) < 2 {
+                continue;
+            }
+            let at = Zoom::from(&*interval);
+            let change = Change { at, deed: Deed::Mark, from: u64::from(*from), to: u64::from(*to) };
+            if let Some(known) = self.zooming.recall(change, interval, self.now) {
+                *interval = known;
+            }
+        }
     }
 
     fn round_trip(&mut self, at: At) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Routing lookups: to which packet they belong.
 
-use tracer_common::{Event, FLAG_REVERSE};
+use tracer_common::{Event, FLAG_REVERSE, SCOPE_NOWHERE};
 
 use super::addr::Addr;
 use super::author::Deed;
@@ -85,6 +85,7 @@ impl Tracker {
             ifindex: e.ifindex,
             in_ifindex: e.l4a,
             reverse,
+            local: e.fib_error() == 0 && e.point == SCOPE_NOWHERE,
         };
         let (from, encap, netns) = (slot.mark, slot.encap, if e.netns == 0 { slot.netns } else { e.netns });
         let mut hop = Hop {

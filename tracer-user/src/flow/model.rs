@@ -95,7 +95,16 @@ pub enum Place {
     /// A netfilter position. `priority` is `None` when the position is not known any more.
     Hook { hook: Hook, ifindex: u32, out_ifindex: u32, position: u8, priority: Option<i32> },
     /// A lookup in one routing table. `error`: 0 or a negative errno; `mark` as looked up.
-    Route { table: u32, error: i32, gateway: Addr, ifindex: u32, in_ifindex: u32, reverse: bool },
+    Route {
+        table: u32,
+        error: i32,
+        gateway: Addr,
+        ifindex: u32,
+        in_ifindex: u32,
+        reverse: bool,
+        /// The packet is for this host itself.
+        local: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -185,6 +185,8 @@ enum JsonPlace<'a> {
         device: Option<Cow<'a, str>>,
         fwmark: u32,
         reverse: bool,
+        /// The packet is for this host itself.
+        local: bool,
     },
 }
 
@@ -409,7 +411,7 @@ impl<'a> JsonHop<'a> {
                 input: named(ifindex),
                 output: named(out_ifindex),
             },
-            Place::Route { table: id, error, gateway, ifindex, reverse, .. } => JsonPlace::Route {
+            Place::Route { table: id, error, gateway, ifindex, reverse, local, .. } => JsonPlace::Route {
                 table: id,
                 table_name: table(id),
                 error: (error < 0).then_some(error),
@@ -418,6 +420,7 @@ impl<'a> JsonHop<'a> {
                 device: named(ifindex),
                 fwmark: hop.mark,
                 reverse,
+                local,
             },
         };
         Self {

@@ -88,7 +88,8 @@ impl Text {
     }
 
     fn route_piece(&self, text: &mut Line, scene: &Scene<'_>, hop: &Hop) {
-        let Place::Route { table: id, error, gateway, ifindex, in_ifindex, reverse } = hop.place else {
+        let Place::Route { table: id, error, gateway, ifindex, in_ifindex, reverse, local } = hop.place
+        else {
             return;
         };
         let mut words = String::new();
@@ -103,13 +104,13 @@ impl Text {
         if error < 0 {
             words.push_str(&format!(" → {}", route_error(error)));
         } else {
-            if id == 255 {
+            if local {
                 words.push_str(" → this host");
             }
             if !gateway.is_none() {
                 words.push_str(&format!(" → via {gateway}"));
             }
-            if ifindex != 0 {
+            if ifindex != 0 && !local {
                 let to = if gateway.is_none() { " → " } else { " " };
                 words.push_str(&format!("{to}dev {}", scene.device(hop.netns, ifindex)));
             }

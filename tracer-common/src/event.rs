@@ -18,8 +18,9 @@ pub struct Tuple {
 impl Tuple {
     /// The same flow seen from the other end.
     #[inline(always)]
-    pub fn reversed(&self) -> Self {
-        Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport, proto: self.proto }
+    pub fn reverse(&mut self) {
+        core::mem::swap(&mut self.src, &mut self.dst);
+        core::mem::swap(&mut self.sport, &mut self.dport);
     }
 }
 

@@ -59,8 +59,8 @@ pub fn now() -> u64 {
 
 /// Sends a record about a packet of ours.
 #[inline(always)]
-pub fn hit(sighting: &Sighting, hit: &Hit) {
-    record(sighting, &hit.packet, &hit.packet.tuple, hit.flow.id);
+pub fn hit(sighting: &Sighting, hit: &Hit) -> bool {
+    record(sighting, &hit.packet, &hit.packet.tuple, hit.flow.id)
 }
 
 /// Sends one record. Where the ring buffer has no room the record is counted as lost, and its number skipped.

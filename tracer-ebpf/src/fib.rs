@@ -140,7 +140,8 @@ fn observe(lookup: &Lookup) {
     if lookup.iif > 1 || netns == 0 {
         return;
     }
-    let Some(flow) = of_socket(&lookup.tuple) else { return };
+    let mut tuple = lookup.tuple;
+    let Some(flow) = of_socket(&mut tuple) else { return };
     if is_watched(netns) {
         send(lookup, flow, 0, netns, 0);
     }
@@ -176,7 +177,7 @@ fn same(a: &[u32; 4], b: &[u32; 4]) -> bool {
 }
 
 #[inline(always)]
-fn of_socket(tuple: &Tuple) -> Option<Flow> {
+fn of_socket(tuple: &mut Tuple) -> Option<Flow> {
     if frozen!(CONFIG.dst_count) == 0 && frozen!(CONFIG.src_count) == 0 {
         return None;
     }

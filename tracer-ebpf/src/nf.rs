@@ -63,9 +63,8 @@ fn observe(ctx: *mut NfContext, position: u8) {
     // Every packet passes PREROUTING or OUTPUT before the other hooks and is judged there, so that an skb
     // whose address is used again is never taken for the one before. A position of a zoomed hook that is
     // not the first finds the memo of that first one, but a hook's positions may come and go: judge again.
-    let entry = hook == PREROUTING || hook == OUTPUT;
     // SAFETY: this CPU's value of the map.
-    if !entry && unsafe { (*memo).miss } == skb {
+    if !is_entry(hook) && unsafe { (*memo).miss } == skb {
         return;
     }
     let head = number(typed!(skb, skb_head, u64));
@@ -77,7 +76,18 @@ fn observe(ctx: *mut NfContext, position: u8) {
         unsafe { (*memo).miss = skb };
         return;
     }
+    // SAFETY: as above.
+    unsafe { (*memo).miss = 0 };
+    report(ctx, position, &bytes, &mut hit);
+}
 
+/// Sends the record. A function of its own in the object: it shares no stack with `judge`.
+#[inline(never)]
+fn report(ctx: *mut NfContext, position: u8, bytes: &SkbBytes, hit: &mut Hit) -> bool {
+    // SAFETY: as in `observe`.
+    let (state, skb) = unsafe { ((*ctx).state, (*ctx).skb) };
+    let hook = typed!(state, state_hook, u8);
+    let head = number(typed!(skb, skb_head, u64));
     let len = typed!(skb, skb_len, u32);
     let gso = gso(head, typed!(skb, skb_end, u32), len);
     let net = typed!(state, state_net, u64);
@@ -104,21 +114,27 @@ fn observe(ctx: *mut NfContext, position: u8) {
         detail: [0; 3],
     };
     let out_ifindex = if output == 0 { 0 } else { typed!(output, dev_ifindex, u32) };
-    // SAFETY: as above.
-    unsafe {
-        (*memo).miss = 0;
-        remember(memo, &hit, &sighting, if entry { STAGE_ROUTE } else { STAGE_NONE });
+    if let Some(memo) = MEMO.get_ptr_mut(0) {
+        let stage = if is_entry(hook) { STAGE_ROUTE } else { STAGE_NONE };
+        // SAFETY: this CPU's value of the map.
+        unsafe { remember(memo, hit, &sighting, stage) };
     }
     let ct = if hit.is_encap() { Ct::NONE } else { Ct::of(typed!(skb, skb_nfct, u64)) };
-    if !conntrack::follow(&ct, &mut hit, &mut sighting) {
-        return;
+    if !conntrack::follow(&ct, hit, &mut sighting) {
+        return false;
     }
-    sighting.detail = emit::sighting_detail(&ct, &hit, &sighting, out_ifindex);
+    sighting.detail = emit::sighting_detail(&ct, hit, &sighting, out_ifindex);
     sighting.kind = Kind::Nf;
     sighting.position = position;
     sighting.dir = hit.flow.dir;
-    sighting.transport = hit.packet.transport(&bytes);
-    emit::hit(&sighting, &hit);
+    sighting.transport = hit.packet.transport(bytes);
+    emit::hit(&sighting, hit)
+}
+
+/// Do packets come to this hook that have passed no other in this namespace?
+#[inline(always)]
+fn is_entry(hook: u8) -> bool {
+    hook == PREROUTING || hook == OUTPUT
 }
 
 /// Keeps a hit for the route lookups that follow on this CPU.

@@ -105,7 +105,7 @@ fn of_socket(sk: u64, kind: Kind, skb: u64, seq: u32, detail: [u64; 3]) {
         }
         _ => return,
     };
-    let tuple = Tuple {
+    let mut tuple = Tuple {
         src,
         dst,
         sport: probed!(sk, sk_num, u16),
@@ -113,7 +113,7 @@ fn of_socket(sk: u64, kind: Kind, skb: u64, seq: u32, detail: [u64; 3]) {
         proto: u32::from(TCP),
     };
     let mut flow = Flow { id: 0, dir: 0, learned: 0, unused: 0 };
-    if !judge_tuple(&tuple, &mut flow) {
+    if !judge_tuple(&mut tuple, &mut flow) {
         return;
     }
     let netns = netns_of_net(probed!(sk, sk_net, u64));

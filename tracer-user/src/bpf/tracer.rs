@@ -131,21 +131,22 @@ impl Tracer {
         let next = AtomicUsize::new(0);
         let programs = &*self.programs;
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
-        let mut results: Vec<(usize, Result<(OwnedFd, Option<OwnedFd>), String>)> = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads)
-                .map(|_| {
-                    scope.spawn(|| {
-                        let mut done = Vec::new();
-                        loop {
-                            let at = next.fetch_add(1, Ordering::Relaxed);
-                            let Some((name, _, kind)) = wanted.get(at) else { return done };
-                            done.push((at, kind.clone().and_then(|kind| load_one(programs, name, kind))));
-                        }
+        let mut results: Vec<(usize, Result<(OwnedFd, Option<OwnedFd>), String>)> =
+            std::thread::scope(|scope| {
+                let workers: Vec<_> = (0..threads)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            let mut done = Vec::new();
+                            loop {
+                                let at = next.fetch_add(1, Ordering::Relaxed);
+                                let Some((name, _, kind)) = wanted.get(at) else { return done };
+                                done.push((at, kind.clone().and_then(|kind| load_one(programs, name, kind))));
+                            }
+                        })
                     })
-                })
-                .collect();
-            workers.into_iter().flat_map(|w| w.join().unwrap_or_default()).collect()
-        });
+                    .collect();
+                workers.into_iter().flat_map(|w| w.join().unwrap_or_default()).collect()
+            });
         results.sort_unstable_by_key(|(at, _)| *at);
         for (at, result) in results {
             let (name, loses, _) = &wanted[at];
@@ -277,10 +278,8 @@ impl Tracer {
 
     /// Sums of the per-CPU counters; of the wake-ups the last.
     pub fn counters(&self) -> Result<Counters, TracerError> {
-        let values = self
-            .counters
-            .get(&0, 0)
-            .map_err(|source| TracerError::Map { name: "COUNTERS", source })?;
+        let values =
+            self.counters.get(&0, 0).map_err(|source| TracerError::Map { name: "COUNTERS", source })?;
         Ok(values.iter().fold(Counters::default(), |sum, Plain(c)| Counters {
             seen: sum.seen + c.seen,
             lost: sum.lost + c.lost,
@@ -335,11 +334,16 @@ impl Tracer {
     }
 }
 
-fn load_one(programs: &Programs, name: &str, kind: ProgramKind) -> Result<(OwnedFd, Option<OwnedFd>), String> {
+fn load_one(
+    programs: &Programs,
+    name: &str,
+    kind: ProgramKind,
+) -> Result<(OwnedFd, Option<OwnedFd>), String> {
     let program = programs.load(name, kind).map_err(|e| e.to_string())?;
     let link = match kind {
         ProgramKind::Tracepoint { .. } => Some(
-            sys::raw_tracepoint_open(program.as_fd()).map_err(|e| format!("cannot attach to the tracepoint: {e}"))?,
+            sys::raw_tracepoint_open(program.as_fd())
+                .map_err(|e| format!("cannot attach to the tracepoint: {e}"))?,
         ),
         _ => None,
     };

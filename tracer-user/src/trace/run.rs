@@ -284,7 +284,10 @@ impl<'a> Run<'a> {
             self.screen.notice(&self.topology, &notice);
         }
         for missing in &changes.missing {
-            self.say(format!("not watched: {} ({}): {} are not seen", missing.what, missing.why, missing.hides));
+            self.say(format!(
+                "not watched: {} ({}): {} are not seen",
+                missing.what, missing.why, missing.hides
+            ));
         }
     }
 
@@ -387,11 +390,8 @@ impl Screen {
     /// Nobody reads standard output any more; seen even while there is nothing to write.
     fn is_closed(&self) -> bool {
         let stdout = io::stdout();
-        let mut poll = libc::pollfd {
-            fd: std::os::fd::AsRawFd::as_raw_fd(&stdout.as_fd()),
-            events: 0,
-            revents: 0,
-        };
+        let mut poll =
+            libc::pollfd { fd: std::os::fd::AsRawFd::as_raw_fd(&stdout.as_fd()), events: 0, revents: 0 };
         // SAFETY: one structure, valid for the call, which does not wait.
         let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
         ready > 0 && poll.revents & libc::POLLERR != 0

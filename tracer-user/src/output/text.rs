@@ -123,7 +123,7 @@ impl Text {
         text.put(Style::Bold, &format!("#{:<3}", journey.id));
         let packet = &journey.packet;
         let arrow = if journey.reply { Style::Blue } else { Style::Bold };
-        text.put(Style::Plain, " ").put(arrow, &packet_kind(packet, journey.reply));
+        text.put(Style::Plain, " ").put(arrow, &packet_kind(packet));
         text.put(Style::Plain, "  ").put(Style::Plain, &packet.ends.to_string());
         if continued {
             text.put(Style::Dim, "  (continued)");

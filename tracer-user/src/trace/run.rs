@@ -82,6 +82,8 @@ struct Run<'a> {
     outcome: Outcome,
     /// Records that could not be read.
     unreadable: u64,
+    /// Everything is attached since then, CLOCK_MONOTONIC ns: records from before show packets in part.
+    ready_ns: u64,
     counters_due: Instant,
 }
 
@@ -113,6 +115,8 @@ impl<'a> Run<'a> {
             why: absent.why.to_string(),
             hides: "what is read from it".to_owned(),
         }));
+
+        let ready_ns = monotonic_ns();
 
         let topology = Arc::new(topology);
         let json = plan.format == Format::Json;
@@ -156,6 +160,7 @@ impl<'a> Run<'a> {
             screen,
             outcome: Outcome::default(),
             unreadable: 0,
+            ready_ns,
             counters_due: Instant::now(),
         })
     }
@@ -211,8 +216,12 @@ impl<'a> Run<'a> {
     /// Takes the records that are there, and prints what they say.
     fn drain(&mut self) -> Result<(), TraceError> {
         loop {
-            let tracker = &mut self.tracker;
-            let (taken, unreadable) = self.attachments.tracer().drain(BATCH, |event| tracker.push(&event));
+            let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
+            let (taken, unreadable) = self.attachments.tracer().drain(BATCH, |event| {
+                if event.ts >= ready_ns {
+                    tracker.push(&event);
+                }
+            });
             self.unreadable += unreadable as u64;
             if unreadable > 0 {
                 tracker.lost_outside(unreadable as u64);

@@ -113,7 +113,7 @@ pub(super) fn programs(pid: u32) -> Result<Vec<Program>> {
             code: info.jited_len,
         });
     }
-    found.sort_by(|a, b| a.id.cmp(&b.id));
+    found.sort_by_key(|program| program.id);
     Ok(found)
 }
 

@@ -82,7 +82,8 @@ fn send(socket: &UdpSocket, time: Duration, pace: Option<f64>) -> Result<(u64, D
             }
         };
         if due == 0 {
-            std::hint::spin_loop();
+            // Not spinning: a real-time thread has to leave the CPU now and then.
+            thread::sleep(Duration::from_micros(100));
             continue;
         }
         // SAFETY: `due` headers, each with one part, all alive; the kernel writes only their lengths.
@@ -303,13 +304,16 @@ fn last_cpu() -> usize {
     thread::available_parallelism().map_or(0, |n| n.get() - 1)
 }
 
-/// Keeps the calling thread on a CPU, where that is allowed.
+/// Keeps the calling thread on a CPU and, as a real-time thread, ahead of whatever else wants that CPU, as far
+/// as that is allowed.
 fn pin(cpu: usize) {
     // SAFETY: a set of bits; all zero is an empty one, and the calls write only to it.
     unsafe {
         let mut set: libc::cpu_set_t = mem::zeroed();
         libc::CPU_SET(cpu, &mut set);
         libc::sched_setaffinity(0, size_of_val(&set), &raw const set);
+        let first = libc::sched_param { sched_priority: 1 };
+        libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first);
     }
 }
 

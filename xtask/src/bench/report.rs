@@ -48,8 +48,8 @@ pub(super) fn cost<'a>(off: &[Figures], noise: &Ratios, modes: impl Iterator<Ite
         |figure: fn(&Figures) -> f64| off.iter().map(figure).filter(|v| v.is_finite()).collect::<Series>();
     println!("\nWhat packets pay: ratio to off, median (min–max); off itself: {}", absolute(&of));
     println!(
-        "  {:<20} {:>18} {:>18} {:>18} {:>18}  {}",
-        "", "UDP 64 B", "TCP", "RTT", "RTT p99", "tracer's CPUs"
+        "  {:<20} {:>18} {:>18} {:>18} {:>18}  tracer's CPUs",
+        "", "UDP 64 B", "TCP", "RTT", "RTT p99"
     );
     let line = |name: &str, r: &Ratios| {
         println!(

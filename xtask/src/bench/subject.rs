@@ -167,14 +167,19 @@ impl Subject {
         self.child.id()
     }
 
-    /// Time spent on a CPU by all of its threads, to the nanosecond.
+    /// Time spent on a CPU by all of its threads, those that have ended too.
     pub(super) fn cpu_time(&self) -> Duration {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten();
-        let nanoseconds = tasks.filter_map(|task| {
-            let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-            text.split(' ').next()?.parse::<u64>().ok()
-        });
-        Duration::from_nanos(nanoseconds.sum())
+        let mut clock: libc::clockid_t = 0;
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: both calls write only to the variable they are given.
+        let result = unsafe {
+            match libc::clock_getcpuclockid(self.pid() as libc::pid_t, &raw mut clock) {
+                0 => libc::clock_gettime(clock, &raw mut time),
+                error => error,
+            }
+        };
+        // A process that is not there any more is told of elsewhere.
+        if result == 0 { Duration::new(time.tv_sec as u64, time.tv_nsec as u32) } else { Duration::ZERO }
     }
 
     pub(super) fn memory(&self) -> Result<Memory> {

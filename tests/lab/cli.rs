@@ -4,6 +4,7 @@
 
 use std::{
     env,
+    io::{self, Write as _},
     os::unix::process::CommandExt,
     process::{Command, ExitCode},
     time::Instant,
@@ -23,6 +24,13 @@ use crate::{
     topology::Family,
     verify::{self, Trial},
 };
+
+/// Prints a line; a reader that has gone (`| head`) is no error.
+macro_rules! out {
+    ($($what:tt)*) => {{
+        let _ = writeln!(io::stdout(), $($what)*);
+    }};
+}
 
 /// What may be chosen when the lab goes up.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
@@ -86,29 +94,29 @@ pub fn status() -> Result<()> {
     let dir = RunDir::of(HAND);
     if dir.exists() {
         let spec = dir.spec()?;
-        println!(
+        out!(
             "lab: up, {}, iptables {:?}, bridge-nf {}",
             if spec.ipv6 { "IPv4 and IPv6" } else { "IPv4" },
             spec.backend,
             if spec.bridge_nf { "on" } else { "off" }
         );
         for ns in dir.namespaces()? {
-            println!("  namespace {}", ns.name());
+            out!("  namespace {}", ns.name());
         }
         for (name, process) in dir.running() {
-            println!(
+            out!(
                 "  server {name}: {}",
                 if process.alive() { format!("pid {}", process.pid) } else { "gone".into() }
             );
         }
         for fault in dir.faults() {
-            println!("  fault {fault}");
+            out!("  fault {fault}");
         }
     } else {
-        println!("lab: not up");
+        out!("lab: not up");
     }
     for id in run_dir::all_ids().iter().filter(|id| *id != HAND) {
-        println!("also: {id}");
+        out!("also: {id}");
     }
     Ok(())
 }
@@ -137,7 +145,7 @@ pub fn probe(name: &str, family: Family, helper: Helper) -> Result<()> {
         let all: Vec<String> = Probe::value_variants().iter().map(|probe| probe.name()).collect();
         format!("no probe `{name}`; there are: {}", all.join(" "))
     })?;
-    println!("{}", probe.run(&Lab::attach(HAND, helper)?, family)?);
+    out!("{}", probe.run(&Lab::attach(HAND, helper)?, family)?);
     Ok(())
 }
 
@@ -156,7 +164,7 @@ pub fn fault(name: &str, family: Family, helper: Helper) -> Result<()> {
 pub fn faults() {
     for (number, fault) in (1..).zip(faults::all()) {
         let six = if fault.expect6.is_some() { "4 6" } else { "4" };
-        println!("{number:2}  {:21} {:10} {six:3}  {}", fault.name, fault.probe.name(), fault.about);
+        out!("{number:2}  {:21} {:10} {six:3}  {}", fault.name, fault.probe.name(), fault.about);
     }
 }
 
@@ -200,7 +208,7 @@ pub fn verify(options: &VerifyOptions, helper: &Helper) -> Result<()> {
             Err(error) => ("ERROR", format!("{error:#}")),
         };
         *(if mark == "ok" { &mut fine } else { &mut other }) += 1;
-        println!("{mark:8} {:21} {text}", trial.fault.name);
+        out!("{mark:8} {:21} {text}", trial.fault.name);
     });
     eprintln!("{fine} as expected, {other} not");
     if other == 0 { Ok(()) } else { bail!("{other} of {} faults did not behave as expected", trials.len()) }

@@ -139,7 +139,7 @@ impl Traffic {
 
 /// A drop to be put into a lab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drop {
+pub struct DropAt {
     /// The place: `node1`, `visitor` …
     pub place: &'static str,
     /// Where.
@@ -155,7 +155,7 @@ pub struct Drop {
 /// The comment of every rule made here, by which it can be found again.
 pub const COMMENT: &str = "egwt-drop";
 
-impl Drop {
+impl DropAt {
     /// Puts it in.
     ///
     /// # Errors
@@ -221,7 +221,7 @@ impl Drop {
     }
 }
 
-impl fmt::Display for Drop {
+impl fmt::Display for DropAt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let by = match self.by {
             By::Rule { table } => format!("a rule in {table}"),

@@ -50,6 +50,7 @@ pub mod server;
 pub mod sockets;
 mod spec;
 pub mod topology;
+mod variants;
 pub mod verify;
 
 pub use lab::{Lab, is_root};

@@ -31,11 +31,9 @@ const DONE: &str = "-m mark --mark 0x26000000/0xffffffff";
 
 /// All rules of a node, in the order in which the programs arrive on it.
 pub(crate) fn node(spec: &Spec, node: &Node, family: Family) -> String {
-    let mut r = kube_proxy(family);
-    r.push_str(&flannel(node, family));
-    r.push_str(&egress_gateway(node, family));
-    if !spec.egress {
-        return kube_proxy(family) + &flannel(node, family);
+    let mut r = kube_proxy(family) + &flannel(node, family);
+    if spec.egress {
+        r.push_str(&egress_gateway(node, family));
     }
     r
 }

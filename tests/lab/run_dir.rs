@@ -266,9 +266,17 @@ pub fn all_ids() -> Vec<String> {
 pub fn sweep() {
     for id in all_ids() {
         let dir = RunDir::of(&id);
-        let owner = fs::read_to_string(dir.path.join("owner")).unwrap_or_default();
-        // No owner: kept on purpose, or being made this instant.
-        if Process::parse(&owner).is_some_and(|owner| !owner.alive()) {
+        let left_over = match fs::read_to_string(dir.path.join("owner")) {
+            // An empty file: nobody's, kept on purpose.
+            Ok(owner) => Process::parse(&owner).is_some_and(|owner| !owner.alive()),
+            // None yet: being made this instant, or its maker was killed in that instant.
+            Err(_) => dir
+                .path
+                .metadata()
+                .and_then(|dir| dir.modified())
+                .is_ok_and(|made| made.elapsed().is_ok_and(|age| age > Duration::from_secs(10))),
+        };
+        if left_over {
             let _ = dir.remove_lab();
         }
     }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use tests::{
     Backend, Lab, Spec,
     client::{self, Outcome},
-    drops::{By, Drop, Hook, Traffic},
+    drops::{By, DropAt, Hook, Traffic},
     faults::{self, Expect},
     helper::Helper,
     ns,
@@ -51,6 +51,7 @@ fn a_healthy_lab_answers_every_ordinary_probe() -> Result<()> {
         (Probe::Up, Some(t::egress_ip)),
         (Probe::Down, None),
         (Probe::Ping, None),
+        (Probe::PingBig, None),
         (Probe::Pod2, Some(t::visitor)),
         (Probe::PingPod2, None),
         (Probe::Podb, Some(t::visitor)),
@@ -69,9 +70,7 @@ fn a_healthy_lab_answers_every_ordinary_probe() -> Result<()> {
             }
         }
     }
-    for (probe, seen) in
-        [(Probe::PingBig, None), (Probe::MeshOut, Some("10.200.0.33")), (Probe::MeshIn, Some("127.0.0.1"))]
-    {
+    for (probe, seen) in [(Probe::MeshOut, Some("10.200.0.33")), (Probe::MeshIn, Some("127.0.0.1"))] {
         let report = probe.run(&lab, Family::V4)?;
         assert!(report.last().answer().is_some(), "{}: {report}", probe.name());
         if let Some(seen) = seen {
@@ -208,7 +207,7 @@ fn a_drop_at_each_hook_by_rule_and_by_policy_stops_the_flow_and_its_removal_free
                     .map(|table| By::Policy { table });
                 let nft = [-310, -151, 7, 200].map(|priority| By::NftRule { priority });
                 for by in rules.chain(policy).chain(nft).chain([By::NftPolicy { priority: -401 }]) {
-                    let one = Drop { place, hook, by, traffic, family };
+                    let one = DropAt { place, hook, by, traffic, family };
                     one.apply(&lab).with_context(|| format!("{backend:?}: {one}"))?;
                     let outcome = ask_quickly(&lab, family)?;
                     assert_eq!(outcome, Outcome::TimedOut, "{backend:?}: {one}");
@@ -219,6 +218,16 @@ fn a_drop_at_each_hook_by_rule_and_by_policy_stops_the_flow_and_its_removal_free
             }
         }
     }
+    Ok(())
+}
+
+#[test]
+fn a_calico_pod_with_a_pool_of_its_own_is_masqueraded_everywhere() -> Result<()> {
+    skip_unless_root!();
+    let lab = Lab::up(Spec::unique().without_mesh())?;
+    lab.add_calico_pod("192.168.236.0/24")?;
+    let report = Probe::Overlap.run(&lab, Family::V4)?;
+    assert_eq!(report.answered(), 3, "{report}");
     Ok(())
 }
 

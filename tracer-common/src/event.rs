@@ -18,8 +18,9 @@ pub struct Tuple {
 impl Tuple {
     /// The same flow seen from the other end.
     #[inline(always)]
-    pub fn reversed(&self) -> Self {
-        Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport, proto: self.proto }
+    pub fn reverse(&mut self) {
+        core::mem::swap(&mut self.src, &mut self.dst);
+        core::mem::swap(&mut self.sport, &mut self.dport);
     }
 }
 
@@ -34,7 +35,8 @@ pub enum Kind {
     Nf = 2,
     /// `kfree_skb`: the packet was dropped. `detail`: [`Event::location`], [`Event::reason`].
     Drop = 3,
-    /// A routing decision for the packet last seen on this CPU. `detail`: table, error, gateway.
+    /// A routing decision for the packet last seen on this CPU. `point`: scope of the next hop
+    /// (`RT_SCOPE_NOWHERE`, 255: delivered locally). `detail`: table, error, gateway.
     Fib = 4,
     /// The kernel sends an ICMP error about this packet. `point` type, `position` code.
     IcmpSend = 5,
@@ -86,6 +88,9 @@ pub const FLAG_FRAG: u8 = 1 << 3;
 pub const FLAG_REVERSE: u8 = 1 << 4;
 /// The transport header could not be read; `l4a`, `l4b`, `tcp_flags` are 0.
 pub const FLAG_TRUNCATED: u8 = 1 << 5;
+
+/// `point` of a `Fib` record whose result is this host itself.
+pub const SCOPE_NOWHERE: u8 = 255;
 
 /// The packet goes the way the filter says (source to destination).
 pub const DIR_FORWARD: u8 = 0;
@@ -371,4 +376,6 @@ pub struct Counters {
     pub inserted: u64,
     /// Tuples that could not be put into it.
     pub insert_failed: u64,
+    /// When user space was last woken, CLOCK_MONOTONIC ns.
+    pub woken: u64,
 }

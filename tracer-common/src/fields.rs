@@ -102,6 +102,9 @@ fields! {
     fl4_dport: "flowi4", "uli.ports.dport", [2];
     fl6_iif: "flowi6", "__fl_common.flowic_iif", [4];
     fl6_mark: "flowi6", "__fl_common.flowic_mark", [4];
+    fl6_proto: "flowi6", "__fl_common.flowic_proto", [1];
+    fl6_sport: "flowi6", "uli.ports.sport", [2];
+    fl6_dport: "flowi6", "uli.ports.dport", [2];
     fl6_saddr: "flowi6", "saddr", [16];
     fl6_daddr: "flowi6", "daddr", [16];
     fib6_nh: "fib6_result", "nh", [8];
@@ -110,6 +113,7 @@ fields! {
     fib6_type: "fib6_result", "fib6_type", [1];
     fib6_table_id: "fib6_table", "tb6_id", [4];
     nhc_dev: "fib_nh_common", "nhc_dev", [8];
+    nhc_scope: "fib_nh_common", "nhc_scope", [1];
     nhc_gw_family: "fib_nh_common", "nhc_gw_family", [1];
     nhc_gw: "fib_nh_common", "nhc_gw", [16];
 }

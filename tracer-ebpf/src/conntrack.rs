@@ -6,7 +6,7 @@ use tracer_common::{CT_TUPLE_REPLY, Kind, Tuple};
 use crate::{
     emit::{self, Sighting},
     field,
-    judge::{Hit, insert},
+    judge::{Hit, insert_both},
     kernel::probe,
     maps::{CT_SEEN, CT_SLOTS, FLOWS, Flow},
     packet::{ICMP, ICMPV6, MAPPED},
@@ -89,7 +89,8 @@ fn learn_entry(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
         Some(known) => hit.flow.id = known.id,
         None if hit.flow.learned != 0 => {
             let _ = FLOWS.remove(&hit.packet.tuple);
-            let _ = FLOWS.remove(&hit.packet.tuple.reversed());
+            hit.packet.tuple.reverse();
+            let _ = FLOWS.remove(&hit.packet.tuple);
             return false;
         }
         None => {}
@@ -100,7 +101,7 @@ fn learn_entry(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
     let against = ct.info >= IS_REPLY;
     let dir = if against { 1 - (hit.flow.dir & 1) } else { hit.flow.dir & 1 };
     let flow = Flow { id: hit.flow.id, dir, learned: 1, unused: 0 };
-    learn(&tuple, &flow);
+    learn(&mut tuple, &flow);
     let [a, b] = ct.detail();
     sighting.kind = Kind::Conntrack;
     sighting.detail = [a, b, u64::from(probed!(ct.addr, ct_zone, u16))];
@@ -109,7 +110,7 @@ fn learn_entry(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
     emit::record(sighting, &hit.packet, &tuple, flow.id);
     if read_tuple(ct.addr, 1, &mut tuple) {
         let flow = Flow { dir: 1 - dir, ..flow };
-        learn(&tuple, &flow);
+        learn(&mut tuple, &flow);
         sighting.position = CT_TUPLE_REPLY;
         sighting.dir = 1 - dir;
         emit::record(sighting, &hit.packet, &tuple, flow.id);
@@ -121,16 +122,14 @@ const NO_TUPLE: Tuple = Tuple { src: [0; 4], dst: [0; 4], sport: 0, dport: 0, pr
 
 /// Inserts a tuple and its reverse, unless they are there already: one found by the filter stays marked as such.
 #[inline(never)]
-fn learn(tuple: &Tuple, flow: &Flow) -> bool {
+fn learn(tuple: &mut Tuple, flow: &Flow) -> bool {
     // SAFETY: only whether it is there, and whose it is, matters.
-    if let Some(known) = unsafe { FLOWS.get(tuple) } {
+    if let Some(known) = unsafe { FLOWS.get(&*tuple) } {
         if known.id == flow.id {
             return false;
         }
     }
-    insert(tuple, flow);
-    let back = Flow { dir: 1 - (flow.dir & 1), ..*flow };
-    insert(&tuple.reversed(), &back)
+    insert_both(tuple, flow)
 }
 
 /// Reads one tuple of an entry, 0 original, 1 reply; false where it cannot be read.

@@ -75,7 +75,17 @@ fn observe(ctx: &BtfTracePointContext) {
     let transport = hit.packet.transport(&bytes);
     let detail = [location, u64::from(reason), u64::from(hit.packet.l3len) << 48];
     let sighting =
-        Sighting { kind: Kind::Drop, point: 0, position: 0, dir: hit.flow.dir, skb, transport, meta, detail };
+        Sighting {
+            kind: Kind::Drop,
+            point: 0,
+            position: 0,
+            dir: hit.flow.dir,
+            skb,
+            ts: emit::now(),
+            transport,
+            meta,
+            detail,
+        };
     emit::hit(&sighting, &hit);
 }
 
@@ -118,11 +128,12 @@ fn stack(ctx: &BtfTracePointContext, skb: u64, location: u64, hit: &Hit) {
             from = i;
         }
     }
+    let now = emit::now();
     let Some((event, seq)) = emit::reserve() else { return };
     let bytes = event.cast::<u8>();
     // SAFETY: `event` points at 128 reserved bytes; every one of them is written.
     unsafe {
-        (*event).ts = aya_ebpf::helpers::generated::bpf_ktime_get_ns();
+        (*event).ts = now;
         (*event).skb = skb;
         (*event).seq = seq;
         (*event).flow = hit.flow.id;
@@ -145,5 +156,5 @@ fn stack(ctx: &BtfTracePointContext, skb: u64, location: u64, hit: &Hit) {
         (*event).tcp_flags = 0;
         (*event).dir = hit.flow.dir;
     }
-    emit::submit(event);
+    emit::submit(event, now);
 }

@@ -15,6 +15,10 @@ use crate::{
 
 /// BPF_RB_NO_WAKEUP: user space looks every few milliseconds; waking it costs more than the record.
 const NO_WAKEUP: u64 = 1;
+/// Wakes user space if it has read all before this record.
+const WAKE_IF_IDLE: u64 = 0;
+/// So that it learns of a new flow while that is young, it is woken, but not more often than this (ns, per CPU).
+const WAKE_PAUSE: u64 = 250_000;
 
 /// What is known of the packet besides its headers.
 #[derive(Clone, Copy)]
@@ -39,15 +43,24 @@ pub struct Sighting {
     pub position: u8,
     pub dir: u8,
     pub skb: u64,
+    /// CLOCK_MONOTONIC, ns.
+    pub ts: u64,
     pub transport: Transport,
     pub meta: Meta,
     pub detail: [u64; 3],
 }
 
+/// Now.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: no arguments, no failure.
+    unsafe { bpf_ktime_get_ns() }
+}
+
 /// Sends a record about a packet of ours.
 #[inline(always)]
-pub fn hit(sighting: &Sighting, hit: &Hit) {
-    record(sighting, &hit.packet, &hit.packet.tuple, hit.flow.id);
+pub fn hit(sighting: &Sighting, hit: &Hit) -> bool {
+    record(sighting, &hit.packet, &hit.packet.tuple, hit.flow.id)
 }
 
 /// Sends one record. Where the ring buffer has no room the record is counted as lost, and its number skipped.
@@ -57,7 +70,7 @@ pub fn record(sighting: &Sighting, packet: &Packet, tuple: &Tuple, flow: u32) ->
     let (meta, transport) = (&sighting.meta, &sighting.transport);
     // SAFETY: `event` points at 128 reserved bytes; every one of them is written below.
     unsafe {
-        (*event).ts = bpf_ktime_get_ns();
+        (*event).ts = sighting.ts;
         (*event).skb = sighting.skb;
         (*event).seq = seq;
         (*event).flow = flow;
@@ -87,7 +100,7 @@ pub fn record(sighting: &Sighting, packet: &Packet, tuple: &Tuple, flow: u32) ->
         (*event).dir = sighting.dir;
         (&raw mut (*event).detail).cast::<[u64; 3]>().write(sighting.detail);
     }
-    submit(event);
+    submit(event, sighting.ts);
     true
 }
 
@@ -126,9 +139,19 @@ pub fn reserve() -> Option<(*mut Event, u32)> {
 }
 
 #[inline(always)]
-pub fn submit(event: *mut Event) {
+pub fn submit(event: *mut Event, now: u64) {
+    let mut flags = NO_WAKEUP;
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: this CPU's value of the map. An interrupt in between costs a wake-up at most.
+        unsafe {
+            if now.wrapping_sub((*counters).woken) > WAKE_PAUSE {
+                (*counters).woken = now;
+                flags = WAKE_IF_IDLE;
+            }
+        }
+    }
     // SAFETY: `event` came from `reserve` and is given back once.
-    unsafe { aya_ebpf::helpers::generated::bpf_ringbuf_submit(event.cast(), NO_WAKEUP) };
+    unsafe { aya_ebpf::helpers::generated::bpf_ringbuf_submit(event.cast(), flags) };
 }
 
 /// `detail` of a tc or netfilter sighting; sends the `Outer` record first where `detail` cannot hold it.
@@ -162,6 +185,7 @@ pub fn outer(hit: &Hit, skb: u64, meta: &Meta) -> bool {
         position: 0,
         dir: hit.flow.dir,
         skb,
+        ts: now(),
         transport: Transport::NONE,
         meta: *meta,
         detail: [0, u64::from(hit.outer.vni) << 32, 0],

@@ -2,14 +2,14 @@
 //! Route lookups: which table answered, and what.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use tracer_common::{FLAG_IPV6, FLAG_REVERSE, Kind, Tuple};
+use tracer_common::{FLAG_IPV6, FLAG_REVERSE, Kind, SCOPE_NOWHERE, Tuple};
 
 use crate::{
     emit::{self, Meta, Sighting},
     frozen,
     judge::{NOT_OURS, filter, judge_tuple},
     kernel::{is_watched, netns_of_device, probe},
-    maps::{CONFIG, Flow, MEMO, Memo, SETTINGS},
+    maps::{CONFIG, Flow, MEMO, Memo, SETTINGS, STAGE_ENCAP, STAGE_NONE},
     nf::memo_tag,
     packet::{MAPPED, Packet, Transport, is_vxlan_port},
     field, probed, typed,
@@ -18,6 +18,7 @@ use crate::{
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// `fib6_type` values (RTN_*, uapi/linux/rtnetlink.h) and the errors a lookup gives for them.
+const RTN_LOCAL: u8 = 2;
 const RTN_BLACKHOLE: u8 = 6;
 const RTN_UNREACHABLE: u8 = 7;
 const RTN_PROHIBIT: u8 = 8;
@@ -25,6 +26,9 @@ const EAGAIN: i32 = -11;
 const EINVAL: i32 = -22;
 const EACCES: i32 = -13;
 const EHOSTUNREACH: i32 = -113;
+
+/// From the sighting to the lookup that follows it, ns: generous.
+const AT_ONCE: u64 = 100_000;
 
 /// One lookup, of either family.
 struct Lookup {
@@ -34,6 +38,10 @@ struct Lookup {
     mark: u32,
     iif: u32,
     flags: u8,
+    /// Namespace of the lookup; 0 where only its result tells.
+    netns: u32,
+    /// Scope of the next hop.
+    scope: u8,
     /// Address of the `struct fib_nh_common`; 0 none.
     nexthop: u64,
 }
@@ -56,6 +64,8 @@ pub fn fib_table_lookup(ctx: BtfTracePointContext) -> i32 {
         mark: typed!(key, fl4_mark, u32),
         iif: typed!(key, fl4_iif, u32),
         flags: 0,
+        netns: 0,
+        scope: 0,
         nexthop: ctx.arg(2),
     };
     observe(&lookup);
@@ -86,12 +96,20 @@ pub fn fib6_table_lookup(ctx: BtfTracePointContext) -> i32 {
         _ => 0,
     };
     let lookup = Lookup {
-        tuple: Tuple { src, dst, sport: 0, dport: 0, proto: 0 },
+        tuple: Tuple {
+            src,
+            dst,
+            sport: u16::from_be(typed!(key, fl6_sport, u16)),
+            dport: u16::from_be(typed!(key, fl6_dport, u16)),
+            proto: u32::from(typed!(key, fl6_proto, u8)),
+        },
         table: typed!(table, fib6_table_id, u32),
         error,
         mark: typed!(key, fl6_mark, u32),
         iif: typed!(key, fl6_iif, u32),
         flags: FLAG_IPV6,
+        netns: typed!(ctx.arg::<u64>(0), net_inum, u32),
+        scope: if typed!(result, fib6_type, u8) == RTN_LOCAL { SCOPE_NOWHERE } else { 0 },
         // `struct fib6_nh` begins with its `struct fib_nh_common`.
         nexthop: if none { 0 } else { typed!(result, fib6_nh, u64) },
     };
@@ -104,7 +122,14 @@ fn observe(lookup: &Lookup) {
     let Some(memo) = MEMO.get_ptr(0) else { return };
     // SAFETY: this CPU's value of the map; a half-written one is caught by its tag.
     let memo = unsafe { &*memo };
-    if memo.hit != 0 && memo.tag == memo_tag(memo.hit, memo.flow) {
+    let netns = if lookup.netns != 0 {
+        lookup.netns
+    } else if lookup.nexthop != 0 {
+        netns_of_device(probed!(lookup.nexthop, nhc_dev, u64))
+    } else {
+        0
+    };
+    if memo.stage != STAGE_NONE && memo.tag == memo_tag(memo.hit, memo.flow) && is_here(memo, netns) {
         if let Some(flags) = about(memo, lookup) {
             let flow = Flow { id: memo.flow, dir: memo.dir as u8, learned: 0, unused: 0 };
             send(lookup, flow, memo.hit, memo.netns, flags);
@@ -112,21 +137,28 @@ fn observe(lookup: &Lookup) {
         }
     }
     // A socket looks its route up before there is a packet, and often before it has a source address.
-    if lookup.iif > 1 || lookup.nexthop == 0 {
+    if lookup.iif > 1 || netns == 0 {
         return;
     }
-    let Some(flow) = of_socket(&lookup.tuple) else { return };
-    let netns = netns_of_device(probed!(lookup.nexthop, nhc_dev, u64));
+    let mut tuple = lookup.tuple;
+    let Some(flow) = of_socket(&mut tuple) else { return };
     if is_watched(netns) {
         send(lookup, flow, 0, netns, 0);
     }
+}
+
+/// Is this lookup made where the packet was last seen? An IPv4 lookup that finds nothing does not tell its
+/// namespace: then only one that follows the sighting at once counts.
+#[inline(always)]
+fn is_here(memo: &Memo, netns: u32) -> bool {
+    if netns == 0 { emit::now().wrapping_sub(memo.ts) < AT_ONCE } else { netns == memo.netns }
 }
 
 /// Is this lookup about the packet last seen on this CPU? Then the flags of its record.
 #[inline(always)]
 fn about(memo: &Memo, lookup: &Lookup) -> Option<u8> {
     let (src, dst) = (&lookup.tuple.src, &lookup.tuple.dst);
-    if memo.leaving != 0 {
+    if memo.stage == STAGE_ENCAP {
         // vxlan_xmit looks up the way of the outer packet.
         return if SETTINGS.get(0).is_some_and(|s| is_vxlan_port(s, lookup.tuple.dport)) { Some(tracer_common::FLAG_ENCAP) } else { None };
     }
@@ -145,7 +177,7 @@ fn same(a: &[u32; 4], b: &[u32; 4]) -> bool {
 }
 
 #[inline(always)]
-fn of_socket(tuple: &Tuple) -> Option<Flow> {
+fn of_socket(tuple: &mut Tuple) -> Option<Flow> {
     if frozen!(CONFIG.dst_count) == 0 && frozen!(CONFIG.src_count) == 0 {
         return None;
     }
@@ -164,10 +196,14 @@ fn of_socket(tuple: &Tuple) -> Option<Flow> {
 fn send(lookup: &Lookup, flow: Flow, skb: u64, netns: u32, flags: u8) {
     let nexthop = lookup.nexthop;
     let mut oif = 0;
+    let mut scope = lookup.scope;
     let mut gateway = [0u64; 2];
     if nexthop != 0 && lookup.error == 0 {
         let dev = probed!(nexthop, nhc_dev, u64);
         oif = if dev == 0 { 0 } else { probed!(dev, dev_ifindex, u32) };
+        if lookup.flags & FLAG_IPV6 == 0 {
+            scope = probed!(nexthop, nhc_scope, u8);
+        }
         let at = field!(nhc_gw);
         match probed!(nexthop, nhc_gw_family, u8) {
             AF_INET if at >= 0 => {
@@ -188,6 +224,16 @@ fn send(lookup: &Lookup, flow: Flow, skb: u64, netns: u32, flags: u8) {
     let meta = Meta { mark: lookup.mark, ifindex: oif, netns, ..Meta::NONE };
     let head = u64::from(lookup.table) | u64::from(lookup.error as u32) << 32;
     let detail = [head, gateway[0], gateway[1]];
-    let sighting = Sighting { kind: Kind::Fib, point: 0, position: 0, dir: flow.dir, skb, transport, meta, detail };
+    let sighting = Sighting {
+        kind: Kind::Fib,
+        point: scope,
+        position: 0,
+        dir: flow.dir,
+        skb,
+        ts: emit::now(),
+        transport,
+        meta,
+        detail,
+    };
     emit::record(&sighting, &packet, &packet.tuple, flow.id);
 }

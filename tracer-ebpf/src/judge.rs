@@ -6,7 +6,7 @@ use tracer_common::{DIR_FORWARD, DIR_REPLY, FLAG_ENCAP, FLAG_FRAG, MAX_ADDRS, Pr
 use crate::{
     frozen,
     maps::{CONFIG, COUNTERS, FLOWS, FRAGS, Flow, FragKey, SIEVE},
-    packet::{Bytes, ICMP, ICMPV6, Outer, Packet, SCTP, TCP, UDP},
+    packet::{Bytes, ICMP, ICMPV6, Outer, Packet, SCTP, TCP, UDP, read_quoted},
 };
 
 /// A packet that is ours.
@@ -21,20 +21,11 @@ impl Hit {
     /// not on another does not make them two (see [`Settings::zero`]).
     #[inline(always)]
     pub fn blank(settings: &Settings) -> Self {
-        let (z64, zero) = (settings.zero, settings.zero as u32);
-        let tuple = Tuple { src: [zero; 4], dst: [zero; 4], sport: zero as u16, dport: zero as u16, proto: zero };
+        let zero = settings.zero as u32;
+        let packet = Packet::blank(settings);
+        let tuple = packet.tuple;
         Self {
-            packet: Packet {
-                tuple,
-                l4: z64 as usize,
-                room: z64 as usize,
-                l3len: zero as u16,
-                ip_id: zero as u16,
-                frag: zero as u16,
-                proto: zero as u8,
-                ttl: zero as u8,
-                flags: zero as u8,
-            },
+            packet,
             flow: Flow { id: zero, dir: zero as u8, learned: zero as u8, unused: zero as u16 },
             outer: Outer { tuple, vni: zero, family: zero },
         }
@@ -47,7 +38,9 @@ impl Hit {
 }
 
 /// Finds the flow of the IP packet at `offset`, looking into VXLAN and at what ICMP errors quote. False: not ours.
-#[inline(always)]
+///
+/// A function of its own in the object: its variables are off the stack again when the record is made.
+#[inline(never)]
 pub fn judge<B: Bytes>(bytes: &B, offset: usize, hit: &mut Hit) -> bool {
     if !find(bytes, offset, hit) {
         return false;
@@ -65,57 +58,55 @@ fn find<B: Bytes>(bytes: &B, offset: usize, hit: &mut Hit) -> bool {
     if !hit.packet.parse(bytes, offset) {
         return false;
     }
+    let mut inner = Packet::blank(bytes.settings());
     if let Some(at) = hit.packet.vxlan(bytes, &mut hit.outer) {
-        if hit.packet.parse(bytes, at) && judge_ip(bytes, hit) {
+        if inner.parse(bytes, at) && judge_ip(bytes, &mut inner, &mut hit.flow) {
+            hit.packet = inner;
             hit.packet.flags |= FLAG_ENCAP;
             return true;
         }
         // Not the inner packet: the outer one itself may be asked for.
         hit.outer.family = 0;
-        return judge_tuple(&hit.outer.tuple, &mut hit.flow) && hit.packet.parse(bytes, offset);
     }
-    judge_ip(bytes, hit)
+    judge_ip(bytes, &mut hit.packet, &mut hit.flow)
 }
 
 #[inline(always)]
-fn judge_ip<B: Bytes>(bytes: &B, hit: &mut Hit) -> bool {
-    if hit.packet.flags & FLAG_FRAG != 0 && hit.packet.is_later_fragment() {
-        return later_fragment(hit);
+fn judge_ip<B: Bytes>(bytes: &B, packet: &mut Packet, flow: &mut Flow) -> bool {
+    if packet.flags & FLAG_FRAG != 0 && packet.is_later_fragment() {
+        return later_fragment(packet, flow);
     }
-    if hit.packet.is_icmp() {
-        if let Some(at) = hit.packet.quoted(bytes) {
-            if judge_quoted(bytes, at, hit) {
+    if packet.is_icmp() {
+        if let Some(at) = packet.quoted(bytes) {
+            if judge_quoted(bytes, at, flow) {
+                packet.mark_quoted();
+                // The error travels against the packet it is about.
+                flow.dir = 1 - (flow.dir & 1);
                 return true;
             }
         }
     }
-    if !judge_tuple(&hit.packet.tuple, &mut hit.flow) {
+    if !judge_tuple(&mut packet.tuple, flow) {
         return false;
     }
-    if hit.packet.flags & FLAG_FRAG != 0 {
-        first_fragment(hit);
+    if packet.flags & FLAG_FRAG != 0 {
+        first_fragment(packet, flow);
     }
     true
 }
 
 #[inline(never)]
-fn judge_quoted<B: Bytes>(bytes: &B, at: usize, hit: &mut Hit) -> bool {
-    let mut quoted = Packet::NONE;
-    if !quoted.parse(bytes, at) || !judge_tuple(&quoted.tuple, &mut hit.flow) {
-        return false;
-    }
-    hit.packet.mark_quoted();
-    // The error travels against the packet it is about.
-    hit.flow.dir = 1 - (hit.flow.dir & 1);
-    true
+fn judge_quoted<B: Bytes>(bytes: &B, at: usize, flow: &mut Flow) -> bool {
+    let mut tuple = Packet::blank(bytes.settings()).tuple;
+    read_quoted(bytes, at, &mut tuple).is_some() && judge_tuple(&mut tuple, flow)
 }
 
 #[inline(never)]
-fn later_fragment(hit: &mut Hit) -> bool {
+fn later_fragment(packet: &Packet, flow: &mut Flow) -> bool {
     // SAFETY: the value is copied at once; a torn copy can only misname a flow that is being evicted.
-    match unsafe { FRAGS.get(frag_key(&hit.packet)) } {
-        Some(flow) => {
-            hit.flow = *flow;
+    match unsafe { FRAGS.get(frag_key(packet)) } {
+        Some(known) => {
+            *flow = *known;
             true
         }
         None => false,
@@ -123,16 +114,16 @@ fn later_fragment(hit: &mut Hit) -> bool {
 }
 
 #[inline(never)]
-fn first_fragment(hit: &Hit) -> bool {
-    FRAGS.insert(frag_key(&hit.packet), hit.flow, 0).is_ok()
+fn first_fragment(packet: &Packet, flow: &Flow) -> bool {
+    FRAGS.insert(frag_key(packet), flow, 0).is_ok()
 }
 
 /// Looks a tuple up, and puts it into the flow table when the filter says that it is ours.
 #[inline(always)]
-pub fn judge_tuple(tuple: &Tuple, flow: &mut Flow) -> bool {
+pub fn judge_tuple(tuple: &mut Tuple, flow: &mut Flow) -> bool {
     if sieve_has(tuple) {
         // SAFETY: as above.
-        if let Some(known) = unsafe { FLOWS.get(tuple) } {
+        if let Some(known) = unsafe { FLOWS.get(&*tuple) } {
             *flow = *known;
             return true;
         }
@@ -147,17 +138,26 @@ pub fn judge_tuple(tuple: &Tuple, flow: &mut Flow) -> bool {
 }
 
 #[inline(never)]
-fn first_sight(tuple: &Tuple, flow: &mut Flow) -> bool {
+fn first_sight(tuple: &mut Tuple, flow: &mut Flow) -> bool {
     flow.id = flow_id(tuple);
+    insert_both(tuple, flow)
+}
+
+/// Puts a tuple and its reverse into the flow table.
+#[inline(always)]
+pub fn insert_both(tuple: &mut Tuple, flow: &Flow) -> bool {
     insert(tuple, flow);
     let back = Flow { dir: 1 - (flow.dir & 1), ..*flow };
-    insert(&tuple.reversed(), &back);
-    true
+    // In place: a copy would be on the stack.
+    tuple.reverse();
+    let done = insert(tuple, &back);
+    tuple.reverse();
+    done
 }
 
 /// Puts a tuple into the flow table.
 #[inline(never)]
-pub fn insert(tuple: &Tuple, flow: &Flow) -> bool {
+fn insert(tuple: &Tuple, flow: &Flow) -> bool {
     if let Some(sieve) = SIEVE.get_ptr_mut(0) {
         let slot = sieve_slot(tuple) & (SIEVE_SIZE - 1);
         // SAFETY: the slot is within the map's value; single bytes are written whole.

@@ -43,11 +43,20 @@ pub struct Memo {
     pub flow: u32,
     pub dir: u32,
     pub netns: u32,
-    /// 1: it was about to leave through a device (tc egress): only an encapsulation looks up a route now.
-    pub leaving: u32,
+    /// Which lookups may follow: `STAGE_*`.
+    pub stage: u32,
+    /// When it was seen, CLOCK_MONOTONIC ns.
+    pub ts: u64,
     pub src: [u32; 4],
     pub dst: [u32; 4],
 }
+
+/// No lookup about this packet follows.
+pub const STAGE_NONE: u32 = 0;
+/// It passed PREROUTING or OUTPUT: its way is looked up next.
+pub const STAGE_ROUTE: u32 = 1;
+/// It was about to leave through a device, not yet encapsulated: only an encapsulation looks up a way now.
+pub const STAGE_ENCAP: u32 = 2;
 
 /// What was last sent of a conntrack entry.
 #[repr(C)]

@@ -8,7 +8,7 @@ use crate::{
     emit::{self, Meta, Sighting},
     judge::{Hit, judge},
     kernel::number,
-    maps::{MEMO, Memo, SETTINGS},
+    maps::{MEMO, Memo, SETTINGS, STAGE_NONE, STAGE_ROUTE},
     packet::{SkbBytes, Transport},
     probed, typed,
 };
@@ -63,9 +63,8 @@ fn observe(ctx: *mut NfContext, position: u8) {
     // Every packet passes PREROUTING or OUTPUT before the other hooks and is judged there, so that an skb
     // whose address is used again is never taken for the one before. A position of a zoomed hook that is
     // not the first finds the memo of that first one, but a hook's positions may come and go: judge again.
-    let entry = hook == PREROUTING || hook == OUTPUT;
     // SAFETY: this CPU's value of the map.
-    if !entry && unsafe { (*memo).miss } == skb {
+    if !is_entry(hook) && unsafe { (*memo).miss } == skb {
         return;
     }
     let head = number(typed!(skb, skb_head, u64));
@@ -77,7 +76,18 @@ fn observe(ctx: *mut NfContext, position: u8) {
         unsafe { (*memo).miss = skb };
         return;
     }
+    // SAFETY: as above.
+    unsafe { (*memo).miss = 0 };
+    report(ctx, position, &bytes, &mut hit);
+}
 
+/// Sends the record. A function of its own in the object: it shares no stack with `judge`.
+#[inline(never)]
+fn report(ctx: *mut NfContext, position: u8, bytes: &SkbBytes, hit: &mut Hit) -> bool {
+    // SAFETY: as in `observe`.
+    let (state, skb) = unsafe { ((*ctx).state, (*ctx).skb) };
+    let hook = typed!(state, state_hook, u8);
+    let head = number(typed!(skb, skb_head, u64));
     let len = typed!(skb, skb_len, u32);
     let gso = gso(head, typed!(skb, skb_end, u32), len);
     let net = typed!(state, state_net, u64);
@@ -90,6 +100,7 @@ fn observe(ctx: *mut NfContext, position: u8) {
         position,
         dir: hit.flow.dir,
         skb,
+        ts: emit::now(),
         transport: Transport::NONE,
         meta: Meta {
             mark: typed!(skb, skb_mark, u32),
@@ -103,38 +114,50 @@ fn observe(ctx: *mut NfContext, position: u8) {
         detail: [0; 3],
     };
     let out_ifindex = if output == 0 { 0 } else { typed!(output, dev_ifindex, u32) };
-    // SAFETY: as above.
-    unsafe {
-        (*memo).miss = 0;
-        remember(memo, skb, &hit, netns, 0);
+    if let Some(memo) = MEMO.get_ptr_mut(0) {
+        let stage = if is_entry(hook) { STAGE_ROUTE } else { STAGE_NONE };
+        // SAFETY: this CPU's value of the map.
+        unsafe { remember(memo, hit, &sighting, stage) };
     }
     let ct = if hit.is_encap() { Ct::NONE } else { Ct::of(typed!(skb, skb_nfct, u64)) };
-    if !conntrack::follow(&ct, &mut hit, &mut sighting) {
-        return;
+    if !conntrack::follow(&ct, hit, &mut sighting) {
+        return false;
     }
-    sighting.detail = emit::sighting_detail(&ct, &hit, &sighting, out_ifindex);
+    sighting.detail = emit::sighting_detail(&ct, hit, &sighting, out_ifindex);
     sighting.kind = Kind::Nf;
     sighting.position = position;
     sighting.dir = hit.flow.dir;
-    sighting.transport = hit.packet.transport(&bytes);
-    emit::hit(&sighting, &hit);
+    sighting.transport = hit.packet.transport(bytes);
+    emit::hit(&sighting, hit)
 }
 
-/// Keeps a hit for the route lookup that follows on this CPU.
+/// Do packets come to this hook that have passed no other in this namespace?
+#[inline(always)]
+fn is_entry(hook: u8) -> bool {
+    hook == PREROUTING || hook == OUTPUT
+}
+
+/// Keeps a hit for the route lookups that follow on this CPU.
 ///
 /// # Safety
 /// `memo` is this CPU's value of the map.
 #[inline(always)]
-pub unsafe fn remember(memo: *mut Memo, skb: u64, hit: &Hit, netns: u32, leaving: u32) {
-    let skb = number(skb);
+pub unsafe fn remember(memo: *mut Memo, hit: &Hit, sighting: &Sighting, stage: u32) {
+    if stage == STAGE_NONE {
+        // SAFETY: by the caller.
+        unsafe { (*memo).stage = STAGE_NONE };
+        return;
+    }
+    let skb = number(sighting.skb);
     // SAFETY: by the caller. The tag is written last: an interrupt in between leaves one that does not fit.
     unsafe {
         core::ptr::write_volatile(&raw mut (*memo).tag, 0);
         (*memo).hit = skb;
         (*memo).flow = hit.flow.id;
         (*memo).dir = u32::from(hit.flow.dir);
-        (*memo).netns = netns;
-        (*memo).leaving = leaving;
+        (*memo).netns = sighting.meta.netns;
+        (*memo).stage = stage;
+        (*memo).ts = sighting.ts;
         (*memo).src = hit.packet.tuple.src;
         (*memo).dst = hit.packet.tuple.dst;
         core::ptr::write_volatile(&raw mut (*memo).tag, memo_tag(skb, hit.flow.id));

@@ -146,6 +146,23 @@ impl Packet {
         flags: 0,
     };
 
+    /// All zero, in a way that the verifier does not know (see [`Settings::zero`]).
+    #[inline(always)]
+    pub fn blank(settings: &Settings) -> Self {
+        let zero = settings.zero as u32;
+        Self {
+            tuple: Tuple { src: [zero; 4], dst: [zero; 4], sport: zero as u16, dport: zero as u16, proto: zero },
+            l4: settings.zero as usize,
+            room: settings.zero as usize,
+            l3len: zero as u16,
+            ip_id: zero as u16,
+            frag: zero as u16,
+            proto: zero as u8,
+            ttl: zero as u8,
+            flags: zero as u8,
+        }
+    }
+
     /// Reads the headers of the IP packet at `offset` into `self`; false where there is none.
     ///
     /// A function of its own in the object, so that each of the packets of an encapsulation costs no stack.
@@ -225,10 +242,10 @@ impl Packet {
         self.ports(bytes, ports)
     }
 
-    /// Goes over up to six extension headers (hop-by-hop, routing, destination options, mobility, AH, fragment).
+    /// Goes over up to four extension headers (hop-by-hop, routing, destination options, mobility, AH, fragment).
     #[inline(always)]
     fn skip_extensions<B: Bytes>(&mut self, bytes: &B) -> Option<()> {
-        for _ in 0..6 {
+        for _ in 0..4 {
             let size = match self.proto {
                 0 | 43 | 60 | 135 => {
                     let next: [u8; 2] = bytes.load(self.l4)?;
@@ -351,6 +368,45 @@ impl Packet {
     pub fn mark_quoted(&mut self) {
         self.flags |= FLAG_QUOTED;
     }
+}
+
+/// Addresses and ports of the packet that an ICMP error quotes. An IPv6 one with extension headers is not
+/// looked through.
+#[inline(always)]
+pub fn read_quoted<B: Bytes>(bytes: &B, at: usize, tuple: &mut Tuple) -> Option<()> {
+    let head: [u32; 6] = bytes.load(at)?;
+    let ports: u32;
+    let mut id_at = at;
+    if head[0] as u8 >> 4 == 6 {
+        let rest: [u32; 5] = bytes.load(at + 24)?;
+        tuple.src = [head[2], head[3], head[4], head[5]];
+        tuple.dst = [rest[0], rest[1], rest[2], rest[3]];
+        tuple.proto = head[1] >> 16 & 0xff;
+        ports = rest[4];
+        id_at += 44;
+    } else {
+        let length = usize::from(head[0] as u8 & 15) * 4;
+        tuple.src[2] = tuple.src[2].wrapping_add(MAPPED);
+        tuple.dst[2] = tuple.dst[2].wrapping_add(MAPPED);
+        tuple.src[3] = head[3];
+        tuple.dst[3] = head[4];
+        tuple.proto = head[2] >> 8 & 0xff;
+        ports = if length == 20 { head[5] } else { bytes.load(at + length)? };
+        id_at += length + 4;
+    }
+    let proto = tuple.proto as u8;
+    let zero = bytes.settings().zero as u32;
+    let ports = match proto {
+        TCP | UDP | SCTP => ports,
+        ICMP | ICMPV6 if is_echo(proto, ports as u8) => {
+            let id = u32::from(bytes.load::<u16>(id_at)?);
+            id | id << 16
+        }
+        _ => 0,
+    };
+    tuple.sport = u16::from_be(ports.wrapping_add(zero) as u16);
+    tuple.dport = u16::from_be((ports.wrapping_add(zero) >> 16) as u16);
+    Some(())
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@ use crate::{
     emit::{self, Meta, Sighting},
     judge::{Hit, judge},
     kernel::netns_of_device,
-    maps::{MEMO, SETTINGS},
+    maps::{MEMO, SETTINGS, STAGE_ENCAP},
     nf::remember,
     packet::{Bytes, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, TcBytes, Transport},
     probed,
@@ -64,40 +64,46 @@ fn observe<const POINT: u8, const HEADER: usize>(ctx: &TcContext) -> i32 {
         return NEXT;
     }
     let mut hit = Hit::blank(settings);
-    if !judge(&bytes, offset, &mut hit) {
-        return NEXT;
+    if judge(&bytes, offset, &mut hit) {
+        report(&bytes, POINT, vlan, &mut hit);
     }
+    NEXT
+}
 
+/// Sends the record. A function of its own in the object: it shares no stack with `judge`.
+#[inline(never)]
+fn report(bytes: &TcBytes, point: u8, vlan: u16, hit: &mut Hit) -> bool {
+    let skb = bytes.skb;
     let address = skb as u64;
     let netns = netns_of_device(probed!(address, skb_dev, u64));
-    // SAFETY: as above.
+    // SAFETY: the program's context, as in `observe`.
     let (mark, len, ifindex, gso_size, gso_segs) =
         unsafe { ((*skb).mark, (*skb).len, (*skb).ifindex, (*skb).gso_size as u16, (*skb).gso_segs as u16) };
     let ct = if hit.is_encap() { Ct::NONE } else { Ct::of(probed!(address, skb_nfct, u64)) };
     let mut sighting = Sighting {
         kind: Kind::Tc,
-        point: POINT,
+        point,
         position: 0,
         dir: hit.flow.dir,
         skb: address,
+        ts: emit::now(),
         transport: Transport::NONE,
         meta: Meta { mark, len, ifindex, netns, gso_size, gso_segs, vlan },
         detail: [0; 3],
     };
-    if !conntrack::follow(&ct, &mut hit, &mut sighting) {
-        return NEXT;
+    if !conntrack::follow(&ct, hit, &mut sighting) {
+        return false;
     }
-    if POINT == EGRESS {
+    if point == EGRESS && !hit.is_encap() {
         if let Some(memo) = MEMO.get_ptr_mut(0) {
             // SAFETY: this CPU's value of the map.
-            unsafe { remember(memo, address, &hit, netns, 1) };
+            unsafe { remember(memo, hit, &sighting, STAGE_ENCAP) };
         }
     }
-    sighting.detail = emit::sighting_detail(&ct, &hit, &sighting, 0);
+    sighting.detail = emit::sighting_detail(&ct, hit, &sighting, 0);
     sighting.kind = Kind::Tc;
     sighting.position = 0;
     sighting.dir = hit.flow.dir;
-    sighting.transport = hit.packet.transport(&bytes);
-    emit::hit(&sighting, &hit);
-    NEXT
+    sighting.transport = hit.packet.transport(bytes);
+    emit::hit(&sighting, hit)
 }

@@ -60,7 +60,7 @@ pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     };
     let transport = hit.packet.transport(&bytes);
     let sighting =
-        Sighting { kind: Kind::ResetSend, point: 0, position: 0, dir: hit.flow.dir, skb, transport, meta, detail };
+        Sighting { kind: Kind::ResetSend, point: 0, position: 0, dir: hit.flow.dir, skb, ts: emit::now(), transport, meta, detail };
     emit::hit(&sighting, &hit);
     0
 }
@@ -105,7 +105,7 @@ fn of_socket(sk: u64, kind: Kind, skb: u64, seq: u32, detail: [u64; 3]) {
         }
         _ => return,
     };
-    let tuple = Tuple {
+    let mut tuple = Tuple {
         src,
         dst,
         sport: probed!(sk, sk_num, u16),
@@ -113,7 +113,7 @@ fn of_socket(sk: u64, kind: Kind, skb: u64, seq: u32, detail: [u64; 3]) {
         proto: u32::from(TCP),
     };
     let mut flow = Flow { id: 0, dir: 0, learned: 0, unused: 0 };
-    if !judge_tuple(&tuple, &mut flow) {
+    if !judge_tuple(&mut tuple, &mut flow) {
         return;
     }
     let netns = netns_of_net(probed!(sk, sk_net, u64));
@@ -123,6 +123,6 @@ fn of_socket(sk: u64, kind: Kind, skb: u64, seq: u32, detail: [u64; 3]) {
     let packet = Packet { tuple, proto: TCP, flags, ..Packet::NONE };
     let transport = Transport { a: seq, ..Transport::NONE };
     let meta = Meta { netns, ..Meta::NONE };
-    let sighting = Sighting { kind, point: 0, position: 0, dir: flow.dir, skb, transport, meta, detail };
+    let sighting = Sighting { kind, point: 0, position: 0, dir: flow.dir, skb, ts: emit::now(), transport, meta, detail };
     emit::record(&sighting, &packet, &packet.tuple, flow.id);
 }

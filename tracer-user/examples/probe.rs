@@ -1,41 +1,66 @@
-use tracer_user::{bpf::*, node::*};
 use std::os::fd::AsFd;
+use tracer_user::{bpf::*, node::*};
 fn main() {
     let a: Vec<String> = std::env::args().collect();
-    let t0=std::time::Instant::now();
+    let t0 = std::time::Instant::now();
     let btf = btf::KernelBtf::load().unwrap();
     let (f, _) = btf.resolve_fields();
     let mut c = tracer_common::Config::default();
-    c.dst[0]=IpPrefix::host(a[1].parse().unwrap()).to_common(); c.dst_count=1;
-    let mut t = Tracer::load(c,&f,&btf).unwrap();
+    c.dst[0] = IpPrefix::host(a[1].parse().unwrap()).to_common();
+    c.dst_count = 1;
+    let mut t = Tracer::load(c, &f, &btf).unwrap();
     let reasons = btf.reasons();
     println!("loaded {:?}", t0.elapsed());
-    for s in t.status() { if s.why_not.is_some() {println!("{s:?}");} }
-    let open = |n:&str| Netns::open(&std::path::Path::new("/run/netns").join(n), n).unwrap();
+    for s in t.status() {
+        if s.why_not.is_some() {
+            println!("{s:?}");
+        }
+    }
+    let open = |n: &str| Netns::open(&std::path::Path::new("/run/netns").join(n), n).unwrap();
     let pod = open(&a[2]);
     let nodes: Vec<_> = a[3..].iter().map(|n| open(n)).collect();
     let mut obs = Observer::open(&nodes, Some(&pod)).unwrap();
-    let t1=std::time::Instant::now();
+    let t1 = std::time::Instant::now();
     let o = obs.observe(&[IpPrefix::host(a[1].parse().unwrap())]).unwrap();
     println!("observed {:?} {:?}", t1.elapsed(), o.notices);
     let mut ports = vec![];
     let all: Vec<Netns> = obs.namespaces().cloned().collect();
     for ns in o.topology.namespaces.values() {
         t.watch(ns.id).unwrap();
-        let h = all.iter().find(|n| n.id()==ns.id).unwrap();
+        let h = all.iter().find(|n| n.id() == ns.id).unwrap();
         for d in ns.devices.values() {
-            if let DeviceKind::Vxlan{port,..} = d.kind { ports.push(port); }
-            if let Some(r) = d.watched { println!("{} {} {:?} {:?}", ns.name, d.name, r, t.attach_tc(h.as_fd(), ns.id, d.ifindex, d.layer3).map_err(|e|e.to_string())); }
+            if let DeviceKind::Vxlan { port, .. } = d.kind {
+                ports.push(port);
+            }
+            if let Some(r) = d.watched {
+                println!(
+                    "{} {} {:?} {:?}",
+                    ns.name,
+                    d.name,
+                    r,
+                    t.attach_tc(h.as_fd(), ns.id, d.ifindex, d.layer3).map_err(|e| e.to_string())
+                );
+            }
         }
-        for h in &ns.hooks { println!("   {:?}", h); }
-        for p in standing(ns) { let r = t.attach_position(h.as_fd(), p.position); if let Err(e)=r { println!("{e}"); } }
+        for h in &ns.hooks {
+            println!("   {:?}", h);
+        }
+        for p in standing(ns) {
+            let r = t.attach_position(h.as_fd(), p.position);
+            if let Err(e) = r {
+                println!("{e}");
+            }
+        }
     }
-    ports.sort(); ports.dedup(); t.set_vxlan_ports(&ports).unwrap();
+    ports.sort();
+    ports.dedup();
+    t.set_vxlan_ports(&ports).unwrap();
     println!("ready {:?}", t0.elapsed());
-    let syms = Symbols::new(); syms.load().unwrap();
-    let end = std::time::Instant::now()+std::time::Duration::from_secs(4);
-    let mut first=0;
-    while std::time::Instant::now()<end {
+    let syms = Symbols::new();
+    syms.load().unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(4);
+    let mut first = 0;
+    while std::time::Instant::now() < end {
         std::thread::sleep(std::time::Duration::from_millis(10));
         t.drain(100000, |e| {
             use tracer_common::Kind::*;
@@ -56,5 +81,13 @@ fn main() {
         });
     }
     println!("{:?}", t.counters());
-    println!("{}", std::fs::read_to_string("/proc/self/status").unwrap().lines().filter(|l|l.starts_with("VmRSS")||l.starts_with("VmHWM")).collect::<Vec<_>>().join(" "));
+    println!(
+        "{}",
+        std::fs::read_to_string("/proc/self/status")
+            .unwrap()
+            .lines()
+            .filter(|l| l.starts_with("VmRSS") || l.starts_with("VmHWM"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    );
 }

@@ -5,7 +5,9 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use tracer_user::cli::{self, EXIT_DROP_SEEN, EXIT_TRACED, EXIT_USAGE, Invocation, Parsed, Plan, SystemResolver};
+use tracer_user::cli::{
+    self, EXIT_DROP_SEEN, EXIT_TRACED, EXIT_USAGE, Invocation, Parsed, Plan, SystemResolver,
+};
 use tracer_user::target::NamedNamespaces;
 use tracer_user::trace;
 

@@ -81,7 +81,7 @@ fn a_change_with_several_possible_authors_is_looked_at_closely() {
     // PREROUTING: raw, mangle or nat. FORWARD: mangle or filter.
     let asked: Vec<_> = w.zooms.iter().map(|(z, on)| (z.hook, *on)).collect();
     assert_eq!(asked, [(Hook::Prerouting, true), (Hook::Forward, true)]);
-    assert!(w.screen().contains("raw|mangle|nat?"), "{}", w.screen());
+    assert!(w.screen().contains("by one of raw, mangle, nat"), "{}", w.screen());
 
     w.zoom_in(NODE1, Hook::Prerouting, &[-299, -149]);
     let mut p = Pkt { seq: 2000, flags: 0x18, id: 7, ..syn() };

@@ -20,7 +20,7 @@ impl Lab {
     fn new(test: &str, names: &[&str]) -> Option<Self> {
         // SAFETY: no arguments, no memory.
         if unsafe { libc::geteuid() } != 0 {
-            eprintln!("skipped: {test} needs root");
+            println!("SKIP {test} needs root");
             return None;
         }
         let mut lab = Self(Vec::new());

@@ -9,6 +9,7 @@ mod lab;
 mod lint;
 mod process;
 mod setup;
+mod strip;
 mod test;
 mod workspace;
 

@@ -7,7 +7,6 @@ use super::{Expect, Fault, Seen};
 use crate::{
     Lab,
     probe::Probe,
-    rules,
     topology::{self as t, Family, NODE2},
 };
 
@@ -108,7 +107,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: None,
-        apply: |lab, _| calico(lab, true, true),
+        apply: |lab, _| lab.add_calico_rules(true, true),
     },
     Fault {
         name: "calico-insert-nonat",
@@ -116,7 +115,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: None,
-        apply: |lab, _| calico(lab, true, false),
+        apply: |lab, _| lab.add_calico_rules(true, false),
     },
     Fault {
         name: "calico-append",
@@ -124,7 +123,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::SeenAs(Seen::EgressIp),
         expect6: None,
-        apply: |lab, _| calico(lab, false, true),
+        apply: |lab, _| lab.add_calico_rules(false, true),
     },
 ];
 
@@ -136,17 +135,4 @@ pub(super) fn ip(family: Family) -> &'static str {
 /// The pod leaves the policy on its own node.
 pub(super) fn forget_source(lab: &Lab, family: Family) -> Result<()> {
     lab.sh("node1", &format!("ipset del {} {}", t::src_set(family), t::visitor(family))).map(drop)
-}
-
-/// node1 becomes a Calico node: Felix' chains, and no masquerading by flannel.
-fn calico(lab: &Lab, insert: bool, masquerade: bool) -> Result<()> {
-    let pods = t::cluster_cidr(Family::V4);
-    let mut sets = "create cali40masq-ipam-pools hash:net\ncreate cali40all-ipam-pools hash:net\n".to_owned();
-    sets.push_str(&format!("add cali40all-ipam-pools {pods}\n"));
-    if masquerade {
-        sets.push_str(&format!("add cali40masq-ipam-pools {pods}\n"));
-    }
-    lab.ns("node1").exec(&["ipset", "restore"], Some(&sets))?;
-    lab.iptables_restore("node1", Family::V4, &rules::calico(insert))?;
-    lab.iptables_without("node1", Family::V4, "nat", |line| line.contains("FLANNEL"))
 }

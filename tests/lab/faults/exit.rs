@@ -59,7 +59,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Up,
         expect: Expect::SeenAs(Seen::EgressIp),
         expect6: Some(Expect::SeenAs(Seen::EgressIp)),
-        apply: |lab, _| big_mtu(lab),
+        apply: |lab, _| lab.raise_pod_mtu(),
     },
     Fault {
         name: "pmtu-blackhole",
@@ -68,18 +68,11 @@ pub(super) const FAULTS: &[Fault] = &[
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
         apply: |lab, family| {
-            big_mtu(lab)?;
+            lab.raise_pod_mtu()?;
             drop_too_big(lab, family)
         },
     },
 ];
-
-/// The visitor's side of the pod network gets the underlay's MTU.
-pub(super) fn big_mtu(lab: &Lab) -> Result<()> {
-    lab.sh("node1", "ip link set cni0 mtu 1500")?;
-    lab.sh("node1", "ip link set vethpod mtu 1500")?;
-    lab.sh("visitor", "ip link set eth0 mtu 1500").map(drop)
-}
 
 /// node1 does not say that a packet is too big.
 pub(super) fn drop_too_big(lab: &Lab, family: Family) -> Result<()> {

@@ -117,9 +117,12 @@ pub fn all() -> impl Iterator<Item = &'static Fault> {
 /// When there is none; the error lists the names that contain the given one.
 pub fn find(name: &str) -> Result<&'static Fault> {
     all().find(|fault| fault.name == name).with_context(|| {
-        let like: Vec<&str> =
-            all().map(|fault| fault.name).filter(|known| name.is_empty() || known.contains(name)).collect();
-        format!("no fault `{name}`; see `lab faults` (alike: {})", like.join(" "))
+        let like: Vec<&str> = all().map(|fault| fault.name).filter(|known| known.contains(name)).collect();
+        if like.is_empty() || name.is_empty() {
+            format!("no fault `{name}`; `lab faults` lists them")
+        } else {
+            format!("no fault `{name}`; alike: {}", like.join(" "))
+        }
     })
 }
 

@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pod network: veth, bridge, flannel, the node's NIC.
 
-use super::{
-    Expect, Fault,
-    egress::ip,
-    exit::{big_mtu, drop_too_big},
-};
+use super::{Expect, Fault, egress::ip, exit::drop_too_big};
 use crate::{
     client,
     probe::Probe,
@@ -103,7 +99,7 @@ pub(super) const FAULTS: &[Fault] = &[
         expect: Expect::TimesOut,
         expect6: None,
         apply: |lab, _| {
-            big_mtu(lab)?;
+            lab.raise_pod_mtu()?;
             lab.sh("node2", "ip link set cni0 mtu 1500")?;
             lab.sh("node2", "ip link set vethpod2 mtu 1500")?;
             lab.sh("pod2", "ip link set eth0 mtu 1500")?;

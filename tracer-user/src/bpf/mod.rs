@@ -14,5 +14,5 @@ pub use link::{LinkError, TcDirection, TcOrder, link_netfilter, link_tcx};
 pub use netns::{in_netns, netns_inode};
 pub use programs::{LoadError, ProgramKind, Programs, Refusal};
 pub use symbols::{Symbols, SymbolsError};
-pub use tracer::{HookStatus, Tracer, TracerError};
 pub use sys::{ProgStats, enable_stats, prog_stats};
+pub use tracer::{HookStatus, Tracer, TracerError};

@@ -82,7 +82,9 @@ pub enum ProgramKind {
     Netfilter,
     Tc,
     /// A tracepoint with typed arguments: the BTF id of its `btf_trace_<name>` in vmlinux.
-    Tracepoint { btf_id: u32 },
+    Tracepoint {
+        btf_id: u32,
+    },
 }
 
 /// The functions of an object, ready to be loaded one by one, and its maps.
@@ -130,9 +132,14 @@ impl Programs {
         let mut descriptors = Vec::new();
         for (name, definition) in &definitions {
             let data = create_map(name, definition)?;
-            descriptors.push((name.as_str(), data.fd().as_fd().try_clone_to_owned().map_err(|source| {
-                LoadError::Map { name: name.clone(), source }
-            })?, definition));
+            descriptors.push((
+                name.as_str(),
+                data.fd()
+                    .as_fd()
+                    .try_clone_to_owned()
+                    .map_err(|source| LoadError::Map { name: name.clone(), source })?,
+                definition,
+            ));
             maps.insert(name.clone(), data);
         }
         let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
@@ -155,7 +162,10 @@ impl Programs {
     ///
     /// # Errors
     /// When the object has no such map, or it is of another type.
-    pub fn take_map<T: TryFrom<Map, Error = aya::maps::MapError>>(&mut self, name: &str) -> Result<T, LoadError> {
+    pub fn take_map<T: TryFrom<Map, Error = aya::maps::MapError>>(
+        &mut self,
+        name: &str,
+    ) -> Result<T, LoadError> {
         let unusable = |why: String| LoadError::Object(format!("map `{name}`: {why}"));
         let data = self.maps.remove(name).ok_or_else(|| unusable("there is none".into()))?;
         Map::from_map_data(data).and_then(T::try_from).map_err(|e| unusable(e.to_string()))
@@ -198,11 +208,9 @@ impl Programs {
 
 /// Creates a map; one with initial data (`.rodata`) is filled and, when it is read-only, frozen.
 fn create_map(name: &str, definition: &aya_obj::Map) -> Result<MapData, LoadError> {
-        let is_constant = definition.section_kind() == EbpfSectionKind::Rodata;
-    let data = MapData::create(definition.clone(), name, None).map_err(|e| LoadError::Map {
-        name: name.to_owned(),
-        source: io::Error::other(chain(&e)),
-    })?;
+    let is_constant = definition.section_kind() == EbpfSectionKind::Rodata;
+    let data = MapData::create(definition.clone(), name, None)
+        .map_err(|e| LoadError::Map { name: name.to_owned(), source: io::Error::other(chain(&e)) })?;
     if !definition.data().is_empty() && definition.section_kind() != EbpfSectionKind::Bss {
         let failed = |source| LoadError::Map { name: name.to_owned(), source };
         sys::map_update(data.fd().as_fd(), &0u32.to_ne_bytes(), definition.data()).map_err(failed)?;

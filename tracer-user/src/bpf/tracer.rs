@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
@@ -68,13 +70,15 @@ type TcKey = (NetnsId, u32, TcDirection);
 
 /// The loaded programs.
 pub struct Tracer {
-    programs: Programs,
+    programs: Arc<Programs>,
     events: RingBuf<MapData>,
     counters: PerCpuArray<MapData, Plain<Counters>>,
     watched: BpfHashMap<MapData, u32, u32>,
     settings: Array<MapData, Plain<Settings>>,
     /// Loaded programs by function; those of the tracepoints with their links.
     loaded: HashMap<String, OwnedFd>,
+    /// Programs that a thread is loading.
+    coming: Option<Receiver<(String, Result<OwnedFd, LoadError>)>>,
     _tracepoints: Vec<OwnedFd>,
     tc_links: HashMap<TcKey, OwnedFd>,
     nf_links: HashMap<Position, OwnedFd>,
@@ -98,8 +102,9 @@ impl Tracer {
             counters: programs.take_map("COUNTERS")?,
             watched: programs.take_map("NETNS")?,
             settings: programs.take_map("SETTINGS")?,
-            programs,
+            programs: Arc::new(programs),
             loaded: HashMap::new(),
+            coming: None,
             _tracepoints: Vec::new(),
             tc_links: HashMap::new(),
             nf_links: HashMap::new(),
@@ -124,23 +129,24 @@ impl Tracer {
         wanted.insert(2, ("nf_pos0", None, Ok(ProgramKind::Netfilter)));
 
         let next = AtomicUsize::new(0);
-        let programs = &self.programs;
+        let programs = &*self.programs;
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
-        let mut results: Vec<(usize, Result<(OwnedFd, Option<OwnedFd>), String>)> = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads)
-                .map(|_| {
-                    scope.spawn(|| {
-                        let mut done = Vec::new();
-                        loop {
-                            let at = next.fetch_add(1, Ordering::Relaxed);
-                            let Some((name, _, kind)) = wanted.get(at) else { return done };
-                            done.push((at, kind.clone().and_then(|kind| load_one(programs, name, kind))));
-                        }
+        let mut results: Vec<(usize, Result<(OwnedFd, Option<OwnedFd>), String>)> =
+            std::thread::scope(|scope| {
+                let workers: Vec<_> = (0..threads)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            let mut done = Vec::new();
+                            loop {
+                                let at = next.fetch_add(1, Ordering::Relaxed);
+                                let Some((name, _, kind)) = wanted.get(at) else { return done };
+                                done.push((at, kind.clone().and_then(|kind| load_one(programs, name, kind))));
+                            }
+                        })
                     })
-                })
-                .collect();
-            workers.into_iter().flat_map(|w| w.join().unwrap_or_default()).collect()
-        });
+                    .collect();
+                workers.into_iter().flat_map(|w| w.join().unwrap_or_default()).collect()
+            });
         results.sort_unstable_by_key(|(at, _)| *at);
         for (at, result) in results {
             let (name, loses, _) = &wanted[at];
@@ -248,6 +254,13 @@ impl Tracer {
         self.nf_links.keys()
     }
 
+    /// The ring buffer, to wait on: readable when a record came that user space was to be woken for.
+    pub fn events_fd(&self) -> io::Result<OwnedFd> {
+        use std::os::fd::AsRawFd as _;
+        // SAFETY: the descriptor is open as long as `self` is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.events.as_raw_fd()) }.try_clone_to_owned()
+    }
+
     /// Takes what has arrived, at most `max` records: `each` is called with every one that could be read.
     /// Returns the number taken, and of these the ones that were not readable.
     pub fn drain(&mut self, max: usize, mut each: impl FnMut(Event)) -> (usize, usize) {
@@ -263,25 +276,35 @@ impl Tracer {
         (taken, unreadable)
     }
 
-    /// Sums of the per-CPU counters.
+    /// Sums of the per-CPU counters; of the wake-ups the last.
     pub fn counters(&self) -> Result<Counters, TracerError> {
-        let values = self
-            .counters
-            .get(&0, 0)
-            .map_err(|source| TracerError::Map { name: "COUNTERS", source })?;
+        let values =
+            self.counters.get(&0, 0).map_err(|source| TracerError::Map { name: "COUNTERS", source })?;
         Ok(values.iter().fold(Counters::default(), |sum, Plain(c)| Counters {
             seen: sum.seen + c.seen,
             lost: sum.lost + c.lost,
             inserted: sum.inserted + c.inserted,
             insert_failed: sum.insert_failed + c.insert_failed,
+            woken: sum.woken.max(c.woken),
         }))
     }
 
-    /// Loads the zoomed positions ahead of need: the verifier takes longer than the packet that they wait for.
+    /// Begins to load the zoomed positions ahead of need, in a thread: the verifier takes longer than the
+    /// packet that they wait for. Until one is there, attaching it loads it.
     pub fn prepare_positions(&mut self) {
-        for index in 1..NF_POSITIONS {
-            // A failure is told where the position is attached.
-            let _ = self.program(&format!("nf_pos{index}"), ProgramKind::Netfilter);
+        let (send, receive) = mpsc::channel();
+        let programs = Arc::clone(&self.programs);
+        let load = move || {
+            for name in (1..NF_POSITIONS).map(|index| format!("nf_pos{index}")) {
+                let program = programs.load(&name, ProgramKind::Netfilter);
+                if send.send((name, program)).is_err() {
+                    return;
+                }
+            }
+        };
+        // Without the thread they are loaded when they are needed.
+        if std::thread::Builder::new().name("verifier".into()).spawn(load).is_ok() {
+            self.coming = Some(receive);
         }
     }
 
@@ -297,6 +320,9 @@ impl Tracer {
     }
 
     fn program(&mut self, name: &str, kind: ProgramKind) -> Result<BorrowedFd<'_>, TracerError> {
+        // A failure is told by trying again.
+        let arrived = self.coming.iter().flat_map(Receiver::try_iter);
+        self.loaded.extend(arrived.filter_map(|(name, program)| Some((name, program.ok()?))));
         if !self.loaded.contains_key(name) {
             let program = self.programs.load(name, kind)?;
             self.loaded.insert(name.to_owned(), program);
@@ -308,11 +334,16 @@ impl Tracer {
     }
 }
 
-fn load_one(programs: &Programs, name: &str, kind: ProgramKind) -> Result<(OwnedFd, Option<OwnedFd>), String> {
+fn load_one(
+    programs: &Programs,
+    name: &str,
+    kind: ProgramKind,
+) -> Result<(OwnedFd, Option<OwnedFd>), String> {
     let program = programs.load(name, kind).map_err(|e| e.to_string())?;
     let link = match kind {
         ProgramKind::Tracepoint { .. } => Some(
-            sys::raw_tracepoint_open(program.as_fd()).map_err(|e| format!("cannot attach to the tracepoint: {e}"))?,
+            sys::raw_tracepoint_open(program.as_fd())
+                .map_err(|e| format!("cannot attach to the tracepoint: {e}"))?,
         ),
         _ => None,
     };

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who, among what is registered at a hook, can have changed or dropped a packet.
 
+use serde::{Deserialize, Serialize};
+
 use super::model::Interval;
 use crate::node::{HookEntry, HookOwner, Topology};
 
 /// What was done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Deed {
     Mark,
     Translation,
@@ -16,8 +19,9 @@ pub enum Deed {
 }
 
 impl Deed {
-    /// Where the packet was freed tells a rule of nftables (iptables-nft's too) from everything else: those
-    /// free in `nft_do_chain`, iptables-legacy, conntrack and NAT return a verdict to `nf_hook_slow`.
+    /// Where the packet was freed tells a rule of nftables (iptables-nft's too) from everything else: since
+    /// 6.7 (net/netfilter/nf_tables_core.c) those free in `nft_do_chain`; iptables-legacy, conntrack and NAT
+    /// return a verdict to `nf_hook_slow`, as all did before.
     pub fn of_drop(symbol: &str) -> Self {
         match symbol {
             "nft_do_chain" => Self::DropByNft,

@@ -10,7 +10,7 @@ use super::fingerprint::Fingerprint;
 use super::model::{DropSite, Ending, Interval, Note, NoteKind, Place};
 use super::sight::{family_of, push_note};
 use super::slots::At;
-use super::tracker::Tracker;
+use super::tracker::{Free, Tracker};
 use crate::node::Hook;
 
 /// Names are looked up once per place; more places than this and they are looked up again.
@@ -23,7 +23,7 @@ impl Tracker {
         let fp = Fingerprint::of(e);
         let stack = self.cpu(e).stack.take_if(|s| s.skb == e.skb && s.flow == e.flow);
         let stack = stack.map_or([0; STACK_DEPTH], |s| s.stack());
-        let (verdict, deed) = self.judge(e, &fp);
+        let Free { verdict, deed, netfilter } = self.judge(e, &fp);
         let found = self.find_freed(e, &fp);
         let delivered =
             found.is_some_and(|at| matches!(self.slots.get(at).journey.ending, Ending::Delivered { .. }));
@@ -45,7 +45,7 @@ impl Tracker {
             }
             return;
         }
-        let late = if found.is_none() { self.recent(&fp) } else { None };
+        let late = if found.is_none() && !netfilter { self.recent(e, &fp) } else { None };
         let at = found.unwrap_or_else(|| match late {
             Some(recent) => self.resume(e, &fp, recent.id, recent.ending),
             None => self.start(e, &fp, None),
@@ -64,7 +64,7 @@ impl Tracker {
             _ if e.is_encap() => self.slots.get(at).encap,
             _ => None,
         };
-        let interval = self.drop_interval(at, e, &stack, deed);
+        let interval = if netfilter { self.drop_interval(at, e, &stack, deed) } else { None };
         let slot = self.slots.get_mut(at);
         slot.journey.ending = Ending::Dropped(DropSite {
             ts: e.ts,
@@ -73,6 +73,7 @@ impl Tracker {
             reason: e.reason(),
             location: e.location(),
             interval,
+            deed,
             delivered,
             mark: e.mark,
             len: e.len,
@@ -88,15 +89,17 @@ impl Tracker {
         self.schedule(at, e.ts);
     }
 
-    fn judge(&mut self, e: &Event, fp: &Fingerprint) -> (Verdict, Deed) {
+    fn judge(&mut self, e: &Event, fp: &Fingerprint) -> Free {
         let key = (e.reason(), e.location());
-        let (verdict, deed) = match self.drops.get(&key) {
+        let mut free = match self.drops.get(&key) {
             Some(&known) => known,
             None => {
                 let reason = self.names.drop_reason(e.reason()).unwrap_or_default();
                 let symbol = self.names.symbol(e.location()).unwrap_or_default();
                 let symbol = symbol.split(['.', '+']).next().unwrap_or_default();
-                let known = (verdict(&reason, symbol), Deed::of_drop(symbol));
+                let deed = Deed::of_drop(symbol);
+                let netfilter = deed != Deed::Drop || reason == "NETFILTER_DROP";
+                let known = Free { verdict: verdict(&reason, symbol), deed, netfilter };
                 if self.drops.len() >= CACHED {
                     self.drops.clear();
                 }
@@ -106,8 +109,16 @@ impl Tracker {
         };
         let icmp_type = (fp.icmp >> 8) as u8;
         let redirect = fp.quoted && (icmp_type == ICMP_REDIRECT.0 || icmp_type == ICMP_REDIRECT.1);
-        // The NAT core drops ICMP redirects about translated flows; nobody misses them.
-        if redirect && deed == Deed::DropByOther { (Verdict::Healthy, deed) } else { (verdict, deed) }
+        if redirect && free.deed == Deed::DropByOther {
+            // The NAT core drops ICMP redirects about translated flows; nobody misses them.
+            free.verdict = Verdict::Healthy;
+        }
+        self.nft_frees |= free.deed == Deed::DropByNft;
+        if free.deed == Deed::DropByOther && !self.nft_frees {
+            // Not known to be a kernel that tells them apart.
+            free.deed = Deed::Drop;
+        }
+        free
     }
 
     fn find_freed(&self, e: &Event, fp: &Fingerprint) -> Option<At> {
@@ -127,9 +138,9 @@ impl Tracker {
     }
 
     /// A journey that is over, and whose packet this is.
-    fn recent(&mut self, fp: &Fingerprint) -> Option<super::tracker::Recent> {
+    fn recent(&mut self, e: &Event, fp: &Fingerprint) -> Option<super::tracker::Recent> {
         let hash = fp.hash();
-        let at = self.recent.iter().rposition(|r| r.hash == hash)?;
+        let at = self.recent.iter().rposition(|r| r.skb == e.skb && r.hash == hash)?;
         self.recent.remove(at)
     }
 
@@ -158,16 +169,11 @@ impl Tracker {
         stack: &[u64; STACK_DEPTH],
         deed: Deed,
     ) -> Option<Interval> {
-        let in_netfilter = matches!(deed, Deed::DropByNft | Deed::DropByOther);
         let slot = self.slots.get(at);
         let netns = if e.netns == 0 { slot.netns } else { e.netns };
         let encap = e.is_encap();
-        let hook = if in_netfilter {
-            let known = self.hook_of(stack);
-            known.or_else(|| hook_after(&self.slots.get(at).journey.hops))?
-        } else {
-            return None;
-        };
+        let known = self.hook_of(stack);
+        let hook = known.or_else(|| hook_after(&self.slots.get(at).journey.hops))?;
         let slot = self.slots.get(at);
         let last = slot.last_seen().filter(|h| h.netns == netns && h.encap.is_some() == encap);
         let after = match last.map(|h| h.place) {

@@ -4,12 +4,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::addr::Ends;
+use super::author::{Deed, distinct_priorities};
 use super::ending::vanished;
-use super::model::{Ending, Journey, NoteKind, Place};
+use super::model::{Cause, Ending, Journey, MarkChange, NoteKind, Place};
 use super::slots::{At, NEVER};
 use super::stats::Summary;
 use super::tracker::{Recent, Tracker};
-use super::zoom::Zoom;
+use super::zoom::{Change, Zoom};
 use crate::node::{Hook, NetnsId, PathRole};
 
 const RECENT: usize = 512;
@@ -58,11 +59,30 @@ impl Tracker {
     /// Plans what happens to a journey if nothing more comes. `ts`: its newest record.
     pub(crate) fn schedule(&mut self, at: At, ts: u64) {
         let o = &self.options;
+        let slot = self.slots.get(at);
+        let last = slot.last_seen().map(|h| (h.netns, h.place));
+        // After POSTROUTING a packet may wait for its next hop's link-layer address.
+        let waits = match last {
+            Some((_, Place::Hook { hook: Hook::Postrouting, .. })) => true,
+            Some((netns, Place::Hook { hook: Hook::Forward | Hook::Output, .. })) => {
+                self.positions.last(netns, slot.family, Hook::Postrouting).is_none()
+            }
+            _ => false,
+        };
+        let over = match slot.journey.ending {
+            // Equal packets must not pile up; others may come back (a loop).
+            Ending::Left { .. } => !self.places.several_nodes() && slot.fp.is_weak(),
+            Ending::Dropped(_) | Ending::Merged { .. } => true,
+            _ => false,
+        };
+        if over {
+            self.slots.unlink(at);
+        }
         let slot = self.slots.get_mut(at);
         let end = slot.journey.end_ns.max(ts);
         slot.close = end
             + match slot.journey.ending {
-                Ending::Open if waits_for_neighbour(&slot.journey) => o.neighbour_ns,
+                Ending::Open if waits => o.neighbour_ns,
                 Ending::Open => o.quiet_ns,
                 Ending::Left { .. } if self.places.several_nodes() => o.join_ns,
                 _ => o.grace_ns,
@@ -75,8 +95,14 @@ impl Tracker {
     /// Gives up an old journey to make room.
     pub(crate) fn evict(&mut self) {
         let at = self.slots.victim();
-        if !self.slots.get(at).settled {
-            self.stats.ending(&Ending::Evicted);
+        let slot = self.slots.get(at);
+        if !slot.settled {
+            // What was shown to its end is not lost by forgetting it.
+            let over = slot.shown && slot.news.is_none() && !matches!(slot.journey.ending, Ending::Open);
+            let ending = if over && !slot.journey.resumed { slot.journey.ending } else { Ending::Evicted };
+            if !slot.journey.resumed {
+                self.stats.ending(&ending);
+            }
         }
         self.slots.release(at);
     }
@@ -172,6 +198,7 @@ impl Tracker {
         }
         slot.settled = true;
         self.round_trip(at);
+        let skb = self.slots.skb(at);
         let slot = self.slots.get(at);
         let journey = &slot.journey;
         if !journey.resumed {
@@ -182,8 +209,9 @@ impl Tracker {
             if self.recent.len() == RECENT {
                 self.recent.pop_front();
             }
-            if !journey.is_dropped() {
+            if skb != 0 && !journey.is_dropped() {
                 self.recent.push_back(Recent {
+                    skb,
                     hash: slot.fp.hash(),
                     id: journey.id,
                     ending: journey.ending,
@@ -212,6 +240,7 @@ impl Tracker {
 
     fn show(&mut self, at: At, out: &mut impl FnMut(Update<'_>)) {
         self.round_trip(at);
+        self.attribute_late(at);
         let slot = self.slots.get_mut(at);
         slot.news = None;
         out(Update::Journey(News {
@@ -226,6 +255,24 @@ impl Tracker {
         slot.shown_notes = slot.journey.notes.len();
     }
 
+    /// A later packet may have shown whose doing a change was while this one was held back.
+    fn attribute_late(&mut self, at: At) {
+        let slot = self.slots.get_mut(at);
+        for hop in &mut slot.journey.hops[slot.shown_hops..] {
+            let Some(MarkChange { from, to, cause: Cause::Hook(interval) }) = &mut hop.mark_change else {
+                continue;
+            };
+            if distinct_priorities(&self.topology, interval, Deed::Mark) < 2 {
+                continue;
+            }
+            let at = Zoom::from(&*interval);
+            let change = Change { at, deed: Deed::Mark, from: u64::from(*from), to: u64::from(*to) };
+            if let Some(known) = self.zooming.recall(change, interval, self.now) {
+                *interval = known;
+            }
+        }
+    }
+
     fn round_trip(&mut self, at: At) {
         let slot = self.slots.get_mut(at);
         let Some(request) = slot.request else { return };
@@ -237,12 +284,4 @@ impl Tracker {
         });
         journey.round_trip = Some(request.answered(journey.start_ns, journey.end_ns, entered));
     }
-}
-
-/// After POSTROUTING a packet may wait for its next hop's link-layer address.
-fn waits_for_neighbour(journey: &Journey) -> bool {
-    let last = journey.hops.iter().rev().find(|h| !matches!(h.place, Place::Route { .. }));
-    last.is_some_and(|h| {
-        matches!(h.place, Place::Hook { hook: Hook::Postrouting | Hook::Output | Hook::Forward, .. })
-    })
 }

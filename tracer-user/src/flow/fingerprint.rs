@@ -92,6 +92,11 @@ impl Fingerprint {
             && (self.l4b == new.l4b || self.gso || new.gso)
     }
 
+    /// Nothing in it need differ from the flow's other packets.
+    pub(crate) fn is_weak(&self) -> bool {
+        self.ip_id == 0 && !matches!(self.proto, 1 | 6 | 58)
+    }
+
     /// Sequence numbers `[start, end)` that it may carry, for TCP that certainly has payload. Header lengths
     /// are not in the record: the end is too far by at most 100 bytes.
     pub(crate) fn tcp_range(&self) -> Option<(u32, u32)> {

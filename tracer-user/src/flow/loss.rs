@@ -36,7 +36,7 @@ pub(crate) struct Gap {
 
 impl Loss {
     pub(crate) fn observe(&mut self, event: &Event) {
-        let at = usize::from(event.cpu);
+        let at = usize::from(event.cpu).min(super::tracker::MAX_CPUS - 1);
         if at >= self.cpus.len() {
             self.cpus.resize(at + 1, Cpu::default());
         }

@@ -1,19 +1,63 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Records of the kernel side become journeys of packets: pure, synchronous, no I/O, time is an argument.
+//!
+//! ```
+//! use std::io::Write as _;
+//! use std::sync::Arc;
+//! use tracer_user::flow::{NoNames, Options, Tracker, Update};
+//! use tracer_user::node::Topology;
+//! use tracer_user::output::{Output as _, Scene, Text, TextOptions};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let topology = Arc::new(Topology::default());
+//! let mut tracker = Tracker::new(Options::default(), Arc::new(NoNames));
+//! tracker.set_topology(Arc::clone(&topology));
+//! tracker.set_positions(&[]);
+//! let mut text = Text::new(TextOptions::default());
+//! let mut out = Vec::new();
+//!
+//! // Every 10 ms or so: the records of the ring buffer, sorted by time, then what is due.
+//! let (records, now_ns) = (Vec::new(), 0);
+//! for record in &records {
+//!     tracker.push(record);
+//! }
+//! let scene = Scene::new(&topology, &NoNames);
+//! let mut result = Ok(());
+//! let mut zooms = Vec::new();
+//! tracker.advance(now_ns, &mut |update| {
+//!     let written = match update {
+//!         Update::Journey(news) => text.news(&mut out, &scene, &news, None),
+//!         Update::Notice(notice) => text.notice(&mut out, &scene, &notice),
+//!         Update::Zoom(zoom) => Ok(zooms.push((zoom, true))),
+//!         Update::Unzoom(zoom) => Ok(zooms.push((zoom, false))),
+//!     };
+//!     if result.is_ok() {
+//!         result = written;
+//!     }
+//! });
+//! result?;
+//! std::io::stdout().write_all(&out)?;
+//! // Attach or detach what `zooms` asks for, then tell where positions stand now: `set_positions`.
+//! # Ok(())
+//! # }
+//! ```
 
 mod addr;
 mod author;
+mod change;
 mod dead;
 mod emit;
 mod ending;
 mod fingerprint;
 mod fold;
 mod generations;
+mod lookup;
 mod loss;
 mod model;
 mod names;
 mod nat;
 mod pairing;
+mod parts;
 mod places;
 mod sight;
 mod slots;

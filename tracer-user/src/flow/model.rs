@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use tracer_common::STACK_DEPTH;
 
 use super::addr::{Addr, Endpoint, Ends};
+use super::author::Deed;
 use crate::node::{Family, Hook, NetnsId};
 
 /// One packet, from where it was first seen to its end.
@@ -94,7 +95,16 @@ pub enum Place {
     /// A netfilter position. `priority` is `None` when the position is not known any more.
     Hook { hook: Hook, ifindex: u32, out_ifindex: u32, position: u8, priority: Option<i32> },
     /// A lookup in one routing table. `error`: 0 or a negative errno; `mark` as looked up.
-    Route { table: u32, error: i32, gateway: Addr, ifindex: u32, in_ifindex: u32, reverse: bool },
+    Route {
+        table: u32,
+        error: i32,
+        gateway: Addr,
+        ifindex: u32,
+        in_ifindex: u32,
+        reverse: bool,
+        /// The packet is for this host itself.
+        local: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -269,6 +279,7 @@ pub struct DropSite {
     pub location: u64,
     /// The hook it died in, and what there can have done it.
     pub interval: Option<Interval>,
+    pub deed: Deed,
     /// A socket's namespace had it already (INPUT was seen).
     pub delivered: bool,
     pub mark: u32,

@@ -39,13 +39,13 @@ impl Places {
         let mut places = Self::default();
         for ns in topology.namespaces.values() {
             places.nodes += usize::from(ns.role == Role::Node);
+            let uplinks = ns.devices.values().filter(|d| d.watched == Some(PathRole::Uplink));
+            let with_uplinks: FxHashSet<u32> = uplinks.filter_map(|d| d.master).collect();
             for device in ns.devices.values() {
                 if ns.role == Role::Pod {
                     places.pod_addresses.extend(device.addresses.iter().map(|&ip| Addr::from(ip)));
                 }
-                let uplink_port = ns.devices.values().any(|port| {
-                    port.master == Some(device.ifindex) && port.watched == Some(PathRole::Uplink)
-                });
+                let uplink_port = with_uplinks.contains(&device.ifindex);
                 places.devices.insert(
                     key(ns.id, device.ifindex),
                     Facts {

@@ -1,24 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A sighting: to which journey it belongs, and what changed since the one before.
 
-use tracer_common::{Event, FLAG_FRAG, FLAG_IPV6, FLAG_QUOTED, FLAG_REVERSE, Kind};
+use tracer_common::{Event, FLAG_FRAG, FLAG_IPV6, FLAG_QUOTED, Kind};
 
 use super::addr::{Addr, Endpoint, Ends};
-use super::author::{Deed, distinct_priorities};
+use super::change::junk_mark;
 use super::ending::ending_at;
-use super::fingerprint::{Fingerprint, in_range};
-use super::model::{Cause, Encap, Ending, Hop, Interval, MarkChange, Nat, Note, NoteKind, Packet, Place};
-use super::nat::{ends_of, translation};
+use super::fingerprint::Fingerprint;
+use super::model::{Encap, Ending, Hop, Note, NoteKind, Packet, Place};
+use super::nat::ends_of;
 use super::slots::{At, visit_bit};
 use super::tracker::Tracker;
-use super::zoom::{Change, Zoom};
-use crate::node::{Family, Hook, PathRole};
+use crate::node::{Family, Hook};
 
 const LARGE: usize = 32;
-const LOOKUPS: usize = 64;
-/// A lookup this long before a packet was for another one.
-const LOOKUP_AGE: u64 = 100_000_000;
-const CT_NEW: u8 = 2;
 
 pub(crate) fn family_of(e: &Event) -> Family {
     if e.flags & FLAG_IPV6 != 0 { Family::Ipv6 } else { Family::Ipv4 }
@@ -49,7 +44,7 @@ impl Tracker {
     }
 
     /// Family of the hook: of the outer packet when there is one.
-    fn hook_family(&self, e: &Event) -> Family {
+    pub(crate) fn hook_family(&self, e: &Event) -> Family {
         if !e.is_encap() {
             family_of(e)
         } else if e.outer_v4().is_some() {
@@ -81,43 +76,8 @@ impl Tracker {
         self.find_part(e, fp, place)
     }
 
-    /// GRO and segmentation make other packets of the same data.
-    fn find_part(&mut self, e: &Event, fp: &Fingerprint, place: &Place) -> Result<At, Option<u64>> {
-        let fragment = fp.frag && fp.frag_offset != 0;
-        let merges = matches!(place, Place::Device { ifindex, egress: false }
-            if matches!(self.places.role(e.netns, *ifindex), Some(PathRole::Uplink | PathRole::Tunnel)));
-        let range = fp.tcp_range().filter(|_| merges || fp.gso);
-        if !fragment && range.is_none() {
-            return Err(None);
-        }
-        let Some(flow) = self.flows.peek(e.flow) else { return Err(None) };
-        let mut part_of = None;
-        for &(at, id) in &flow.large {
-            if !self.slots.holds(at, id) {
-                continue;
-            }
-            let slot = self.slots.get(at);
-            if slot.fp.dir != fp.dir || slot.settled {
-                continue;
-            }
-            if fragment && !slot.fp.frag && slot.fp.ip_id == fp.ip_id {
-                part_of = Some(id);
-            }
-            if let (Some(_), Some((start, end))) = (range, slot.fp.tcp_range()) {
-                let other_end = matches!(slot.journey.ending, Ending::Left { .. } | Ending::Open);
-                if fp.l4a == start && other_end && self.continues(at, e, place) {
-                    return Ok(at);
-                }
-                if slot.fp.gso && fp.l4a != start && in_range(fp.l4a, start, end) {
-                    part_of = Some(id);
-                }
-            }
-        }
-        Err(part_of)
-    }
-
     /// The packet in this slot can have come to this place.
-    fn continues(&self, at: At, e: &Event, place: &Place) -> bool {
+    pub(crate) fn continues(&self, at: At, e: &Event, place: &Place) -> bool {
         let slot = self.slots.get(at);
         if slot.ttl_at(e.netns, place, e.is_encap()).is_some_and(|ttl| e.ttl >= ttl) {
             return false;
@@ -127,6 +87,10 @@ impl Tracker {
             // Out by one uplink: through a lower one (bond, VLAN), or into another node.
             Ending::Left { netns, .. } => match place {
                 Place::Device { egress: true, .. } => netns == e.netns,
+                // Sent back to this node, another router having taken it: a loop.
+                Place::Device { egress: false, .. } if netns == e.netns => {
+                    slot.journey.hops.last().is_some_and(|h| e.ttl < h.ttl)
+                }
                 Place::Device { egress: false, .. } | Place::Hook { hook: Hook::Prerouting, .. } => {
                     netns != e.netns
                 }
@@ -277,266 +241,6 @@ impl Tracker {
         let outer = self.cpu(e).outer.take_if(|(skb, _)| *skb == e.skb);
         Some(outer.map_or(unknown, |(_, outer)| outer))
     }
-
-    /// Marks what differs from the sighting before.
-    fn compare(&mut self, at: At, e: &Event, hop: &mut Hop) {
-        let slot = self.slots.get(at);
-        let first = slot.visited == 0;
-        let moved = slot.netns != e.netns;
-        let crossed = moved || slot.encap.is_some() != hop.encap.is_some();
-        let abroad = moved && matches!(slot.journey.ending, Ending::Left { .. });
-        if junk_mark(e) {
-            hop.mark = slot.mark;
-        }
-        let (from, before) = (slot.mark, slot.ends);
-        if !first && !abroad && hop.mark != from {
-            let to = hop.mark;
-            let cause = if to == 0 && crossed {
-                Cause::Scrubbed
-            } else {
-                let change = (Deed::Mark, u64::from(from), u64::from(to));
-                self.attribute(at, e, hop, change).map_or(Cause::Unknown, Cause::Hook)
-            };
-            hop.mark_change = Some(MarkChange { from, to, cause });
-        }
-        if !first && let Some(kind) = translation(before, hop.ends, e) {
-            let interval = match hop.place {
-                Place::Hook { .. } => self.attribute(at, e, hop, (Deed::Translation, kind as u64, 0)),
-                _ => None,
-            };
-            hop.nat = Some(Nat { kind, from: before, interval });
-        }
-        self.compare_conntrack(at, e, hop);
-    }
-
-    fn compare_conntrack(&mut self, at: At, e: &Event, hop: &mut Hop) {
-        if e.is_encap() || e.ct() == 0 {
-            return;
-        }
-        let slot = self.slots.get_mut(at);
-        let now = (e.ct(), e.ct_mark());
-        let (id, mark) = slot.ct;
-        if id == now.0 && mark != now.1 {
-            hop.ct_mark_change = Some((mark, now.1));
-        } else if id != now.0 && now.1 != 0 && e.ct_info() == CT_NEW {
-            hop.ct_mark_change = Some((0, now.1));
-        }
-        let told = &mut slot.journey.conntrack;
-        if (id != now.0 || hop.nat.is_some())
-            && let Some(entry) = self.conntracks.find(now.0)
-        {
-            hop.conntrack = tell_conntrack(told, entry);
-        }
-        slot.ct = now;
-    }
-
-    /// The interval in which something happened between the last sighting and this one.
-    fn attribute(
-        &mut self,
-        at: At,
-        e: &Event,
-        hop: &Hop,
-        (deed, from, to): (Deed, u64, u64),
-    ) -> Option<Interval> {
-        let family = self.hook_family(e);
-        let slot = self.slots.get(at);
-        let before = slot.last_seen();
-        let (hook, after, until) = match (hop.place, before.map(|b| b.place)) {
-            (Place::Hook { hook, priority, .. }, last) => {
-                let after = match last {
-                    Some(Place::Hook { priority, .. }) if before.is_some_and(|b| b.same_run(hop)) => priority,
-                    _ => None,
-                };
-                (hook, after.unwrap_or(i32::MIN), priority.unwrap_or(i32::MAX))
-            }
-            // Seen after a hook that was watched: something behind our last position.
-            (_, Some(Place::Hook { hook, priority, .. })) if slot.netns == e.netns => {
-                (hook, priority.unwrap_or(i32::MIN), i32::MAX)
-            }
-            // Between coming in and routing there is PREROUTING only.
-            (_, Some(Place::Device { egress: false, .. }))
-                if slot.netns == e.netns
-                    && self.positions.last(e.netns, family, Hook::Prerouting).is_none() =>
-            {
-                (Hook::Prerouting, i32::MIN, i32::MAX)
-            }
-            _ => return None,
-        };
-        let interval = Interval { netns: e.netns, family, hook, after, until, learned: false };
-        let watched = matches!(hop.place, Place::Hook { .. });
-        self.narrow(interval, deed, from, to, watched)
-    }
-
-    /// One author: remembered. Several: recalled from an equal change, or looked at closely next time.
-    pub(crate) fn narrow(
-        &mut self,
-        interval: Interval,
-        deed: Deed,
-        from: u64,
-        to: u64,
-        certain: bool,
-    ) -> Option<Interval> {
-        let change = Change { at: Zoom::from(&interval), deed, from, to };
-        match distinct_priorities(&self.topology, &interval, deed) {
-            0 if !certain => None,
-            0 => Some(interval),
-            1 => {
-                self.zooming.learn(change, &interval, self.now);
-                Some(interval)
-            }
-            _ => Some(match self.zooming.recall(change, &interval, self.now) {
-                Some(known) => known,
-                None => {
-                    self.zooming.want(change, self.now);
-                    interval
-                }
-            }),
-        }
-    }
-
-    /// The packet grew: others of its flow are in it now.
-    fn absorb(&mut self, at: At, fp: &Fingerprint) {
-        let Some(flow) = self.flows.get_mut(fp.flow) else { return };
-        let into = self.slots.get(at).journey.id;
-        let mut absorbed = 0;
-        for &(other, id) in &flow.large {
-            if other == at || !self.slots.holds(other, id) {
-                continue;
-            }
-            let part = self.slots.get(other);
-            if part.fp.dir != fp.dir
-                || part.settled
-                || part.shown
-                || !matches!(part.journey.ending, Ending::Open)
-            {
-                continue;
-            }
-            let merged = match (fp.tcp_range(), part.fp.tcp_range()) {
-                (Some((start, end)), Some((own, _))) => own != start && in_range(own, start, end),
-                _ => !fp.frag && part.fp.frag && part.fp.ip_id == self.slots.get(at).fp.ip_id,
-            };
-            if merged {
-                let part = self.slots.get_mut(other);
-                part.journey.ending = Ending::Merged { into };
-                part.close = part.journey.end_ns + self.options.grace_ns;
-                self.slots.due[other as usize] = self.slots.get(other).close;
-                self.slots.forget_skb(other);
-                absorbed += 1;
-            }
-        }
-        if absorbed > 0 {
-            let now = self.now;
-            let journey = &mut self.slots.get_mut(at).journey;
-            let after = journey.hops.len() as u16;
-            let netns = journey.hops.last().map_or(0, |h| h.netns);
-            let what = NoteKind::Absorbed { packets: absorbed };
-            push_note(&mut journey.notes, Note { ts: now, netns, after, what });
-        }
-    }
-
-    /// A routing lookup.
-    pub(crate) fn lookup(&mut self, e: &Event) {
-        if e.skb != 0
-            && let Some(at) = self.slots.by_skb(e.skb)
-        {
-            let slot = self.slots.get(at);
-            let under_way = matches!(slot.journey.ending, Ending::Open | Ending::Unwatched { .. });
-            if slot.journey.flow == e.flow && under_way && !slot.settled {
-                self.route(at, e);
-                return;
-            }
-        }
-        if self.lookups.len() == LOOKUPS {
-            self.lookups.pop_front();
-        }
-        self.lookups.push_back(*e);
-    }
-
-    fn adopt_lookups(&mut self, at: At, e: &Event) {
-        if self.lookups.is_empty() {
-            return;
-        }
-        let mut kept = 0;
-        for i in 0..self.lookups.len() {
-            let lookup = self.lookups[i];
-            let age = e.ts.saturating_sub(lookup.ts);
-            if lookup.flow == e.flow && lookup.dir == e.dir && age < LOOKUP_AGE {
-                self.route(at, &lookup);
-            } else if age < LOOKUP_AGE {
-                self.lookups[kept] = lookup;
-                kept += 1;
-            }
-        }
-        self.lookups.truncate(kept);
-    }
-
-    fn route(&mut self, at: At, e: &Event) {
-        let slot = self.slots.get(at);
-        let reverse = e.flags & FLAG_REVERSE != 0;
-        let place = Place::Route {
-            table: e.fib_table(),
-            error: e.fib_error(),
-            gateway: Addr(e.fib_gateway()),
-            ifindex: e.ifindex,
-            in_ifindex: e.l4a,
-            reverse,
-        };
-        let (from, encap, netns) = (slot.mark, slot.encap, if e.netns == 0 { slot.netns } else { e.netns });
-        let mut hop = Hop {
-            ts: e.ts,
-            netns,
-            place,
-            ends: slot.ends,
-            mark: e.mark,
-            len: 0,
-            l3len: 0,
-            ttl: slot.journey.hops.last().map_or(0, |h| h.ttl),
-            encap,
-            conntrack: None,
-            mark_change: None,
-            ct_mark_change: None,
-            nat: None,
-        };
-        // The mark that was looked up is the packet's own on the way on, unless the lookup is for the
-        // outer packet.
-        let own = e.dst == slot.ends.dst.addr.0 && !reverse && slot.visited != 0 && e.skb != 0;
-        if own && e.mark != from {
-            let interval = self.attribute(at, e, &hop, (Deed::Mark, u64::from(from), u64::from(e.mark)));
-            if let Some(interval) = interval {
-                hop.mark_change = Some(MarkChange { from, to: e.mark, cause: Cause::Hook(interval) });
-                self.slots.get_mut(at).mark = e.mark;
-            }
-        }
-        let slot = self.slots.get_mut(at);
-        if slot.journey.hops.len() < self.options.max_hops {
-            slot.journey.hops.push(hop);
-        } else {
-            slot.journey.hops_cut += 1;
-            self.stats.summary.hops_cut += 1;
-        }
-        if slot.visited != 0 {
-            slot.journey.end_ns = slot.journey.end_ns.max(e.ts);
-            self.schedule(at, e.ts);
-        }
-    }
-
-    pub(crate) fn conntrack(&mut self, e: &Event) {
-        self.conntracks.observe(e);
-        let Some(entry) = self.conntracks.find(e.ct()) else { return };
-        let Some(at) = (e.skb != 0).then(|| self.slots.by_skb(e.skb)).flatten() else { return };
-        let journey = &mut self.slots.get_mut(at).journey;
-        if journey.flow == e.flow
-            && let Some(index) = tell_conntrack(&mut journey.conntrack, entry)
-            && let Some(hop) = journey.hops.last_mut()
-        {
-            hop.conntrack = Some(index);
-        }
-    }
-}
-
-/// `skb->mark` shares its memory with `reserved_tailroom`, which IGMP, MLD and ND packets use.
-fn junk_mark(e: &Event) -> bool {
-    e.proto == 2 || (e.proto == 58 && e.sport == 0 && e.kind == Kind::Tc as u8 && e.point == 1)
 }
 
 fn packet_of(e: &Event, ends: Ends, mark: u32) -> Packet {
@@ -571,25 +275,6 @@ fn encap_index(encaps: &mut Vec<Encap>, outer: Encap) -> Option<u8> {
         encaps.len() - 1
     });
     u8::try_from(at).ok()
-}
-
-/// Adds or renews an entry; its index when there is news to tell.
-fn tell_conntrack(
-    told: &mut Vec<super::model::ConntrackEntry>,
-    entry: super::model::ConntrackEntry,
-) -> Option<u8> {
-    match told.iter().position(|known| known.id == entry.id) {
-        Some(at) if told[at].reply == entry.reply && told[at].original == entry.original => None,
-        Some(at) => {
-            told[at] = entry;
-            u8::try_from(at).ok()
-        }
-        None if told.len() < 8 => {
-            told.push(entry);
-            u8::try_from(told.len() - 1).ok()
-        }
-        None => None,
-    }
 }
 
 fn looped(notes: &mut Vec<Note>, e: &Event, hops: usize) {

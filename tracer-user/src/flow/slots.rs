@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 
 use super::addr::Ends;
 use super::fingerprint::Fingerprint;
-use super::model::{Hop, Journey, Place};
+use super::model::{Ending, Hop, Journey, Place};
 use super::pairing::Request;
 use crate::node::{Family, NetnsId};
 
@@ -21,6 +21,8 @@ pub(crate) struct Slot {
     pub(crate) journey: Journey,
     pub(crate) fp: Fingerprint,
     hash: u64,
+    /// It can be found by its fingerprint.
+    linked: bool,
     prev: At,
     next: At,
     skb: u64,
@@ -95,11 +97,15 @@ impl Slots {
         self.free.is_empty() && self.slots.len() >= self.limit
     }
 
-    /// An old journey, to make room: the oldest of a few.
+    /// An old journey, to make room: of a few, the oldest that was shown and is over.
     pub(crate) fn victim(&mut self) -> At {
         let len = self.slots.len();
         let picks = (0..8.min(len)).map(|i| (self.hand + i) % len);
-        let victim = picks.min_by_key(|&i| self.slots[i].journey.start_ns).unwrap_or(0);
+        let worth = |i: &usize| {
+            let Slot { shown, journey, .. } = &self.slots[*i];
+            (!*shown || matches!(journey.ending, Ending::Open), journey.start_ns)
+        };
+        let victim = picks.min_by_key(worth).unwrap_or(0);
         self.hand = (victim + 1) % len.max(1);
         victim as At
     }
@@ -145,6 +151,10 @@ impl Slots {
         self.get_mut(at).skb = skb;
     }
 
+    pub(crate) fn skb(&self, at: At) -> u64 {
+        self.get(at).skb
+    }
+
     pub(crate) fn forget_skb(&mut self, at: At) {
         let skb = std::mem::take(&mut self.get_mut(at).skb);
         if skb != 0 {
@@ -165,7 +175,7 @@ impl Slots {
 
     /// The packet's length or the like changed on the way.
     pub(crate) fn set_print(&mut self, at: At, fp: &Fingerprint) {
-        if self.get(at).fp != *fp {
+        if self.get(at).fp != *fp || !self.get(at).linked {
             self.unlink(at);
             let slot = self.get_mut(at);
             slot.fp = *fp;
@@ -177,6 +187,7 @@ impl Slots {
     fn link(&mut self, at: At) {
         let hash = self.get(at).hash;
         let (first, last) = self.by_print.get(&hash).copied().unwrap_or((at, NONE));
+        self.get_mut(at).linked = true;
         self.get_mut(at).prev = last;
         self.get_mut(at).next = NONE;
         if last != NONE {
@@ -185,8 +196,13 @@ impl Slots {
         self.by_print.insert(hash, (first, at));
     }
 
-    fn unlink(&mut self, at: At) {
-        let Slot { hash, prev, next, .. } = *self.get(at);
+    /// It is not looked for by fingerprint any more: with many equal packets that would take long.
+    pub(crate) fn unlink(&mut self, at: At) {
+        let Slot { hash, prev, next, linked, .. } = *self.get(at);
+        if !linked {
+            return;
+        }
+        self.get_mut(at).linked = false;
         let Some((mut first, mut last)) = self.by_print.get(&hash).copied() else { return };
         if prev == NONE {
             first = next;
@@ -216,6 +232,7 @@ impl Slot {
             journey: Journey::default(),
             fp: Fingerprint::default(),
             hash: 0,
+            linked: false,
             prev: NONE,
             next: NONE,
             skb: 0,

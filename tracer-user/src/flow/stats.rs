@@ -5,12 +5,11 @@ use hdrhistogram::Histogram;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
-use super::fold::is_folded;
 use super::model::{Ending, Hop, Journey, Place};
 use crate::node::{Hook, NetnsId};
 
 /// Kinds of hop-to-hop steps that are kept apart; more are counted only.
-const EDGES: usize = 96;
+const EDGES: usize = 128;
 /// 10 minutes in ns: the longest time a histogram tells apart.
 const LONGEST: u64 = 600_000_000_000;
 /// Bars of a small histogram.
@@ -114,14 +113,40 @@ pub(crate) struct Stats {
     pub(crate) summary: Summary,
     dropped: FxHashMap<u32, u64>,
     index: FxHashMap<(PlaceKey, PlaceKey), usize>,
-    edges: Vec<((PlaceKey, PlaceKey), Histogram<u32>)>,
-    round_trip: Histogram<u32>,
-    beyond: Histogram<u32>,
+    edges: Vec<Edge>,
+    round_trip: Spread,
+    beyond: Spread,
 }
 
-fn histogram() -> Histogram<u32> {
-    // The bounds are constants that hdrhistogram accepts; a failure would be a bug of ours.
-    Histogram::new_with_bounds(1, LONGEST, 2).expect("constant bounds")
+#[derive(Debug)]
+struct Edge {
+    from: PlaceKey,
+    to: PlaceKey,
+    /// First journey that took it, and how far along: the order in which to show it.
+    first: (u64, usize),
+    spread: Spread,
+}
+
+/// A histogram (two significant digits) with exact bounds.
+#[derive(Debug)]
+struct Spread {
+    histogram: Histogram<u32>,
+    min: u64,
+    max: u64,
+}
+
+impl Spread {
+    fn new() -> Self {
+        // The bounds are constants that hdrhistogram accepts; a failure would be a bug of ours.
+        let histogram = Histogram::new_with_bounds(1, LONGEST, 2).expect("constant bounds");
+        Self { histogram, min: u64::MAX, max: 0 }
+    }
+
+    fn record(&mut self, ns: u64) {
+        self.histogram.saturating_record(ns.max(1));
+        self.min = self.min.min(ns);
+        self.max = self.max.max(ns);
+    }
 }
 
 impl Stats {
@@ -131,8 +156,8 @@ impl Stats {
             dropped: FxHashMap::default(),
             index: FxHashMap::default(),
             edges: Vec::new(),
-            round_trip: histogram(),
-            beyond: histogram(),
+            round_trip: Spread::new(),
+            beyond: Spread::new(),
         }
     }
 
@@ -165,26 +190,34 @@ impl Stats {
     /// Times of a journey that is complete and lost no event.
     pub(crate) fn times(&mut self, journey: &Journey) {
         let mut last: Option<(PlaceKey, u64)> = None;
+        let mut device: Option<(PlaceKey, u64)> = None;
         for (at, hop) in journey.hops.iter().enumerate() {
             let Some(key) = PlaceKey::of(hop) else { continue };
+            if key.hook.is_none() {
+                let before = device.replace((key, hop.ts));
+                // Where no hook is seen in between, the step below is the same one.
+                if let Some((from, since)) = before.filter(|_| last != before) {
+                    self.edge(from, key, hop.ts.saturating_sub(since), (journey.id, at));
+                }
+            }
             // Positions of one hook count as one place, at its last position.
-            if is_folded(&journey.hops, at, false) && journey.hops[at + 1..].iter().any(|h| h.same_run(hop)) {
+            let next = journey.hops[at + 1..].iter().find(|h| PlaceKey::of(h).is_some());
+            if next.is_some_and(|n| n.same_run(hop)) {
                 continue;
             }
-            if let Some((from, since)) = last {
-                self.edge(from, key, hop.ts.saturating_sub(since));
+            if let Some((from, since)) = last.replace((key, hop.ts)) {
+                self.edge(from, key, hop.ts.saturating_sub(since), (journey.id, at));
             }
-            last = Some((key, hop.ts));
         }
         if let Some(rt) = journey.round_trip.filter(|rt| !rt.ambiguous) {
-            self.round_trip.saturating_record(rt.total_ns.max(1));
+            self.round_trip.record(rt.total_ns);
             if let Some(beyond) = rt.beyond_ns {
-                self.beyond.saturating_record(beyond.max(1));
+                self.beyond.record(beyond);
             }
         }
     }
 
-    fn edge(&mut self, from: PlaceKey, to: PlaceKey, ns: u64) {
+    fn edge(&mut self, from: PlaceKey, to: PlaceKey, ns: u64, first: (u64, usize)) {
         if from == to {
             return;
         }
@@ -192,7 +225,7 @@ impl Stats {
             Some(&at) => at,
             None if self.edges.len() < EDGES => {
                 self.index.insert((from, to), self.edges.len());
-                self.edges.push(((from, to), histogram()));
+                self.edges.push(Edge { from, to, first, spread: Spread::new() });
                 self.edges.len() - 1
             }
             None => {
@@ -200,41 +233,41 @@ impl Stats {
                 return;
             }
         };
-        self.edges[at].1.saturating_record(ns.max(1));
+        let edge = &mut self.edges[at];
+        edge.first = edge.first.min(first);
+        edge.spread.record(ns);
     }
 
     pub(crate) fn finish(&mut self) -> Summary {
         let mut summary = self.summary.clone();
         summary.dropped = self.dropped.iter().filter(|(_, n)| **n > 0).map(|(r, n)| (*r, *n)).collect();
         summary.dropped.sort_by_key(|&(reason, n)| (std::cmp::Reverse(n), reason));
+        self.index.clear();
+        self.edges.sort_by_key(|edge| edge.first);
+        let edges = self.edges.drain(..);
         summary.edges =
-            self.edges.iter().map(|&((from, to), ref h)| EdgeTimes { from, to, times: times(h) }).collect();
+            edges.map(|e| EdgeTimes { from: e.from, to: e.to, times: times(&e.spread) }).collect();
         summary.round_trip = times(&self.round_trip);
         summary.beyond = times(&self.beyond);
         summary
     }
 }
 
-fn times(h: &Histogram<u32>) -> Times {
+fn times(spread: &Spread) -> Times {
+    let Spread { histogram: h, min, max } = spread;
     if h.is_empty() {
         return Times::default();
     }
-    let (min, max) = (h.min(), h.max());
+    let (min, max) = (*min, *max);
     let mut bars = vec![0; BARS];
-    let span = (max as f64 / min.max(1) as f64).ln();
+    let low = min.max(1) as f64;
+    let span = (max.max(1) as f64 / low).ln();
     for v in h.iter_recorded() {
-        let value = v.value_iterated_to().clamp(min.max(1), max);
-        let share = if span > 0.0 { (value as f64 / min.max(1) as f64).ln() / span } else { 0.0 };
+        let value = v.value_iterated_to().clamp(min.max(1), max.max(1)) as f64;
+        let share = if span > 0.0 { (value / low).ln() / span } else { 0.0 };
         let bar = ((share * BARS as f64) as usize).min(BARS - 1);
         bars[bar] += v.count_since_last_iteration();
     }
-    Times {
-        count: h.len(),
-        min,
-        p50: h.value_at_quantile(0.50).min(max),
-        p90: h.value_at_quantile(0.90).min(max),
-        p99: h.value_at_quantile(0.99).min(max),
-        max,
-        bars,
-    }
+    let quantile = |q| h.value_at_quantile(q).clamp(min, max);
+    Times { count: h.len(), min, p50: quantile(0.50), p90: quantile(0.90), p99: quantile(0.99), max, bars }
 }

@@ -22,6 +22,8 @@ use super::zoom::Zooming;
 use crate::node::{Hook, Position, Topology};
 
 const MS: u64 = 1_000_000;
+/// Records of CPUs beyond this one share its place.
+pub(crate) const MAX_CPUS: usize = 8192;
 
 /// How the tracker waits, and how much it keeps. Times in ns.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +57,7 @@ impl Default for Options {
             grace_ns: 15 * MS,
             quiet_ns: 1000 * MS,
             neighbour_ns: 4000 * MS,
-            join_ns: 1000 * MS,
+            join_ns: 250 * MS,
             whole: false,
             drops_only: false,
             zoom: true,
@@ -88,7 +90,9 @@ pub struct Tracker {
     pub(crate) order: VecDeque<(At, u64)>,
     /// Over and forgotten, but a drop may still come.
     pub(crate) recent: VecDeque<Recent>,
-    pub(crate) drops: FxHashMap<(u32, u64), (Verdict, Deed)>,
+    pub(crate) drops: FxHashMap<(u32, u64), Free>,
+    /// On this kernel nftables frees what it drops itself.
+    pub(crate) nft_frees: bool,
     pub(crate) callers: FxHashMap<u64, Option<Hook>>,
     pub(crate) strays: Vec<super::emit::Notice>,
     pub(crate) ids: u64,
@@ -117,8 +121,18 @@ pub(crate) struct Cpu {
     pub(crate) outer: Option<(u64, Encap)>,
 }
 
+/// What a reason and a place say about a freed packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Free {
+    pub(crate) verdict: Verdict,
+    pub(crate) deed: Deed,
+    /// A verdict of netfilter.
+    pub(crate) netfilter: bool,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recent {
+    pub(crate) skb: u64,
     pub(crate) hash: u64,
     pub(crate) id: u64,
     pub(crate) ending: Ending,
@@ -143,6 +157,7 @@ impl Tracker {
             order: VecDeque::new(),
             recent: VecDeque::new(),
             drops: FxHashMap::default(),
+            nft_frees: false,
             callers: FxHashMap::default(),
             strays: Vec::new(),
             ids: 0,
@@ -183,6 +198,11 @@ impl Tracker {
         self.loss.total()
     }
 
+    /// Packets whose journey is over: what `--count` counts.
+    pub fn finished(&self) -> u64 {
+        self.packets().saturating_sub(self.under_way() as u64)
+    }
+
     /// Packets that are not over yet.
     pub fn under_way(&self) -> usize {
         self.slots.used()
@@ -219,7 +239,7 @@ impl Tracker {
     }
 
     pub(crate) fn cpu(&mut self, event: &Event) -> &mut Cpu {
-        let at = usize::from(event.cpu);
+        let at = usize::from(event.cpu).min(MAX_CPUS - 1);
         if at >= self.cpus.len() {
             self.cpus.resize_with(at + 1, Cpu::default);
         }

@@ -62,6 +62,7 @@ struct JsonPacket {
     l3_length: u32,
     ttl: u8,
     ip_id: u16,
+    dont_fragment: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     tcp: Option<JsonTcp>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -184,6 +185,8 @@ enum JsonPlace<'a> {
         device: Option<Cow<'a, str>>,
         fwmark: u32,
         reverse: bool,
+        /// The packet is for this host itself.
+        local: bool,
     },
 }
 
@@ -373,6 +376,7 @@ impl JsonPacket {
             l3_length: p.l3len,
             ttl: p.ttl,
             ip_id: p.ip_id,
+            dont_fragment: p.ipv6 || p.frag & 0x4000 != 0,
             tcp: p.is_tcp().then(|| JsonTcp { flags: tcp_flags(p.tcp_flags), seq: p.seq, ack: p.ack }),
             echo: (matches!(p.proto, 1 | 58) && p.icmp_error.is_none())
                 .then_some(JsonEcho { id: p.echo_id, seq: p.seq }),
@@ -407,7 +411,7 @@ impl<'a> JsonHop<'a> {
                 input: named(ifindex),
                 output: named(out_ifindex),
             },
-            Place::Route { table: id, error, gateway, ifindex, reverse, .. } => JsonPlace::Route {
+            Place::Route { table: id, error, gateway, ifindex, reverse, local, .. } => JsonPlace::Route {
                 table: id,
                 table_name: table(id),
                 error: (error < 0).then_some(error),
@@ -416,6 +420,7 @@ impl<'a> JsonHop<'a> {
                 device: named(ifindex),
                 fwmark: hop.mark,
                 reverse,
+                local,
             },
         };
         Self {
@@ -521,11 +526,7 @@ fn ending<'a>(scene: &Scene<'a>, journey: &Journey) -> JsonEnding<'a> {
             device: (site.ifindex != 0).then(|| scene.device(site.netns, site.ifindex)),
             reason: scene.drop_reason(site.reason),
             symbol: scene.symbol(site.location),
-            hook: site.interval.as_ref().map(|at| {
-                let symbol = scene.symbol(site.location);
-                let deed = Deed::of_drop(symbol.split(['.', '+']).next().unwrap_or_default());
-                interval(scene, at, deed)
-            }),
+            hook: site.interval.as_ref().map(|at| interval(scene, at, site.deed)),
             mark: site.mark,
             length: site.len,
             after_delivery: site.delivered,

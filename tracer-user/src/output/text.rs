@@ -42,7 +42,15 @@ pub struct Text {
     first: Option<u64>,
     /// Conntrack entries that were shown: once is enough.
     told: FxHashSet<(u64, ConntrackTuples)>,
-    blank: bool,
+    /// Something was written: a blank line comes next, except between notices.
+    before: Before,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    Notice,
+    Block,
 }
 
 type ConntrackTuples = (crate::flow::Ends, crate::flow::Ends);
@@ -79,7 +87,7 @@ fn unix(ns: u64) -> String {
 impl Text {
     pub fn new(options: TextOptions) -> Self {
         let options = TextOptions { width: options.width.max(NARROW), ..options };
-        Self { options, first: None, told: FxHashSet::default(), blank: false }
+        Self { options, first: None, told: FxHashSet::default(), before: Before::Nothing }
     }
 
     pub(crate) fn line(&self, hang: usize) -> Line {
@@ -162,6 +170,7 @@ impl Text {
         let journey = news.journey;
         let columns = Columns::of(scene);
         let mut since = None;
+        let mut opens = true;
         let mut notes = journey.notes.iter().enumerate().skip(news.from_note).peekable();
         for at in 0..journey.hops.len() {
             let hop = &journey.hops[at];
@@ -174,7 +183,8 @@ impl Text {
                     self.note(out, scene, note)?;
                 }
                 if shown {
-                    self.hop(out, scene, &columns, &HopLine { journey, at, since, remark })?;
+                    let line = HopLine { journey, at, since, opens: std::mem::take(&mut opens), remark };
+                    self.hop(out, scene, &columns, &line)?;
                 }
             }
             // Times add up over the lines that are there; lookups before the packet existed do not count.
@@ -226,8 +236,9 @@ impl Text {
             .is_some_and(|e| e.translates() && !self.told.contains(&(e.id, (e.original, e.reply))))
     }
 
-    fn gap(&mut self, out: &mut dyn io::Write) -> io::Result<()> {
-        if std::mem::replace(&mut self.blank, true) {
+    fn gap(&mut self, out: &mut dyn io::Write, next: Before) -> io::Result<()> {
+        let before = std::mem::replace(&mut self.before, next);
+        if before == Before::Block || (before == Before::Notice && next == Before::Block) {
             out.write_all(b"\n")?;
         }
         Ok(())
@@ -269,7 +280,7 @@ impl Output for Text {
             }
             text.end(out)?;
         }
-        self.blank = true;
+        self.before = Before::Block;
         Ok(())
     }
 
@@ -280,7 +291,7 @@ impl Output for Text {
         news: &News<'_>,
         explanation: Option<&Explanation>,
     ) -> io::Result<()> {
-        self.gap(out)?;
+        self.gap(out, Before::Block)?;
         self.title(out, scene, news.journey, false)?;
         self.body(out, scene, news, explanation)
     }
@@ -292,7 +303,7 @@ impl Output for Text {
         news: &News<'_>,
         explanation: Option<&Explanation>,
     ) -> io::Result<()> {
-        self.gap(out)?;
+        self.gap(out, Before::Block)?;
         self.title(out, scene, news.journey, true)?;
         self.body(out, scene, news, explanation)
     }
@@ -304,18 +315,18 @@ impl Output for Text {
                 let s = if *count == 1 { " was" } else { "s were" };
                 let cpu = cpu.map(|cpu| format!(" on CPU {cpu}")).unwrap_or_default();
                 let words = format!("!!  {count} event{s} lost{cpu} ({total} so far): hops may be missing");
-                self.gap(out)?;
+                self.gap(out, Before::Notice)?;
                 text.put(Style::Red, &words);
             }
             Notice::Stray { netns, ends, what, .. } => {
-                self.gap(out)?;
+                self.gap(out, Before::Notice)?;
                 text.put(Style::Dim, &format!("··  {ends} in {}:", scene.netns(*netns)));
                 text.end(out)?;
                 let note = crate::flow::Note { ts: 0, netns: *netns, after: 0, what: *what };
                 return self.note(out, scene, &note);
             }
             Notice::Device { netns, device, appeared, .. } => {
-                self.gap(out)?;
+                self.gap(out, Before::Notice)?;
                 let what = if *appeared { "appeared" } else { "is gone" };
                 let words = format!("··  {} {} {what}", escape(netns), escape(device));
                 text.put(Style::Yellow, &words);
@@ -324,13 +335,13 @@ impl Output for Text {
                 if self.options.verbose == 0 {
                     return Ok(());
                 }
-                self.gap(out)?;
+                self.gap(out, Before::Notice)?;
                 let words = if *on { "looking between the tables of" } else { "done looking at" };
                 let words = format!("··  {words} {} {}", scene.netns(zoom.netns), zoom.hook.name());
                 text.put(Style::Dim, &words);
             }
             Notice::Text { text: words, .. } => {
-                self.gap(out)?;
+                self.gap(out, Before::Notice)?;
                 text.put(Style::Plain, &format!("··  {}", escape(words)));
             }
         }
@@ -338,7 +349,7 @@ impl Output for Text {
     }
 
     fn summary(&mut self, out: &mut dyn io::Write, scene: &Scene<'_>, summary: &Summary) -> io::Result<()> {
-        self.gap(out)?;
+        self.gap(out, Before::Block)?;
         text_summary::write(self, out, scene, summary)
     }
 }

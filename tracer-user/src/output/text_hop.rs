@@ -10,13 +10,13 @@ use super::time::{Took, duration};
 use super::words::{icmp_error, route_error, table};
 use crate::flow::{Cause, Deed, DropSite, Ending, Expected, Hop, Interval, Journey, Note, NoteKind, Place};
 
-/// Tables of candidates in one word: "mangle", "mangle|nat?".
-pub(crate) fn tables_word(scene: &Scene<'_>, at: &Interval, deed: Deed) -> String {
+/// Tables of candidates: "mangle", "raw or mangle", "one of raw, mangle, nat".
+pub(crate) fn tables_words(scene: &Scene<'_>, at: &Interval, deed: Deed) -> String {
     let labels = scene.tables(at, deed);
     match labels.len() {
         0 | 1 => labels.concat(),
-        2 | 3 => format!("{}?", labels.join("|")),
-        n => format!("{}…{}?", labels[0], labels[n - 1]),
+        2 => labels.join(" or "),
+        _ => format!("one of {}", labels.join(", ")),
     }
 }
 
@@ -25,6 +25,8 @@ pub(crate) struct HopLine<'a> {
     pub(crate) at: usize,
     /// Of the line before; `None`: first of the journey.
     pub(crate) since: Option<u64>,
+    /// The first line of its block: it names the unit.
+    pub(crate) opens: bool,
     pub(crate) remark: Option<&'a str>,
 }
 
@@ -38,9 +40,10 @@ impl Text {
     ) -> io::Result<()> {
         let hop = &line.journey.hops[line.at];
         let mut text = self.line(columns.details);
-        self.time_cell(&mut text, line.since.map(|since| hop.ts.saturating_sub(since)));
+        self.time_cell(&mut text, line.since.map_or(0, |since| hop.ts.saturating_sub(since)), line.opens);
         text.cell(Style::Dim, &scene.netns(hop.netns), columns.netns);
         let verbose = self.options.verbose;
+        let table = table_cell(scene, hop);
         let quiet = !hop.changed() && line.remark.is_none();
         match hop.place {
             Place::Device { ifindex, egress } => {
@@ -50,7 +53,7 @@ impl Text {
             Place::Hook { hook, priority, .. } => {
                 let style = if quiet { Style::Dim } else { Style::Plain };
                 text.cell(style, hook.name(), columns.place);
-                let mut kind = table_cell(scene, hop);
+                let mut kind = table.clone().unwrap_or_default();
                 if verbose > 0 {
                     let priority = priority.map_or("?".to_owned(), |p| p.to_string());
                     let gap = if kind.is_empty() { "" } else { " " };
@@ -62,11 +65,11 @@ impl Text {
                 text.cell(Style::Blue, "route", columns.place);
             }
         }
-        if line.since.is_none() && line.journey.packet.mark != 0 {
+        if line.opens && line.at == 0 && line.journey.packet.mark != 0 {
             text.piece(&[(Style::Yellow, &format!("mark {}", hex(line.journey.packet.mark)))]);
         }
         self.route_piece(&mut text, scene, hop);
-        changes(&mut text, hop);
+        changes(&mut text, scene, hop, table.is_some());
         self.encap_piece(&mut text, line, hop);
         if let Some(remark) = line.remark {
             text.piece(&[(Style::Plain, remark)]);
@@ -78,19 +81,15 @@ impl Text {
         self.conntrack_line(out, columns, line.journey, hop)
     }
 
-    fn time_cell(&self, text: &mut Line, delta: Option<u64>) {
-        match delta {
-            None => text.right(Style::Dim, "+0.0", 13).put(Style::Dim, " µs  "),
-            Some(ns) => {
-                let (number, unit) = duration(ns);
-                let unit = if unit == "µs" { "  " } else { unit };
-                text.right(Style::Dim, &format!("+{number}"), 13).put(Style::Dim, &format!(" {unit:<2}  "))
-            }
-        };
+    fn time_cell(&self, text: &mut Line, delta: u64, first: bool) {
+        let (number, unit) = duration(delta);
+        let unit = if unit == "µs" && !first { "  " } else { unit };
+        text.right(Style::Dim, &format!("+{number}"), 13).put(Style::Dim, &format!(" {unit:<2}  "));
     }
 
     fn route_piece(&self, text: &mut Line, scene: &Scene<'_>, hop: &Hop) {
-        let Place::Route { table: id, error, gateway, ifindex, in_ifindex, reverse } = hop.place else {
+        let Place::Route { table: id, error, gateway, ifindex, in_ifindex, reverse, local } = hop.place
+        else {
             return;
         };
         let mut words = String::new();
@@ -105,13 +104,13 @@ impl Text {
         if error < 0 {
             words.push_str(&format!(" → {}", route_error(error)));
         } else {
-            if id == 255 {
+            if local {
                 words.push_str(" → this host");
             }
             if !gateway.is_none() {
                 words.push_str(&format!(" → via {gateway}"));
             }
-            if ifindex != 0 {
+            if ifindex != 0 && !local {
                 let to = if gateway.is_none() { " → " } else { " " };
                 words.push_str(&format!("{to}dev {}", scene.device(hop.netns, ifindex)));
             }
@@ -218,7 +217,7 @@ impl Text {
                 &format!("left {} by {} after {took}", scene.netns(*netns), scene.device(*netns, *ifindex)),
             )]),
             Ending::Delivered { netns } => {
-                text.piece(&[(Style::Green, &format!("delivered in {} after {took}", scene.netns(*netns)))])
+                text.piece(&[(Style::Green, &format!("delivered to {} after {took}", scene.netns(*netns)))])
             }
             Ending::Unwatched { netns, ifindex } => text.piece(&[(
                 Style::Green,
@@ -302,11 +301,12 @@ impl Text {
         let mut place = format!("in {}", scene.netns(site.netns));
         if let Some(at) = &site.interval {
             place.push_str(&format!(" {}", at.hook.name()));
-            let deed =
-                Deed::of_drop(scene.symbol(site.location).split(['.', '+']).next().unwrap_or_default());
-            let tables = tables_word(scene, at, deed);
-            if !tables.is_empty() {
-                place.push_str(&format!(" {tables}"));
+            let deed = site.deed;
+            let tables = scene.tables(at, deed);
+            match &tables[..] {
+                [] => {}
+                [one] => place.push_str(&format!(" {one}")),
+                _ => place.push_str(&format!(" by {}", tables_words(scene, at, deed))),
             }
         }
         if site.ifindex != 0 {
@@ -339,33 +339,39 @@ pub(crate) fn place_words(scene: &Scene<'_>, hop: &Hop) -> String {
     }
 }
 
-/// The tables behind what changed at a hook.
-fn table_cell(scene: &Scene<'_>, hop: &Hop) -> String {
-    let mut cell = String::new();
-    if let Some(change) = &hop.mark_change
-        && let Cause::Hook(at) = &change.cause
-    {
-        cell = tables_word(scene, at, Deed::Mark);
+/// The table behind what changed at a hook, where it is one.
+fn table_cell(scene: &Scene<'_>, hop: &Hop) -> Option<String> {
+    let mark = mark_tables(scene, hop);
+    match (mark.as_deref(), hop.nat.is_some_and(|nat| nat.interval.is_some())) {
+        (None, true) => Some("nat".to_owned()),
+        (Some([one]), false) => Some(one.clone()),
+        (Some([one]), true) if one == "nat" => Some(one.clone()),
+        _ => None,
     }
-    if let Some(nat) = &hop.nat
-        && nat.interval.is_some()
-        && cell != "nat"
-    {
-        if !cell.is_empty() {
-            cell.push('+');
-        }
-        cell.push_str("nat");
-    }
-    cell
 }
 
-fn changes(text: &mut Line, hop: &Hop) {
+fn mark_tables(scene: &Scene<'_>, hop: &Hop) -> Option<Vec<String>> {
+    match &hop.mark_change.as_ref()?.cause {
+        Cause::Hook(at) => Some(scene.tables(at, Deed::Mark)),
+        _ => None,
+    }
+}
+
+/// What changed; with the tables where the column in front cannot tell them.
+fn changes(text: &mut Line, scene: &Scene<'_>, hop: &Hop, told: bool) {
     if let Some(change) = &hop.mark_change {
         let words = match change.cause {
             Cause::Scrubbed => format!("mark {} scrubbed", hex(change.from)),
             _ => format!("mark {} → {}", hex(change.from), hex(change.to)),
         };
-        text.piece(&[(Style::Yellow, &words)]);
+        let by = match &change.cause {
+            Cause::Hook(at) if !told => match tables_words(scene, at, Deed::Mark) {
+                tables if tables.is_empty() => tables,
+                tables => format!(" by {tables}"),
+            },
+            _ => String::new(),
+        };
+        text.piece(&[(Style::Yellow, &words), (Style::Plain, &by)]);
     }
     if let Some((from, to)) = hop.ct_mark_change {
         text.piece(&[(Style::Yellow, &format!("ct mark {} → {}", hex(from), hex(to)))]);

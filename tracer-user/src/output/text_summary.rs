@@ -7,7 +7,7 @@ use super::line::{Line, Style};
 use super::scene::Scene;
 use super::text::Text;
 use super::time::{Took, duration};
-use crate::flow::{PlaceKey, Summary, Times};
+use crate::flow::{EdgeTimes, PlaceKey, Summary, Times};
 
 pub(crate) fn write(text: &Text, out: &mut dyn io::Write, scene: &Scene<'_>, s: &Summary) -> io::Result<()> {
     let width = text.options.width;
@@ -68,7 +68,7 @@ pub(crate) fn write(text: &Text, out: &mut dyn io::Write, scene: &Scene<'_>, s: 
         line.put(Style::Dim, &format!("  {:>6} freed by the kernel as it should be", s.healthy_frees));
         line.end(out)?;
     }
-    table(&mut line, out, scene, s, width)
+    table(&mut line, out, scene, s, (width, text.options.verbose > 0))
 }
 
 fn table(
@@ -76,10 +76,13 @@ fn table(
     out: &mut dyn io::Write,
     scene: &Scene<'_>,
     s: &Summary,
-    width: usize,
+    (width, verbose): (usize, bool),
 ) -> io::Result<()> {
     let mut rows: Vec<(String, &Times)> = Vec::new();
-    for edge in &s.edges {
+    // From device to device; every hook in between with -v, or where no device is seen.
+    let device = |e: &&EdgeTimes| e.from.hook.is_none() && e.to.hook.is_none();
+    let all = verbose || !s.edges.iter().any(|e| device(&e));
+    for edge in s.edges.iter().filter(|e| all || device(e)) {
         let name =
             format!("{} → {}", place(scene, &edge.from, None), place(scene, &edge.to, Some(&edge.from)));
         rows.push((name, &edge.times));
@@ -94,7 +97,7 @@ fn table(
         return Ok(());
     }
     let names = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    let names = names.min(width.saturating_sub(60)).max(24);
+    let names = names.max(24);
     line.put(Style::Plain, "  ").cell(Style::Dim, "hop", names);
     for head in ["count", "p50", "p90", "p99", "max"] {
         line.right(Style::Dim, head, if head == "count" { 7 } else { 9 });

@@ -36,10 +36,10 @@ pub(crate) fn duration(ns: u64) -> (String, &'static str) {
     let us = ns as f64 / 1e3;
     if us < 9_999.95 {
         (format!("{us:.1}"), "µs")
-    } else if us < 9_999_950.0 {
+    } else if us < 999_950.0 {
         (format!("{:.1}", us / 1e3), "ms")
     } else {
-        (format!("{:.1}", us / 1e6), "s")
+        (format!("{:.2}", us / 1e6), "s")
     }
 }
 
@@ -89,8 +89,8 @@ mod tests {
         assert_eq!(rfc3339(1_709_210_096_000_000_007), "2024-02-29T12:34:56.000000007Z");
         assert_eq!(time_of_day(1_709_210_096_000_001_000, 3600), "13:34:56.000001");
         assert_eq!(Took(11_400).to_string(), "11.4 µs");
-        assert_eq!(Took(3_000_000_000).to_string(), "3000.0 ms");
-        assert_eq!(Took(12_000_000_000).to_string(), "12.0 s");
+        assert_eq!(Took(3_000_000_000).to_string(), "3.00 s");
+        assert_eq!(Took(12_000_000_000).to_string(), "12.00 s");
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::os::fd::AsFd as _;
 use crate::bpf::{Tracer, TracerError};
 use crate::cli::{PositionChoice, TcChoice};
 use crate::flow::Zoom;
-use crate::node::{DeviceKind, Family, Hook, Netns, NetnsId, Placement, Position, Topology, standing, standing_at, zoomed};
+use crate::node::{
+    DeviceKind, Family, Hook, Netns, NetnsId, Placement, Position, Topology, standing, standing_at, zoomed,
+};
 use crate::output::Missing;
 
 /// Priorities tried for one position before it is given up.
@@ -36,14 +38,7 @@ pub(super) struct Attachments {
 
 impl Attachments {
     pub(super) fn new(tracer: Tracer, tc: TcChoice, choice: PositionChoice) -> Self {
-        Self {
-            tracer,
-            tc,
-            choice,
-            zooms: HashSet::new(),
-            devices: BTreeMap::new(),
-            refused: BTreeSet::new(),
-        }
+        Self { tracer, tc, choice, zooms: HashSet::new(), devices: BTreeMap::new(), refused: BTreeSet::new() }
     }
 
     pub(super) fn tracer(&mut self) -> &mut Tracer {
@@ -166,9 +161,7 @@ impl Attachments {
         for ns in topology.namespaces.values() {
             let Some(handle) = netns.iter().find(|n| n.id() == ns.id) else { continue };
             let wanted: Vec<Placement> = match self.choice {
-                PositionChoice::All => {
-                    hooks().flat_map(|(family, hook)| zoomed(ns, family, hook)).collect()
-                }
+                PositionChoice::All => hooks().flat_map(|(family, hook)| zoomed(ns, family, hook)).collect(),
                 PositionChoice::Last => standing(ns),
                 PositionChoice::Auto => hooks()
                     .flat_map(|(family, hook)| {

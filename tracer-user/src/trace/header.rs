@@ -10,7 +10,12 @@ use crate::node::{PathRole, Topology};
 use crate::output::{Header, Missing};
 
 /// Describes the run as it starts.
-pub(super) fn header(plan: &Plan, attachments: &mut Attachments, topology: &Topology, missing: &[Missing]) -> Header {
+pub(super) fn header(
+    plan: &Plan,
+    attachments: &mut Attachments,
+    topology: &Topology,
+    missing: &[Missing],
+) -> Header {
     let mut missing = missing.to_vec();
     let mut tracepoints = 0;
     for status in attachments.tracer().status() {

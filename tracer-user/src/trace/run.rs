@@ -6,6 +6,8 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -40,6 +42,8 @@ pub enum TraceError {
     Watch(#[from] WatchError),
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
+    #[error("cannot wait for records: {0}")]
+    Wait(io::Error),
     #[error("cannot write: {0}")]
     Write(io::Error),
 }
@@ -160,6 +164,10 @@ impl<'a> Run<'a> {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(TraceError::Signals)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(TraceError::Signals)?;
         let mut watcher = Watcher::new(&self.netns, &self.plan.filter.hosts())?;
+        let events = self.attachments.tracer().events_fd().map_err(TraceError::Wait)?;
+        // SAFETY: an owned descriptor: it is the same one, and open, until `events` is dropped.
+        let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
+            .map_err(|error| TraceError::Wait(error.into()))?;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = self.plan.duration.map(|d| Instant::now() + d);
@@ -176,6 +184,11 @@ impl<'a> Run<'a> {
                     if self.node_changed(&change)? {
                         watcher = Watcher::new(&self.netns, &self.plan.filter.hosts())?;
                     }
+                }
+                ready = events.readable() => {
+                    // The first packet of a flow: what it shows may call for a closer look at the next one.
+                    ready.map_err(TraceError::Wait)?.clear_ready();
+                    self.drain()?;
                 }
                 _ = tick.tick() => {
                     self.drain()?;
@@ -271,7 +284,10 @@ impl<'a> Run<'a> {
             self.screen.notice(&self.topology, &notice);
         }
         for missing in &changes.missing {
-            self.say(format!("not watched: {} ({}): {} are not seen", missing.what, missing.why, missing.hides));
+            self.say(format!(
+                "not watched: {} ({}): {} are not seen",
+                missing.what, missing.why, missing.hides
+            ));
         }
     }
 
@@ -374,11 +390,8 @@ impl Screen {
     /// Nobody reads standard output any more; seen even while there is nothing to write.
     fn is_closed(&self) -> bool {
         let stdout = io::stdout();
-        let mut poll = libc::pollfd {
-            fd: std::os::fd::AsRawFd::as_raw_fd(&stdout.as_fd()),
-            events: 0,
-            revents: 0,
-        };
+        let mut poll =
+            libc::pollfd { fd: std::os::fd::AsRawFd::as_raw_fd(&stdout.as_fd()), events: 0, revents: 0 };
         // SAFETY: one structure, valid for the call, which does not wait.
         let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
         ready > 0 && poll.revents & libc::POLLERR != 0

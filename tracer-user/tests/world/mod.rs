@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Two nodes of an EgressGateway cluster as plain data, and packets that walk through them: the records that
 //! the kernel side would send.
-#![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test file uses its own part of the world")]
+#![expect(dead_code, unreachable_pub, reason = "each test file uses its own part of the world")]
 
 pub mod egress;
 

@@ -225,7 +225,10 @@ fn tracepoint(graph: Graph<'_>, name: &str) -> Option<(u32, u32)> {
     graph.named(&typedef).filter(|(_, ty)| ty.kind == Kind::Typedef).find_map(|(id, _)| {
         let pointer = graph.resolve(id)?;
         let function = (pointer.kind == Kind::Ptr).then(|| graph.resolve(pointer.size_or_type))??;
-        (function.kind == Kind::FuncProto).then(|| u32::from(function.vlen).checked_sub(1)).flatten().map(|n| (id, n))
+        (function.kind == Kind::FuncProto)
+            .then(|| u32::from(function.vlen).checked_sub(1))
+            .flatten()
+            .map(|n| (id, n))
     })
 }
 

@@ -288,7 +288,7 @@ fn this_kernel_has_what_we_read() -> Result {
     let btf = match KernelBtf::load() {
         Ok(btf) => btf,
         Err(error) => {
-            eprintln!("skipped: {error}");
+            println!("SKIP {error}");
             return Ok(());
         }
     };

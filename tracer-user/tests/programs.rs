@@ -8,14 +8,15 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::Command;
 use std::thread;
 
-use aya::programs::SchedClassifier;
+use aya::maps::{Array, HashMap, MapData};
 use object::write::{Object, Relocation, StandardSection, Symbol, SymbolId, SymbolSection};
 use object::{
     Architecture, BinaryFormat, Endianness, RelocationFlags, SectionKind, SymbolFlags, SymbolKind,
     SymbolScope,
 };
 use tracer_user::bpf::{
-    LoadError, NetfilterLoader, TcDirection, TcOrder, enable_stats, link_netfilter, link_tcx, prog_stats,
+    LoadError, ProgramKind, Programs, TcDirection, TcOrder, enable_stats, link_netfilter, link_tcx,
+    prog_stats,
 };
 use tracer_user::node::{Family, Hook};
 
@@ -80,12 +81,8 @@ fn symbol(
     })
 }
 
-fn load(verdict: u32) -> Result<(aya::Ebpf, NetfilterLoader)> {
-    let object = bpf_object()?;
-    let mut loader = aya::EbpfLoader::new();
-    let ebpf = loader.override_global("VERDICT", &verdict, true).load(&object)?;
-    let netfilter = NetfilterLoader::new(&object, &ebpf)?;
-    Ok((ebpf, netfilter))
+fn programs(verdict: u32) -> Result<Programs> {
+    Ok(Programs::new(&bpf_object()?, &[("VERDICT", &verdict.to_ne_bytes())])?)
 }
 
 /// Runs `test` in a thread with a network namespace of its own; says so when that is not allowed.
@@ -93,7 +90,7 @@ fn alone(test: impl FnOnce() -> Result + Send + 'static) -> Result {
     let thread = thread::spawn(move || {
         // SAFETY: moves this thread only, which ends with the test.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-            eprintln!("skipped: needs root: {}", io::Error::last_os_error());
+            println!("SKIP needs root: {}", io::Error::last_os_error());
             return Ok(());
         }
         test()
@@ -102,10 +99,10 @@ fn alone(test: impl FnOnce() -> Result + Send + 'static) -> Result {
 }
 
 /// `None`, said aloud, on kernels before 6.4.
-fn load_position(loader: &NetfilterLoader, name: &str) -> Result<Option<OwnedFd>> {
-    match loader.load(name) {
+fn load_position(programs: &Programs, name: &str) -> Result<Option<OwnedFd>> {
+    match programs.load(name, ProgramKind::Netfilter) {
         Err(error) if error.is_unsupported() => {
-            eprintln!("skipped: {error}");
+            println!("SKIP {error}");
             Ok(None)
         }
         result => Ok(Some(result?)),
@@ -113,15 +110,14 @@ fn load_position(loader: &NetfilterLoader, name: &str) -> Result<Option<OwnedFd>
 }
 
 #[test]
-fn constants_set_through_aya_are_folded_in_netfilter_programs() -> Result {
+fn constants_are_folded_in_netfilter_programs() -> Result {
     alone(|| {
-        let (_ebpf, loader) = load(1)?;
-        assert_eq!(loader.names().collect::<Vec<_>>(), ["nf_pos0", "nf_pos1"]);
-        if load_position(&loader, "nf_pos0")?.is_none() {
+        let accepting = programs(1)?;
+        assert_eq!(accepting.names().collect::<Vec<_>>(), ["nf_pos0", "nf_pos1", "tc_next"]);
+        if load_position(&accepting, "nf_pos0")?.is_none() {
             return Ok(());
         }
-        let (_ebpf, loader) = load(7)?;
-        let error = loader.load("nf_pos0").err().ok_or("7 is no verdict")?;
+        let error = programs(7)?.load("nf_pos0", ProgramKind::Netfilter).err().ok_or("7 is no verdict")?;
         assert!(error.to_string().contains("R0"), "{error}");
         assert!(error.log().is_some_and(|log| log.contains("exit")));
         Ok(())
@@ -129,28 +125,43 @@ fn constants_set_through_aya_are_folded_in_netfilter_programs() -> Result {
 }
 
 #[test]
-fn unknown_functions_are_named() -> Result {
+fn constants_are_frozen() -> Result {
     alone(|| {
-        let (_ebpf, loader) = load(1)?;
-        assert!(matches!(loader.load("nf_pos9"), Err(LoadError::NoFunction(name)) if name == "nf_pos9"));
+        let mut rodata: Array<MapData, u32> = programs(1)?.take_map(".rodata")?;
+        assert_eq!(rodata.get(&0, 0)?, 1);
+        assert!(rodata.set(0, 0, 0).is_err(), "whoever runs the tracer can change its programs' constants");
         Ok(())
     })
 }
 
 #[test]
-fn maps_stay_bound_when_aya_lets_go_of_them() -> Result {
+fn unknown_functions_and_maps_are_named() -> Result {
     alone(|| {
-        let (ebpf, loader) = load(1)?;
-        drop(ebpf);
-        load_position(&loader, "nf_pos1").map(drop)
+        let mut programs = programs(1)?;
+        let function = programs.load("nf_pos9", ProgramKind::Netfilter);
+        assert!(matches!(function, Err(LoadError::NoFunction(name)) if name == "nf_pos9"));
+        let map = programs.take_map::<Array<MapData, u32>>("NO_SUCH_MAP");
+        assert!(map.is_err_and(|e| e.to_string().contains("NO_SUCH_MAP")));
+        let map = programs.take_map::<HashMap<MapData, u32, u32>>(".rodata");
+        assert!(map.is_err_and(|e| e.to_string().contains(".rodata")), "an array is no hash map");
+        Ok(())
+    })
+}
+
+#[test]
+fn programs_find_their_maps_when_those_were_taken_and_closed() -> Result {
+    alone(|| {
+        let mut programs = programs(1)?;
+        drop(programs.take_map::<Array<MapData, u32>>(".rodata")?);
+        load_position(&programs, "nf_pos1").map(drop)
     })
 }
 
 #[test]
 fn positions_are_free_again_when_their_link_is_closed() -> Result {
     alone(|| {
-        let (_ebpf, loader) = load(1)?;
-        let Some(program) = load_position(&loader, "nf_pos0")? else { return Ok(()) };
+        let programs = programs(1)?;
+        let Some(program) = load_position(&programs, "nf_pos0")? else { return Ok(()) };
         for family in [Family::Ipv4, Family::Ipv6] {
             for hook in Hook::ALL {
                 let attach = |priority| link_netfilter(program.as_fd(), family, hook, priority);
@@ -170,15 +181,12 @@ fn positions_are_free_again_when_their_link_is_closed() -> Result {
 #[test]
 fn tc_programs_stand_at_either_end_of_a_device() -> Result {
     alone(|| {
-        let (mut ebpf, _) = load(1)?;
-        let program: &mut SchedClassifier = ebpf.program_mut("tc_next").ok_or("no tc_next")?.try_into()?;
-        program.load()?;
-        let program = program.fd()?.as_fd();
-        let attach = |ifindex, direction, order| link_tcx(program, ifindex, direction, order);
+        let program = programs(1)?.load("tc_next", ProgramKind::Tc)?;
+        let attach = |ifindex, direction, order| link_tcx(program.as_fd(), ifindex, direction, order);
         // Device 1 is the loopback device of every network namespace.
         let ingress = match attach(1, TcDirection::Ingress, TcOrder::First) {
             Err(error) if error.is_unsupported() => {
-                eprintln!("skipped: {error}");
+                println!("SKIP {error}");
                 return Ok(());
             }
             result => result?,
@@ -198,12 +206,12 @@ fn tc_programs_stand_at_either_end_of_a_device() -> Result {
 #[test]
 fn runs_are_counted_while_statistics_are_enabled() -> Result {
     alone(|| {
-        let (_ebpf, loader) = load(1)?;
-        let Some(program) = load_position(&loader, "nf_pos0")? else { return Ok(()) };
+        let programs = programs(1)?;
+        let Some(program) = load_position(&programs, "nf_pos0")? else { return Ok(()) };
         let _link = link_netfilter(program.as_fd(), Family::Ipv4, Hook::Output, -1)?;
         // The child has the namespace of this thread.
         if !Command::new("ip").args(["link", "set", "lo", "up"]).status().is_ok_and(|s| s.success()) {
-            eprintln!("skipped: needs ip(8)");
+            println!("SKIP needs ip(8)");
             return Ok(());
         }
         let socket = UdpSocket::bind("127.0.0.1:0")?;

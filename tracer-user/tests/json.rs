@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The JSON output against its schema, and against the text.
+
+mod world;
+
+use serde_json::Value;
+use tracer_common::Kind;
+use tracer_user::flow::{Notice, Options, Tracker, Update};
+use tracer_user::node::Hook;
+use tracer_user::output::{Explanation, Header, Json, Missing, Output, Scene};
+use world::egress::{syn, syn_ack};
+use world::*;
+
+/// The part of JSON Schema that ours uses; a word it does not know is an error.
+fn check(schema: &Value, root: &Value, value: &Value, at: &str) -> Result<(), String> {
+    let rules = schema.as_object().ok_or("a schema is an object")?;
+    for (word, rule) in rules {
+        match word.as_str() {
+            "$schema" | "title" | "description" | "$defs" => {}
+            "$ref" => {
+                let path = rule.as_str().and_then(|r| r.strip_prefix('#')).ok_or("local references only")?;
+                let target = root.pointer(path).ok_or(format!("{path} is not there"))?;
+                check(target, root, value, at)?;
+            }
+            "oneOf" => {
+                let results: Vec<_> =
+                    rule.as_array().into_iter().flatten().map(|s| check(s, root, value, at)).collect();
+                if results.iter().filter(|r| r.is_ok()).count() != 1 {
+                    return Err(format!("{at}: fits not exactly one of {results:?}"));
+                }
+            }
+            "const" if rule != value => return Err(format!("{at}: {value} is not {rule}")),
+            "enum" if !rule.as_array().is_some_and(|all| all.contains(value)) => {
+                return Err(format!("{at}: {value} is none of {rule}"));
+            }
+            "const" | "enum" => {}
+            "type" => {
+                let fits = |name: &Value| match name.as_str() {
+                    Some("object") => value.is_object(),
+                    Some("array") => value.is_array(),
+                    Some("string") => value.is_string(),
+                    Some("boolean") => value.is_boolean(),
+                    Some("integer") => value.is_u64() || value.is_i64(),
+                    Some("null") => value.is_null(),
+                    _ => false,
+                };
+                let ok = rule.as_array().map_or_else(|| fits(rule), |all| all.iter().any(fits));
+                if !ok {
+                    return Err(format!("{at}: {value} is not of type {rule}"));
+                }
+            }
+            "required" => {
+                for name in rule.as_array().into_iter().flatten().filter_map(Value::as_str) {
+                    if value.get(name).is_none() {
+                        return Err(format!("{at}: {name} is missing in {value}"));
+                    }
+                }
+            }
+            "properties" => {
+                for (name, rule) in rule.as_object().into_iter().flatten() {
+                    if let Some(inner) = value.get(name) {
+                        check(rule, root, inner, &format!("{at}/{name}"))?;
+                    }
+                }
+            }
+            "additionalProperties" => {
+                let known = rules.get("properties").and_then(Value::as_object);
+                for name in value.as_object().into_iter().flatten().map(|(name, _)| name) {
+                    if !known.is_some_and(|known| known.contains_key(name)) {
+                        return Err(format!("{at}: {name} is not in the schema"));
+                    }
+                }
+            }
+            "items" => {
+                for (i, inner) in value.as_array().into_iter().flatten().enumerate() {
+                    check(rule, root, inner, &format!("{at}/{i}"))?;
+                }
+            }
+            other => return Err(format!("schema word {other}")),
+        }
+    }
+    Ok(())
+}
+
+/// Runs the world's events through a JSON session.
+fn session(feed: impl FnOnce(&mut World)) -> Vec<Value> {
+    let mut w = World::with(true, Options { whole: true, ..Options::default() }, 0);
+    let mut out = Vec::new();
+    let header = Header {
+        version: "0.1".to_owned(),
+        attached: vec!["tc: tcx on 6 devices".to_owned()],
+        missing: vec![Missing { what: "kprobe".to_owned(), ..Missing::default() }],
+        ..Header::default()
+    };
+    let topology = w.topology.clone();
+    let scene = Scene::new(&topology, &Kernel);
+    Json.header(&mut out, &scene, &header).expect("writes");
+    feed(&mut w);
+    let now = w.now + 10_000_000_000;
+    let explanation = Explanation { cause: Some("because".to_owned()), ..Explanation::default() };
+    let tracker: &mut Tracker = &mut w.tracker;
+    let summary = tracker.finish(now, &mut |update| match update {
+        Update::Journey(news) => {
+            let explanation = news.journey.is_dropped().then_some(&explanation);
+            Json.news(&mut out, &scene, &news, explanation).expect("writes");
+        }
+        Update::Notice(notice) => Json.notice(&mut out, &scene, &notice).expect("writes"),
+        Update::Zoom(_) | Update::Unzoom(_) => {}
+    });
+    Json.notice(&mut out, &scene, &Notice::Text { ts: 1, text: "said".to_owned() }).expect("writes");
+    Json.summary(&mut out, &scene, &summary).expect("writes");
+    let text = String::from_utf8(out).expect("text");
+    text.lines().map(|line| serde_json::from_str(line).expect("an object per line")).collect()
+}
+
+fn everything(w: &mut World) {
+    let mut p = syn();
+    w.request_through_node1(&mut p);
+    w.request_through_node2(&mut p);
+    let mut r = syn_ack();
+    w.reply_through_node2(&mut r);
+    w.reply_through_node1(&mut r, 9000);
+    w.remark(&r, Kind::ResetSend, POD, r.skb);
+    w.drop(&r, POD, ETH0, ("NO_SOCKET", "tcp_v4_rcv"), &[]);
+    let mut p = Pkt { id: 1, seq: 5000, gso: (1448, 20), len: 29012, flags: 0x18, skb: 0x51, ..syn() };
+    w.request_to_bridge(&mut p);
+    w.icmp_send(&p, NODE1, (3, 4), 1450);
+    let calls = ["nft_do_chain_ipv4", "nf_hook_slow", "ip_forward"];
+    w.drop(&p, NODE1, CNI0, ("NETFILTER_DROP", "nft_do_chain"), &calls);
+    let mut ping = Pkt { skb: 0x52, flow: 2, ..Pkt::echo("10.200.0.22", "10.200.1.22", 77, 1) };
+    w.flannel_out(&mut ping);
+    let mut v6 = Pkt { skb: 0x53, flow: 3, ..Pkt::tcp("fd00::22", 1, "fd00:25::183", 80) };
+    w.request_to_bridge(&mut v6);
+    let frag =
+        Pkt { skb: 0x54, flow: 4, frag: Some((185, false)), ..Pkt::udp("10.200.0.22", 0, "1.2.3.4", 0, 99) };
+    w.tc(&frag, POD, ETH0, OUT, 100);
+    let error = Pkt { skb: 0x55, flow: 5, quoted: Some((3, 4)), ack: 1400, reply: true, ..syn() };
+    w.tc(&error, NODE1, ETH0, IN, 100);
+    w.nf(&error, NODE1, Hook::Prerouting, (ETH0, 0), 100);
+    w.remark(&Pkt { flow: 9, ..syn() }, Kind::ResetReceive, POD, 0);
+    w.lose(2);
+    w.tc(&Pkt { skb: 0x56, flow: 6, ..syn() }, POD, ETH0, OUT, 100);
+}
+
+#[test]
+fn what_is_written_fits_the_schema() {
+    let schema: Value = serde_json::from_str(include_str!("../schema/journey.schema.json")).expect("JSON");
+    let lines = session(everything);
+    for line in &lines {
+        if let Err(wrong) = check(&schema, &schema, line, "") {
+            panic!("{wrong}\n{line:#}");
+        }
+    }
+    let types: Vec<_> = lines.iter().filter_map(|l| l["type"].as_str()).collect();
+    assert_eq!(types.iter().filter(|t| **t == "journey").count(), 8);
+    assert_eq!((types[0], types[types.len() - 1]), ("header", "summary"));
+}
+
+#[test]
+fn hops_are_all_there_with_their_names() {
+    let lines = session(|w| {
+        let mut p = syn();
+        w.request_through_node1(&mut p);
+        w.request_through_node2(&mut p);
+    });
+    let journey = &lines[1];
+    let hops = journey["hops"].as_array().expect("hops");
+    let spot = |hop: &Value| {
+        let word = |key: &str| hop[key].as_str().unwrap_or("").to_owned();
+        match hop["kind"].as_str() {
+            Some("device") => format!("{}/{} {}", word("netns"), word("device"), word("direction")),
+            Some("hook") => format!("{} {}", word("netns"), word("hook")),
+            _ => format!("{} table {}", word("netns"), hop["table"]),
+        }
+    };
+    let shown: Vec<_> = hops.iter().filter(|h| h["folded"] != true).map(spot).collect();
+    assert_eq!(
+        shown,
+        [
+            "visitor OUTPUT",
+            "visitor POSTROUTING",
+            "visitor/eth0 out",
+            "node1/vethpod in",
+            "node1 PREROUTING",
+            "node1/cni0 in",
+            "node1 table 649573604",
+            "node1 FORWARD",
+            "node1 POSTROUTING",
+            "node1/egress.vxlan out",
+            "node1 table 254",
+            "node1 OUTPUT",
+            "node1 POSTROUTING",
+            "node1/eth0 out",
+            "node2/eth0 in",
+            "node2 PREROUTING",
+            "node2 INPUT",
+            "node2/egress.vxlan in",
+            "node2 PREROUTING",
+            "node2 table 254",
+            "node2 FORWARD",
+            "node2 POSTROUTING",
+            "node2/eth0 out",
+        ]
+    );
+    assert_eq!(hops.len(), shown.len() + 2);
+    let nat = hops.iter().find(|h| h["nat"].is_object()).expect("translated");
+    assert_eq!(nat["nat"]["type"], "SNAT");
+    assert_eq!(nat["nat"]["to"]["src"], "172.16.25.189");
+    assert_eq!(journey["conntrack"][0]["reply"]["dst"], "172.16.25.189");
+    assert_eq!(journey["ending"]["kind"], "left");
+}

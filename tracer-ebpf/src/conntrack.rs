@@ -6,7 +6,7 @@ use tracer_common::{CT_TUPLE_REPLY, Kind, Tuple};
 use crate::{
     emit::{self, Sighting},
     field,
-    judge::{Hit, insert_both},
+    judge::{Hit, insert_both, judge_tuple},
     kernel::probe,
     maps::{CT_SEEN, CT_SLOTS, FLOWS, Flow},
     packet::{ICMP, ICMPV6, MAPPED},
@@ -18,6 +18,10 @@ const AF_INET: u16 = 2;
 const NAT_BITS: u64 = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8;
 /// IPS_TEMPLATE: not a connection.
 const TEMPLATE: u64 = 1 << 11;
+/// IPS_SRC_NAT | IPS_DST_NAT: a translation takes place.
+const TRANSLATED: u64 = 1 << 4 | 1 << 5;
+/// IP_CT_NEW, `enum ip_conntrack_info` (uapi): no packet of the connection has been answered.
+const NEW: u8 = 2;
 /// IP_CT_IS_REPLY, `enum ip_conntrack_info` (uapi): from here on the packet goes against the original direction.
 const IS_REPLY: u8 = 3;
 
@@ -114,8 +118,32 @@ fn learn_entry(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
         sighting.position = CT_TUPLE_REPLY;
         sighting.dir = 1 - dir;
         emit::record(sighting, &hit.packet, &tuple, flow.id);
+        // With both ends translated, packets of both directions are on the node between the two translations:
+        // from the original source to the translated destination.
+        if ct.status & TRANSLATED == TRANSLATED {
+            tuple.reverse();
+            if read_source(ct.addr, &mut tuple) {
+                let flow = Flow { dir, ..flow };
+                learn(&mut tuple, &flow);
+            }
+        }
     }
     true
+}
+
+/// Is this a packet of ours that was just translated, the first one of its connection? Nothing has told the flow
+/// table yet what its tuple has become; what it was is in the entry. Asked where `judge` says no.
+#[inline(never)]
+pub fn was_ours(nfct: u64, hit: &mut Hit) -> bool {
+    if nfct as u8 & 7 != NEW || nfct & !7 == 0 {
+        return false;
+    }
+    let addr = nfct & !7;
+    if probed!(addr, ct_status, u64) & TRANSLATED == 0 {
+        return false;
+    }
+    let mut tuple = NO_TUPLE;
+    read_tuple(addr, 0, &mut tuple) && judge_tuple(&mut tuple, &mut hit.flow)
 }
 
 const NO_TUPLE: Tuple = Tuple { src: [0; 4], dst: [0; 4], sport: 0, dport: 0, proto: 0 };
@@ -136,6 +164,17 @@ fn learn(tuple: &mut Tuple, flow: &Flow) -> bool {
 #[inline(never)]
 fn read_tuple(ct: u64, which: u64, tuple: &mut Tuple) -> bool {
     read(ct, which, tuple).is_some()
+}
+
+/// Replaces the source by that of the original tuple.
+#[inline(never)]
+fn read_source(ct: u64, tuple: &mut Tuple) -> bool {
+    let (first, inside, src_at) = (field!(ct_tuplehash), field!(tuplehash_tuple), field!(tuple_src_addr));
+    let at = ct + first as u64 + inside as u64;
+    let Some(src) = probe::<[u32; 4]>(at + src_at as u64) else { return false };
+    tuple.src = if probed!(at, tuple_l3num, u16) == AF_INET { [0, 0, MAPPED, src[0]] } else { src };
+    tuple.sport = u16::from_be(probed!(at, tuple_src_port, u16));
+    true
 }
 
 #[inline(always)]

@@ -220,7 +220,9 @@ impl Text {
             Ending::Dropped(site) => scene.drop_reason(site.reason).is_some_and(|r| r.contains("RPFILTER")),
             _ => false,
         };
-        if is_folded(&journey.hops, at, rpfilter) {
+        // The lookup of the way back is what killed it only where nothing came after.
+        let last = journey.hops[at..].iter().all(|h| matches!(h.place, Place::Route { .. }));
+        if is_folded(&journey.hops, at, rpfilter && last) {
             return false;
         }
         let hop = &journey.hops[at];

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The loop: drain, join, print; follow changes of the node; end cleanly.
 
+use std::collections::HashSet;
 use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -92,7 +93,11 @@ struct Screen {
     output: Box<dyn Output>,
     out: io::BufWriter<io::Stdout>,
     names: Arc<KernelNames>,
+    /// Journeys to show, and how many of them were begun.
     limit: u64,
+    shown: u64,
+    /// Of these, the ones that are not over.
+    open: HashSet<u64>,
     drops: u64,
     error: Option<io::Error>,
 }
@@ -148,7 +153,7 @@ impl<'a> Run<'a> {
             .map(drop)
             .unwrap_or_default();
         if plan.positions == PositionChoice::Auto {
-            attachments.tracer().prepare_positions();
+            attachments.prepare_zooms(&topology);
         }
         Ok(Self {
             plan,
@@ -197,10 +202,8 @@ impl<'a> Run<'a> {
                 }
                 _ = tick.tick() => {
                     self.drain()?;
-                    if let Some(count) = self.plan.count
-                        && self.tracker.packets() >= count
-                    {
-                        if self.tracker.under_way() == 0 {
+                    if self.screen.has_enough() {
+                        if self.screen.open.is_empty() {
                             return Ok(self.outcome);
                         }
                         counted.get_or_insert(Instant::now() + COUNT_GRACE);
@@ -340,7 +343,7 @@ impl Screen {
             }
         };
         let out = io::BufWriter::with_capacity(1 << 16, stdout);
-        Self { output, out, names, limit: plan.count.unwrap_or(u64::MAX), drops: 0, error: None }
+        Self { output, out, names, limit: plan.count.unwrap_or(u64::MAX), shown: 0, open: HashSet::new(), drops: 0, error: None }
     }
 
     fn update(&mut self, topology: &Topology, update: &Update<'_>) {
@@ -349,13 +352,28 @@ impl Screen {
                 if news.last && matches!(news.journey.ending, Ending::Dropped(_)) {
                     self.drops += 1;
                 }
-                if news.journey.id <= self.limit {
+                let id = news.journey.id;
+                let wanted = if news.first && self.shown < self.limit {
+                    self.shown += 1;
+                    self.limit == u64::MAX || self.open.insert(id)
+                } else {
+                    self.limit == u64::MAX || self.open.contains(&id)
+                };
+                if wanted {
                     self.write(topology, |output, out, scene| output.news(out, scene, news, None));
+                }
+                if news.last {
+                    self.open.remove(&id);
                 }
             }
             Update::Notice(notice) => self.notice(topology, notice),
             Update::Zoom(_) | Update::Unzoom(_) => {}
         }
+    }
+
+    /// As many journeys as were asked for have begun.
+    fn has_enough(&self) -> bool {
+        self.shown >= self.limit
     }
 
     fn header(&mut self, topology: &Topology, header: &crate::output::Header) {

@@ -163,7 +163,7 @@ fn learn_entry(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
 const NO_TUPLE: Tuple = Tuple { src: [0; 4], dst: [0; 4], sport: 0, dport: 0, proto: 0 };
 
 /// Inserts a tuple and its reverse, unless they are there already: one found by the filter stays marked as such.
-#[inline(never)]
+#[inline(always)]
 fn learn(tuple: &mut Tuple, flow: &Flow) -> bool {
     // SAFETY: only whether it is there, and whose it is, matters.
     if let Some(known) = unsafe { FLOWS.get(&*tuple) } {

@@ -65,14 +65,7 @@ impl Ratios {
 }
 
 pub(super) fn run(bench: &Bench) -> Result<Value> {
-    let mut modes: Vec<(Mode, &Path)> = Vec::new();
-    for &mode in &bench.modes {
-        match (mode.is_other(), &bench.against) {
-            (false, _) => modes.push((mode, &bench.binary)),
-            (true, Some(other)) => modes.push((mode, other)),
-            (true, None) => {}
-        }
-    }
+    let modes = subjects(bench);
     // The first packets find neither neighbours nor warm caches.
     measure(bench, None)?;
     let mut noise = Ratios::default();
@@ -84,10 +77,9 @@ pub(super) fn run(bench: &Bench) -> Result<Value> {
         shuffle(&mut order);
         let mut before = measure(bench, None)?;
         for &at in &order {
-            let (mode, binary) = modes[at];
-            let subject = Subject::start(mode, &bench.net, binary)?;
-            let figures =
-                measure(bench, Some(&subject)).with_context(|| format!("measuring {}", mode.name()))?;
+            let (name, mode, binary) = &modes[at];
+            let subject = Subject::start(*mode, &bench.net, binary)?;
+            let figures = measure(bench, Some(&subject)).with_context(|| format!("measuring {name}"))?;
             subject.stop()?;
             let after = measure(bench, None)?;
             ratios[at].push(&figures, &before, &after);
@@ -98,13 +90,10 @@ pub(super) fn run(bench: &Bench) -> Result<Value> {
         off.push(before);
     }
     report::progress("");
-    report::cost(&off, &noise, modes.iter().map(|(mode, _)| *mode).zip(&ratios));
+    report::cost(&off, &noise, modes.iter().map(|(name, ..)| name.as_str()).zip(&ratios));
     let all = |of: fn(&Figures) -> f64| off.iter().map(of).collect::<Series>().json();
-    let by_mode: serde_json::Map<String, Value> = modes
-        .iter()
-        .zip(&ratios)
-        .map(|((mode, _), ratios)| (mode.name().to_owned(), ratios.json()))
-        .collect();
+    let by_mode: serde_json::Map<String, Value> =
+        modes.iter().zip(&ratios).map(|((name, ..), ratios)| (name.clone(), ratios.json())).collect();
     Ok(json!({
         "off": {
             "udp_packets_per_second": all(|f| f.udp),
@@ -115,6 +104,22 @@ pub(super) fn run(bench: &Bench) -> Result<Value> {
         "off_to_the_off_before": noise.json(),
         "ratios": by_mode,
     }))
+}
+
+/// Names, modes and programs, of what is measured.
+fn subjects(bench: &Bench) -> Vec<(String, Mode, &Path)> {
+    let mut subjects = Vec::new();
+    for &mode in &bench.modes {
+        if !mode.is_other() {
+            subjects.push((mode.name().to_owned(), mode, bench.binary.as_path()));
+            continue;
+        }
+        for other in &bench.against {
+            let file = other.file_name().unwrap_or(other.as_os_str()).to_string_lossy();
+            subjects.push((format!("{file}, {}", mode.name()), mode, other.as_path()));
+        }
+    }
+    subjects
 }
 
 fn measure(bench: &Bench, subject: Option<&Subject>) -> Result<Figures> {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::net::{B, Net};
+use super::stats::Series;
 
 const UDP_PORT: u16 = 5001;
 const TCP_PORT: u16 = 5002;
@@ -20,11 +21,13 @@ const TCP_PORT: u16 = 5002;
 const UDP_PAYLOAD: usize = 64 - 28;
 const BATCH: usize = 32;
 const TCP_WRITE: usize = 128 << 10;
+/// Rates are the median of windows of this length: an interruption spoils one of them, not the measurement.
+const WINDOW: Duration = Duration::from_millis(5);
 
 /// What one workload showed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Udp {
-    /// Packets a second that arrived at b.
+    /// Packets a second that arrived at b: what was sent in the median window, less what got lost on the way.
     pub(super) rate: f64,
     pub(super) sent: u64,
 }
@@ -56,24 +59,27 @@ pub(super) fn udp(net: &Net, time: Duration, pace: Option<f64>) -> Result<Udp> {
             done.store(true, Ordering::Release);
             sent
         });
-        let (sent, took) = sending.join().expect("the sender does not panic")?;
+        let (sent, rate) = sending.join().expect("the sender does not panic")?;
         let arrived = receiving.join().expect("the receiver does not panic")?;
-        Ok(Udp { rate: arrived as f64 / took.as_secs_f64(), sent })
+        Ok(Udp { rate: rate * (arrived as f64 / sent.max(1) as f64), sent })
     })
 }
 
-/// Sends for `time`; with a pace, a batch at each of its moments.
-fn send(socket: &UdpSocket, time: Duration, pace: Option<f64>) -> Result<(u64, Duration)> {
+/// Sends for `time`; with a pace, a batch at each of its moments. Returns the packets, and packets a second.
+fn send(socket: &UdpSocket, time: Duration, pace: Option<f64>) -> Result<(u64, f64)> {
     let mut payload = [0u8; UDP_PAYLOAD];
     let mut part = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
     let part = &raw mut part;
     let mut headers: [libc::mmsghdr; BATCH] = messages(|_| part);
     let start = Instant::now();
+    let mut windows = Windows::new(start);
     let mut sent = 0u64;
     loop {
-        let elapsed = start.elapsed();
+        let now = Instant::now();
+        windows.at(now, sent);
+        let elapsed = now - start;
         if elapsed >= time {
-            return Ok((sent, elapsed));
+            return Ok((sent, windows.rate()));
         }
         let due = match pace {
             None => BATCH,
@@ -159,30 +165,58 @@ pub(super) fn tcp(net: &Net, time: Duration) -> Result<f64> {
     let (mut receiver, _) = listener.accept().context("accepting in b")?;
     sender.set_write_timeout(Some(Duration::from_secs(2)))?;
     thread::scope(|scope| {
-        let receiving = scope.spawn(move || -> io::Result<u64> {
+        let receiving = scope.spawn(move || -> io::Result<f64> {
             pin(last_cpu());
             let mut buffer = vec![0u8; TCP_WRITE];
+            let mut windows = Windows::new(Instant::now());
             let mut bytes = 0;
             loop {
                 match receiver.read(&mut buffer)? {
-                    0 => return Ok(bytes),
+                    0 => return Ok(windows.rate()),
                     n => bytes += n as u64,
                 }
+                windows.at(Instant::now(), bytes);
             }
         });
-        let sending = scope.spawn(move || -> io::Result<Instant> {
+        let sending = scope.spawn(move || -> io::Result<()> {
             pin(0);
             let buffer = vec![0u8; TCP_WRITE];
             let start = Instant::now();
             while start.elapsed() < time {
                 sender.write_all(&buffer)?;
             }
-            Ok(start)
+            Ok(())
         });
-        let start = sending.join().expect("the sender does not panic").context("sending TCP")?;
-        let bytes = receiving.join().expect("the receiver does not panic").context("receiving TCP")?;
-        Ok(bytes as f64 / start.elapsed().as_secs_f64())
+        sending.join().expect("the sender does not panic").context("sending TCP")?;
+        receiving.join().expect("the receiver does not panic").context("receiving TCP")
     })
+}
+
+/// Rates in the windows of one measurement.
+struct Windows {
+    begun: Instant,
+    before: u64,
+    rates: Series,
+}
+
+impl Windows {
+    fn new(begun: Instant) -> Self {
+        Self { begun, before: 0, rates: Series::default() }
+    }
+
+    /// To be told now and then how much it has been so far.
+    fn at(&mut self, now: Instant, total: u64) {
+        let length = now - self.begun;
+        if length >= WINDOW {
+            self.rates.push((total - self.before) as f64 / length.as_secs_f64());
+            (self.begun, self.before) = (now, total);
+        }
+    }
+
+    /// A second, in the median window.
+    fn rate(&self) -> f64 {
+        self.rates.median()
+    }
 }
 
 /// ICMP echoes from a to b, each sent when the one before has been answered.

@@ -45,9 +45,9 @@ pub(crate) struct Args {
     /// Measure this egwtrace instead of building one.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// Measure the costs of this egwtrace in the same rounds.
+    /// Measure the costs of this egwtrace in the same rounds; may be given several times.
     #[arg(long, value_name = "FILE")]
-    against: Option<PathBuf>,
+    against: Vec<PathBuf>,
     /// Wait for the end of stdin, then take away the namespaces of this process.
     #[arg(long, hide = true, value_name = "PID")]
     guard: Option<u32>,
@@ -134,7 +134,7 @@ fn chosen<T: Copy>(some: &[T], all: &[T]) -> Vec<T> {
 struct Bench {
     net: Net,
     binary: PathBuf,
-    against: Option<PathBuf>,
+    against: Vec<PathBuf>,
     time: Duration,
     rounds: u32,
     modes: Vec<Mode>,

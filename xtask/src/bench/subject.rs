@@ -63,8 +63,8 @@ impl Mode {
             Self::MatchText => "match, text",
             Self::MatchAll => "match, all positions",
             Self::TcpdumpMatch => "tcpdump, match",
-            Self::OtherMiss => "other binary, miss",
-            Self::OtherMatch => "other binary, match",
+            Self::OtherMiss => "miss",
+            Self::OtherMatch => "match, json",
         }
     }
 

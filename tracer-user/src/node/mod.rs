@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The node as it is: namespaces, devices, hooks. Read-only.
 
+pub mod evidence;
 mod hooks;
 mod netlink;
 mod netns;

@@ -3,6 +3,9 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// An address and how many of its leading bits count. The others are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,6 +56,31 @@ impl IpPrefix {
         self.length == if self.is_ipv6() { 128 } else { 32 }
     }
 
+    /// The last address it covers.
+    pub fn last(&self) -> IpAddr {
+        match self.address {
+            IpAddr::V4(a) => {
+                let host = u32::MAX.checked_shr(self.length.into()).unwrap_or(0);
+                Ipv4Addr::from_bits(a.to_bits() | host).into()
+            }
+            IpAddr::V6(a) => {
+                let host = u128::MAX.checked_shr(self.length.into()).unwrap_or(0);
+                Ipv6Addr::from_bits(a.to_bits() | host).into()
+            }
+        }
+    }
+
+    /// The prefix that covers exactly this range, when there is one.
+    pub fn spanning(first: IpAddr, last: IpAddr) -> Option<Self> {
+        let length = match (first, last) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+            (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+            _ => return None,
+        };
+        let prefix = Self::new(first, u8::try_from(length).ok()?)?;
+        (prefix.address == first && prefix.last() == last).then_some(prefix)
+    }
+
     pub fn contains(&self, address: IpAddr) -> bool {
         address.is_ipv6() == self.is_ipv6()
             && Self::new(address, self.length).is_some_and(|p| p.address == self.address)
@@ -77,6 +105,36 @@ fn words(bytes: [u8; 16]) -> [u32; 4] {
 impl fmt::Display for IpPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_host() { self.address.fmt(f) } else { write!(f, "{}/{}", self.address, self.length) }
+    }
+}
+
+/// `10.0.0.0/8`, `10.0.0.1`; host bits are cleared.
+impl FromStr for IpPrefix {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WRONG: &str = "not an address or prefix";
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => (address, Some(length.parse().map_err(|_| WRONG)?)),
+            None => (text, None),
+        };
+        let address = address.parse().map_err(|_| WRONG)?;
+        match length {
+            Some(length) => Self::new(address, length).ok_or(WRONG),
+            None => Ok(Self::host(address)),
+        }
+    }
+}
+
+impl Serialize for IpPrefix {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for IpPrefix {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -112,6 +170,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_prefix_is_the_range_it_spans(a: u128, length in 0u8..=128, v4: bool) {
+            let address = if v4 { Ipv4Addr::from_bits(a as u32).into() } else { Ipv6Addr::from_bits(a).into() };
+            let length = if v4 { length % 33 } else { length };
+            let prefix = IpPrefix::new(address, length).unwrap();
+            prop_assert!(prefix.contains(prefix.last()));
+            prop_assert_eq!(IpPrefix::spanning(prefix.address(), prefix.last()), Some(prefix));
+            prop_assert_eq!(prefix.to_string().parse::<IpPrefix>(), Ok(prefix));
+        }
+
         #[test]
         fn the_programs_form_agrees_with_contains(a: u32, b: u32, length in 0u8..=32, near: bool) {
             let b = if near { a ^ (b & 0xff) } else { b };

@@ -343,7 +343,16 @@ impl Screen {
             }
         };
         let out = io::BufWriter::with_capacity(1 << 16, stdout);
-        Self { output, out, names, limit: plan.count.unwrap_or(u64::MAX), shown: 0, open: HashSet::new(), drops: 0, error: None }
+        Self {
+            output,
+            out,
+            names,
+            limit: plan.count.unwrap_or(u64::MAX),
+            shown: 0,
+            open: HashSet::new(),
+            drops: 0,
+            error: None,
+        }
     }
 
     fn update(&mut self, topology: &Topology, update: &Update<'_>) {

@@ -3,10 +3,12 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::node::netlink::{attributes, ip, ne32};
 
 /// An address as RTM_NEWADDR describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
     pub ifindex: u32,
     pub address: IpAddr,

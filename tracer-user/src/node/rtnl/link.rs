@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::node::netlink::{attributes, ip, ne32, text};
 
 // include/uapi/linux/if_link.h
@@ -13,7 +15,7 @@ const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_LOCAL6: u16 = 17;
 
 /// A network device as RTM_NEWLINK describes it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     pub ifindex: u32,
     /// Safe to print.
@@ -34,7 +36,7 @@ pub struct Link {
     pub vxlan: Option<Vxlan>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vxlan {
     pub vni: u32,
     /// Destination port.

@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::node::netlink::{attributes, ip, ne32};
 
 // include/uapi/linux/neighbour.h
@@ -14,7 +16,7 @@ const NTF_SELF: u8 = 2;
 const FIXED: usize = 12;
 
 /// An ARP or NDP entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Neighbour {
     pub ifindex: u32,
     pub address: IpAddr,
@@ -25,7 +27,7 @@ pub struct Neighbour {
 }
 
 /// A bridge's, or a vxlan device's, knowledge of where a link-layer address is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FdbEntry {
     /// The port, or the vxlan device itself.
     pub ifindex: u32,

@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::node::IpPrefix;
 use crate::node::netlink::{attributes, ip, ne32};
 
@@ -10,7 +12,7 @@ use crate::node::netlink::{attributes, ip, ne32};
 const RTA_VIA: u16 = 18;
 
 /// A route as RTM_NEWROUTE describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     pub destination: IpPrefix,
     pub table: u32,
@@ -25,7 +27,7 @@ pub struct Route {
     pub next_hops: Vec<NextHop>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextHop {
     /// Output device, 0 none.
     pub ifindex: u32,

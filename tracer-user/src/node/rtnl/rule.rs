@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Routing policy rules.
 
+use serde::{Deserialize, Serialize};
+
 use crate::node::IpPrefix;
 use crate::node::netlink::{attributes, ip, ne32, text};
 
@@ -17,7 +19,7 @@ const FRA_OIFNAME: u16 = 17;
 const FIB_RULE_INVERT: u32 = 2;
 
 /// A rule as RTM_NEWRULE describes it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     pub ipv6: bool,
     pub priority: u32,

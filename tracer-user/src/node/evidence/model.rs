@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is read of each namespace.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::rule::Table;
+use super::set::IpSet;
+use crate::node::NetnsId;
+use crate::node::rtnl::{Address, FdbEntry, Link, Neighbour, Route, Rule};
+
+/// All that was read, by namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    pub netns: BTreeMap<NetnsId, NetnsEvidence>,
+}
+
+/// One network namespace at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetnsEvidence {
+    /// As shown on screen.
+    pub name: String,
+    /// CLOCK_MONOTONIC, ns.
+    pub taken_ns: u64,
+    /// The firewall: both back ends of iptables and native nftables.
+    pub rulesets: Vec<Table>,
+    /// ipsets by name; nftables' own named sets as `FAMILY TABLE NAME` ("inet kube-proxy cluster-ips").
+    pub sets: BTreeMap<String, IpSet>,
+    pub links: Vec<Link>,
+    pub addresses: Vec<Address>,
+    /// Policy routing (`ip rule`), by priority.
+    pub rules: Vec<Rule>,
+    pub routes: Vec<Route>,
+    pub neighbours: Vec<Neighbour>,
+    pub fdb: Vec<FdbEntry>,
+    /// By their path under /proc/sys: `net/ipv4/conf/eth0/rp_filter`.
+    pub sysctls: BTreeMap<String, String>,
+    /// Counters without an event, as /proc/net/{snmp,netstat,snmp6} name them: `TcpExt.ListenOverflows`,
+    /// `Ip.OutNoRoutes`, `Ip6.InNoRoutes`. Absolute values since the namespace was made.
+    pub counters: BTreeMap<String, u64>,
+    /// Listening TCP sockets and bound UDP sockets.
+    pub sockets: Vec<Socket>,
+    pub conntrack: Conntrack,
+    /// What could not be read, and what to do about it; one sentence each.
+    pub unreadable: Vec<String>,
+}
+
+/// A socket that takes packets from anyone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Socket {
+    /// IP protocol: 6 or 17.
+    pub proto: u8,
+    pub local: SocketAddr,
+    /// Takes IPv4 as well, though its address is `::`.
+    pub dual: bool,
+    pub uid: u32,
+    /// TCP: connections waiting for accept(2). UDP: bytes waiting to be read.
+    pub queued: u32,
+    /// TCP: how many may wait. 0: not known.
+    pub backlog: u32,
+    /// `SO_BINDTODEVICE`, 0 none.
+    pub ifindex: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conntrack {
+    /// Entries of this namespace; `None` without conntrack.
+    pub count: Option<u64>,
+    /// nf_conntrack_max: one for the whole machine.
+    pub max: Option<u64>,
+}
+
+impl Evidence {
+    pub fn of(&self, netns: NetnsId) -> Option<&NetnsEvidence> {
+        self.netns.get(&netns)
+    }
+}
+
+impl NetnsEvidence {
+    /// A sysctl by its path under /proc/sys, as a number.
+    pub fn sysctl(&self, path: &str) -> Option<i64> {
+        self.sysctls.get(path)?.parse().ok()
+    }
+
+    pub fn counter(&self, name: &str) -> Option<u64> {
+        self.counters.get(name).copied()
+    }
+
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+
+    pub fn link_by_index(&self, ifindex: u32) -> Option<&Link> {
+        self.links.iter().find(|link| link.ifindex == ifindex)
+    }
+
+    /// The tables called `name` of all families and back ends.
+    pub fn tables<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Table> + 'a {
+        self.rulesets.iter().filter(move |table| table.name == name)
+    }
+}
+
+impl Socket {
+    /// It would take a packet to `address` and `port`, by address only.
+    pub fn takes(&self, proto: u8, address: std::net::IpAddr, port: u16) -> bool {
+        let local = self.local.ip().to_canonical();
+        let same_family = local.is_ipv4() == address.is_ipv4();
+        self.proto == proto
+            && self.local.port() == port
+            && if local.is_unspecified() { same_family || self.dual } else { local == address }
+    }
+}

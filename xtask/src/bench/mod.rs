@@ -71,7 +71,7 @@ enum Load {
     Udp,
     /// One TCP connection.
     Tcp,
-    /// ICMP echoes, one after the other.
+    /// A UDP packet there and one back, over and over.
     Rtt,
 }
 

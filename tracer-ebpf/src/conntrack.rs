@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Following a flow across NAT: a packet's conntrack entry names the tuple before and after.
 
-use tracer_common::{CT_TUPLE_REPLY, Kind, Tuple};
+use tracer_common::{CT_TUPLE_REPLY, Kind, Settings, Tuple};
 
 use crate::{
     emit::{self, Sighting},
     field,
-    judge::{Hit, insert_both},
+    judge::{Hit, insert_both, judge_tuple},
     kernel::probe,
-    maps::{CT_SEEN, CT_SLOTS, FLOWS, Flow},
-    packet::{ICMP, ICMPV6, MAPPED},
+    maps::{CT_NOT_OURS, CT_SEEN, CT_SLOTS, FLOWS, Flow},
+    packet::{ICMP, ICMPV6, MAPPED, Packet},
     probed,
 };
 
 const AF_INET: u16 = 2;
 /// IPS_SRC_NAT | IPS_DST_NAT | IPS_SRC_NAT_DONE | IPS_DST_NAT_DONE, `enum ip_conntrack_status` (uapi).
 const NAT_BITS: u64 = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8;
+/// IPS_SRC_NAT | IPS_DST_NAT.
+const TRANSLATED: u64 = 1 << 4 | 1 << 5;
+/// IP_CT_NEW, `enum ip_conntrack_info` (uapi).
+const IS_NEW: u8 = 2;
 /// IPS_TEMPLATE: not a connection.
 const TEMPLATE: u64 = 1 << 11;
 /// IP_CT_IS_REPLY, `enum ip_conntrack_info` (uapi): from here on the packet goes against the original direction.
@@ -54,6 +58,44 @@ impl Ct {
     pub fn detail(&self) -> [u64; 2] {
         [self.addr, self.status & 0xffff_ffff | u64::from(self.mark) << 32]
     }
+}
+
+/// Is a packet ours whose tuple says nothing? It is where it belongs to a connection that was ours before it
+/// was translated: the first packet of a flow behind a NAT, or of one that is older than the trace.
+///
+/// Asked once per connection that is not: the answer is kept for its later packets.
+#[inline(always)]
+pub fn is_ours(nfct: u64, hit: &mut Hit, settings: &Settings) -> bool {
+    let (ct, info) = (nfct & !7, nfct as u8 & 7);
+    if ct == 0 || hit.packet.tuple.proto == 0 {
+        return false;
+    }
+    let Some(slot) = CT_NOT_OURS.get_ptr_mut((ct >> 6) as u32 % (CT_SLOTS * 8)) else { return false };
+    // SAFETY: a pointer into the map's value, one word.
+    if info != IS_NEW && unsafe { *slot } == ct {
+        return false;
+    }
+    if translated(ct, info, hit, settings) {
+        return true;
+    }
+    // SAFETY: as above.
+    unsafe { *slot = ct };
+    false
+}
+
+#[inline(never)]
+fn translated(ct: u64, info: u8, hit: &mut Hit, settings: &Settings) -> bool {
+    if probed!(ct, ct_status, u64) & TRANSLATED == 0 {
+        return false;
+    }
+    let mut tuple = Packet::blank(settings).tuple;
+    if !read_tuple(ct, 0, &mut tuple) || !judge_tuple(&mut tuple, &mut hit.flow) {
+        return false;
+    }
+    if info >= IS_REPLY {
+        hit.flow.dir = 1 - (hit.flow.dir & 1);
+    }
+    true
 }
 
 /// Learns the tuples of the entry, once per entry and change of its NAT state, and reports them.
@@ -121,7 +163,7 @@ fn learn_entry(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
 const NO_TUPLE: Tuple = Tuple { src: [0; 4], dst: [0; 4], sport: 0, dport: 0, proto: 0 };
 
 /// Inserts a tuple and its reverse, unless they are there already: one found by the filter stays marked as such.
-#[inline(never)]
+#[inline(always)]
 fn learn(tuple: &mut Tuple, flow: &Flow) -> bool {
     // SAFETY: only whether it is there, and whose it is, matters.
     if let Some(known) = unsafe { FLOWS.get(&*tuple) } {

@@ -260,6 +260,12 @@ impl<'a> Run<'a> {
 
     /// Something changed on the node; true when the set of namespaces did.
     fn node_changed(&mut self, change: &Change) -> Result<bool, TraceError> {
+        if !change.rules.is_empty() || !change.hooks.is_empty() {
+            self.tracker.rules_changed();
+        }
+        if *change == (Change { rules: change.rules.clone(), ..Change::default() }) {
+            return Ok(false);
+        }
         for id in &change.gone {
             let name = self.topology.namespaces.get(id).map_or_else(|| id.to_string(), |ns| ns.name.clone());
             self.attachments.forget(*id);

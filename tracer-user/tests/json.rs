@@ -5,6 +5,7 @@ mod world;
 
 use serde_json::Value;
 use tracer_common::Kind;
+use tracer_user::explain::{Certainty, Fact, Finding, Place, Told};
 use tracer_user::flow::{Notice, Options, Tracker, Update};
 use tracer_user::node::Hook;
 use tracer_user::output::{Explanation, Header, Json, Missing, Output, Scene};
@@ -97,7 +98,16 @@ fn session(feed: impl FnOnce(&mut World)) -> Vec<Value> {
     Json.header(&mut out, &scene, &header).expect("writes");
     feed(&mut w);
     let now = w.now + 10_000_000_000;
-    let explanation = Explanation { cause: Some("because".to_owned()), ..Explanation::default() };
+    let finding = Finding {
+        id: "port-closed",
+        title: "because".to_owned(),
+        certainty: Certainty::Certain,
+        evidence: vec![Fact { text: "seen".to_owned(), check: "look".to_owned() }],
+        fix: "this".to_owned(),
+        place: Place { netns: "node1".to_owned(), ..Place::default() },
+    };
+    let told = Told { finding, count: 2 };
+    let explanation = Explanation { causes: vec![told.clone()], ..Explanation::default() };
     let tracker: &mut Tracker = &mut w.tracker;
     let summary = tracker.finish(now, &mut |update| match update {
         Update::Journey(news) => {
@@ -108,7 +118,7 @@ fn session(feed: impl FnOnce(&mut World)) -> Vec<Value> {
         Update::Zoom(_) | Update::Unzoom(_) => {}
     });
     Json.notice(&mut out, &scene, &Notice::Text { ts: 1, text: "said".to_owned() }).expect("writes");
-    Json.summary(&mut out, &scene, &summary).expect("writes");
+    Json.summary(&mut out, &scene, &summary, &[told]).expect("writes");
     let text = String::from_utf8(out).expect("text");
     text.lines().map(|line| serde_json::from_str(line).expect("an object per line")).collect()
 }

@@ -4,11 +4,28 @@
 mod world;
 
 use tracer_common::Event;
+use tracer_user::explain::{Certainty, Fact, Finding, Place, Told};
 use tracer_user::flow::{Notice, Options, Update, Zoom};
 use tracer_user::node::{Family, Hook};
 use tracer_user::output::{Explanation, Header, Missing, Output, Scene, Text, TextOptions, TimeFormat};
 use world::egress::syn;
 use world::*;
+
+fn told() -> Told {
+    let fact = |text: &str, check: &str| Fact { text: text.to_owned(), check: check.to_owned() };
+    let finding = Finding {
+        id: "packet-too-big",
+        title: "1500 B do not fit into the tunnel's 1450".to_owned(),
+        certainty: Certainty::Likely,
+        evidence: vec![
+            fact("dropped before egress.vxlan", "ip link show egress.vxlan"),
+            fact("the sender was told", ""),
+        ],
+        fix: "set the pod MTU to 1450".to_owned(),
+        place: Place { netns: "node1".to_owned(), device: Some("egress.vxlan".to_owned()), hook: None },
+    };
+    Told { finding, count: 1 }
+}
 
 fn dropped(options: TextOptions) -> String {
     let mut w = World::new(false);
@@ -39,8 +56,7 @@ fn dropped(options: TextOptions) -> String {
     text.header(&mut out, &scene, &header).expect("writes");
     let explanation = Explanation {
         remarks: vec![(4, "rule \"Set mark for EgressPolicy default-test\"".to_owned())],
-        cause: Some("1500 B do not fit into the tunnel's 1450".to_owned()),
-        fix: Some("set the pod MTU to 1450".to_owned()),
+        causes: vec![told()],
     };
     let now = w.now + 100_000_000;
     let summary = w.tracker.finish(now, &mut |update| match update {
@@ -52,7 +68,7 @@ fn dropped(options: TextOptions) -> String {
         }
         Update::Unzoom(_) => {}
     });
-    text.summary(&mut out, &scene, &summary).expect("writes");
+    text.summary(&mut out, &scene, &summary, &[told()]).expect("writes");
     String::from_utf8(out).expect("text")
 }
 

@@ -1,1 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+//! Why: from journeys, the topology and what was read of the node to causes and fixes. Pure: no I/O, time is
+//! an argument.
+//!
+//! Causes are told by kind of evidence. Where the evidence does not single one out, it is called likely or
+//! possible, or nothing is said.
+
+mod catalogue;
+mod connections;
+mod drops;
+mod egress;
+mod explainer;
+mod finding;
+mod firewall;
+mod lookups;
+mod reasons;
+mod routing;
+mod silence;
+mod tunnel;
+mod view;
+
+pub use catalogue::{CATALOGUE, CauseKind, markdown};
+pub use explainer::{Explainer, Told};
+pub use finding::{Certainty, Fact, Finding, Place};

@@ -6,6 +6,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::scene::Scene;
+use crate::explain::Told;
 use crate::flow::{News, Notice, Summary};
 
 /// A way to write the run down.
@@ -35,7 +36,14 @@ pub trait Output {
 
     fn notice(&mut self, out: &mut dyn io::Write, scene: &Scene<'_>, notice: &Notice) -> io::Result<()>;
 
-    fn summary(&mut self, out: &mut dyn io::Write, scene: &Scene<'_>, summary: &Summary) -> io::Result<()>;
+    /// The sums, and before them what was found to be wrong.
+    fn summary(
+        &mut self,
+        out: &mut dyn io::Write,
+        scene: &Scene<'_>,
+        summary: &Summary,
+        causes: &[Told],
+    ) -> io::Result<()>;
 
     /// [`Output::journey`] or [`Output::continuation`].
     fn news(
@@ -75,10 +83,9 @@ pub struct Missing {
 }
 
 /// Causes in plain words, found by looking at a journey and at the node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Explanation {
     /// Said on the line of a hop, by index.
     pub remarks: Vec<(usize, String)>,
-    pub cause: Option<String>,
-    pub fix: Option<String>,
+    pub causes: Vec<Told>,
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::format::{Explanation, Header, Output};
 use super::json_model::{JsonJourney, SCHEMA};
 use super::scene::Scene;
+use crate::explain::Told;
 use crate::flow::{News, Notice, PlaceKey, Summary, Times};
 
 /// JSON lines. Wants journeys whole: [`crate::flow::Options::whole`].
@@ -76,7 +77,13 @@ impl Output for Json {
         tagged(out, "notice", notice)
     }
 
-    fn summary(&mut self, out: &mut dyn io::Write, scene: &Scene<'_>, s: &Summary) -> io::Result<()> {
+    fn summary(
+        &mut self,
+        out: &mut dyn io::Write,
+        scene: &Scene<'_>,
+        s: &Summary,
+        causes: &[Told],
+    ) -> io::Result<()> {
         let dropped = s.dropped.iter().map(|&(reason, count)| DropCount {
             reason: scene.drop_reason(reason).map(std::borrow::Cow::into_owned),
             count,
@@ -87,6 +94,7 @@ impl Output for Json {
             times: &edge.times,
         });
         let summary = JsonSummary {
+            causes,
             duration_ns: s.duration_ns,
             packets: s.packets,
             left: s.left,
@@ -116,6 +124,7 @@ impl Output for Json {
 
 #[derive(Serialize)]
 struct JsonSummary<'a> {
+    causes: &'a [Told],
     duration_ns: u64,
     packets: u64,
     left: u64,

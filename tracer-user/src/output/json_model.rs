@@ -9,6 +9,7 @@ use super::format::Explanation;
 use super::scene::Scene;
 use super::time::rfc3339;
 use super::words::{icmp_error, packet_kind, protocol, route_error, table, tcp_flags};
+use crate::explain::Told;
 use crate::flow::{
     Cause, ConntrackEntry, Deed, Ending, Endpoint, Ends, Expected, Interval, Journey, Note, NoteKind, Packet,
     Place, RoundTrip, is_folded,
@@ -43,8 +44,8 @@ pub(crate) struct JsonJourney<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     round_trip: Option<RoundTrip>,
     ending: JsonEnding<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    explanation: Option<&'a Explanation>,
+    #[serde(skip_serializing_if = "<[Told]>::is_empty")]
+    causes: &'a [Told],
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -360,7 +361,7 @@ impl<'a> JsonJourney<'a> {
             notes: journey.notes.iter().map(|n| JsonNote::new(scene, journey, n)).collect(),
             round_trip: journey.round_trip,
             ending: ending(scene, journey),
-            explanation,
+            causes: explanation.map_or(&[], |e| &e.causes),
         }
     }
 }

@@ -9,9 +9,10 @@ use super::format::{Explanation, Header, Output};
 use super::line::{Line, Style};
 use super::scene::{Scene, escape};
 use super::text_hop::HopLine;
-use super::text_summary;
 use super::time::{TimeFormat, Took, time_of_day};
 use super::words::{length, packet_kind};
+use super::{text_cause, text_summary};
+use crate::explain::Told;
 use crate::flow::{ConntrackEntry, Ending, Journey, News, Notice, Place, Summary, is_folded};
 
 /// Fewest columns that are laid out for.
@@ -202,11 +203,8 @@ impl Text {
         }
         self.ending(out, scene, journey)?;
         if let Some(explanation) = explanation {
-            for (word, said) in [("cause", &explanation.cause), ("fix", &explanation.fix)] {
-                let Some(said) = said else { continue };
-                let mut text = self.line(19);
-                text.pad(12).put(Style::Bold, word).pad(19).put(Style::Plain, said);
-                text.end(out)?;
+            for told in &explanation.causes {
+                text_cause::write(self, out, told)?;
             }
         }
         Ok(())
@@ -350,8 +348,15 @@ impl Output for Text {
         text.end(out)
     }
 
-    fn summary(&mut self, out: &mut dyn io::Write, scene: &Scene<'_>, summary: &Summary) -> io::Result<()> {
+    fn summary(
+        &mut self,
+        out: &mut dyn io::Write,
+        scene: &Scene<'_>,
+        summary: &Summary,
+        causes: &[Told],
+    ) -> io::Result<()> {
         self.gap(out, Before::Block)?;
+        text_cause::list(self, out, causes)?;
         text_summary::write(self, out, scene, summary)
     }
 }

@@ -90,6 +90,11 @@ pub(crate) fn icmp_error(icmp_type: u8, code: u8, ipv6: bool, mtu: u32) -> Cow<'
     Cow::Borrowed(name)
 }
 
+/// [`icmp_error`] without an MTU.
+pub(crate) fn icmp_name(icmp_type: u8, code: u8, ipv6: bool) -> Cow<'static, str> {
+    icmp_error(icmp_type, code, ipv6, 0)
+}
+
 /// Routing tables that have names without a configuration file.
 pub(crate) fn table(id: u32) -> Cow<'static, str> {
     match id {

@@ -18,9 +18,10 @@ use super::names::{KernelNames, monotonic_ns};
 use crate::bpf::btf::{BtfError, KernelBtf};
 use crate::bpf::{Tracer, TracerError};
 use crate::cli::{Format, Plan, PositionChoice, TimeStyle};
+use crate::explain::Explainer;
 use crate::flow::{Ending, Names, Notice, Options, Tracker, Update, Zoom};
 use crate::node::{Change, Netns, Observation, ObserveError, Observer, Topology, WatchError, Watcher};
-use crate::output::{Json, Missing, Output, Scene, Text, TextOptions, TimeFormat};
+use crate::output::{Explanation, Json, Missing, Output, Scene, Text, TextOptions, TimeFormat};
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
 const TICK: Duration = Duration::from_millis(10);
@@ -99,6 +100,7 @@ struct Screen {
     /// Of these, the ones that are not over.
     open: HashSet<u64>,
     drops: u64,
+    explainer: Explainer,
     error: Option<io::Error>,
 }
 
@@ -357,6 +359,7 @@ impl Screen {
             shown: 0,
             open: HashSet::new(),
             drops: 0,
+            explainer: Explainer::default(),
             error: None,
         }
     }
@@ -367,6 +370,8 @@ impl Screen {
                 if news.last && matches!(news.journey.ending, Ending::Dropped(_)) {
                     self.drops += 1;
                 }
+                let causes = self.explainer.observe(news.journey, topology, &*self.names, None);
+                let explanation = (!causes.is_empty()).then_some(Explanation { remarks: Vec::new(), causes });
                 let id = news.journey.id;
                 let wanted = if news.first && self.shown < self.limit {
                     self.shown += 1;
@@ -375,7 +380,9 @@ impl Screen {
                     self.limit == u64::MAX || self.open.contains(&id)
                 };
                 if wanted {
-                    self.write(topology, |output, out, scene| output.news(out, scene, news, None));
+                    self.write(topology, |output, out, scene| {
+                        output.news(out, scene, news, explanation.as_ref())
+                    });
                 }
                 if news.last {
                     self.open.remove(&id);
@@ -400,7 +407,8 @@ impl Screen {
     }
 
     fn summary(&mut self, topology: &Topology, summary: &crate::flow::Summary) {
-        self.write(topology, |output, out, scene| output.summary(out, scene, summary));
+        let causes = self.explainer.causes();
+        self.write(topology, |output, out, scene| output.summary(out, scene, summary, &causes));
     }
 
     /// Keeps the first error; nothing is written after it.

@@ -50,7 +50,7 @@ pub const REASONS: [&str; 12] = [
     "NO_TX_TARGET",
     "OTHERHOST",
 ];
-pub const SYMBOLS: [&str; 20] = [
+pub const SYMBOLS: [&str; 21] = [
     "",
     "nf_hook_slow",
     "nft_do_chain",
@@ -71,6 +71,7 @@ pub const SYMBOLS: [&str; 20] = [
     "ping_rcv",
     "iptunnel_xmit",
     "ipt_do_table",
+    "ip_rcv_core",
 ];
 
 pub fn reason(name: &str) -> u32 {
@@ -508,7 +509,7 @@ impl World {
         let summary = self.tracker.finish(self.now, &mut |update| {
             record(update, &scene, text, screen, journeys, zooms, lost, shown);
         });
-        text.summary(screen, &scene, &summary).expect("writes to memory");
+        text.summary(screen, &scene, &summary, &[]).expect("writes to memory");
         summary
     }
 

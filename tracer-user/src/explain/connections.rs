@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What shows in several packets of one connection, or in many connections.
+
+use std::collections::{HashMap, HashSet};
+
+use super::catalogue as c;
+use super::egress::is_node_mark;
+use super::finding::Certainty::{Certain, Likely};
+use super::finding::Finding;
+use super::silence;
+use super::view::{Lookup, View};
+use crate::flow::{Ending, Endpoint};
+
+/// Flows that are remembered.
+const FLOWS: usize = 4096;
+/// Connections redirected to one port within [`LOOP_NS`] that nobody makes on purpose.
+const LOOP: usize = 40;
+const LOOP_NS: u64 = 1_000_000_000;
+
+/// What earlier packets of a flow showed.
+#[derive(Debug, Default)]
+pub(super) struct FlowState {
+    /// The first packet of the forward direction was marked for a gateway.
+    pub(super) first_marked: Option<u32>,
+    /// Packets of the forward direction that got as far as we see.
+    pub(super) sent: u32,
+    pub(super) first_ns: u64,
+    pub(super) answered: bool,
+    /// A cause was named for it.
+    pub(super) explained: bool,
+    /// A packet was too big, and where the error about it came from.
+    too_big: bool,
+    /// The last lookup of the forward direction.
+    pub(super) last_lookup: Option<Lookup>,
+}
+
+/// Memory of the run, bounded.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    flows: HashMap<u32, FlowState>,
+    /// Redirected connections by port: since when, and which.
+    redirects: HashMap<u16, (u64, HashSet<u32>)>,
+    /// Destinations that answered.
+    pub(super) alive: HashSet<Endpoint>,
+}
+
+impl Connections {
+    pub(super) fn flow(&mut self, flow: u32) -> &mut FlowState {
+        if self.flows.len() >= FLOWS && !self.flows.contains_key(&flow) {
+            self.flows.clear();
+        }
+        self.flows.entry(flow).or_default()
+    }
+
+    /// Takes note of a journey, and tells what it shows together with earlier ones.
+    pub(super) fn observe(&mut self, view: &View<'_>) -> Option<Finding> {
+        let journey = view.journey;
+        if let Some(icmp) = journey.packet.icmp_error {
+            return self.icmp(view, icmp);
+        }
+        if journey.reply {
+            self.flow(journey.flow).answered = true;
+            if self.alive.len() >= FLOWS {
+                self.alive.clear();
+            }
+            self.alive.insert(journey.packet.ends.src);
+            return None;
+        }
+        let too_big = view.dropped().is_some_and(|site| view.reason(site) == "PKT_TOO_BIG");
+        let marked =
+            journey.hops.iter().find_map(|h| h.mark_change).map(|m| m.to).filter(|m| is_node_mark(*m));
+        let lookup = view.lookups().rev().find(|l| !l.reverse && l.error == 0);
+        let state = self.flow(journey.flow);
+        state.too_big |= too_big;
+        if lookup.is_some() {
+            state.last_lookup = lookup;
+        }
+        let first = state.sent == 0;
+        if first {
+            state.first_ns = journey.start_ns;
+            state.first_marked = marked;
+        }
+        state.sent += 1;
+        let first_mark = state.first_marked;
+        if let Some(finding) = self.redirect_loop(view) {
+            return Some(finding);
+        }
+        if let Some(mark) = first_mark
+            && !first
+            && marked.is_none()
+            && view.bare_exit().is_some()
+        {
+            return Some(only_first(view, mark));
+        }
+        silence::explain(view, self)
+    }
+
+    /// An ICMP error about a packet of the flow.
+    fn icmp(&mut self, view: &View<'_>, (icmp_type, code): (u8, u8)) -> Option<Finding> {
+        let journey = view.journey;
+        let ipv6 = journey.packet.ipv6;
+        let too_big = matches!((ipv6, icmp_type, code), (false, 3, 4) | (true, 2, _));
+        if too_big {
+            if !matches!(journey.ending, Ending::Dropped(_)) {
+                return None;
+            }
+            let site = view.dropped()?;
+            let to = journey.packet.ends.dst.addr;
+            let name = view.netns(site.netns);
+            let mtu = journey.packet.ack;
+            return Some(
+                Finding::new(
+                    &c::PATH_MTU_BLACK_HOLE,
+                    Certain,
+                    format!("large packets are dropped (MTU {mtu}), and {name} drops the ICMP message that would tell {to}"),
+                )
+                .checked(
+                    format!("the ICMP error died: {}", view.reason(site)),
+                    view.command(site.netns, format!("{} -vnL", view.iptables())),
+                )
+                .fact("small packets pass, large ones are sent again and again")
+                .fix(format!(
+                    "accept {} in the firewall of {name}, or set the MTU of the sending pods to {mtu}",
+                    if ipv6 { "icmpv6 packet-too-big" } else { "icmp fragmentation-needed" }
+                ))
+                .at(view.place(site.netns, site.ifindex)),
+            );
+        }
+        let unreachable = matches!((ipv6, icmp_type), (false, 3) | (true, 1));
+        let own = view.owner(journey.packet.ends.src.addr.ip()).is_some();
+        let state = self.flow(journey.flow);
+        state.answered = true;
+        if !unreachable || state.explained {
+            return None;
+        }
+        if own {
+            // Said by a watched host itself: its neighbour did not answer.
+            let host = matches!((ipv6, code), (false, 1) | (true, 3));
+            let lookup = state.last_lookup.filter(|_| host)?;
+            return Some(unresolved(view, &lookup));
+        }
+        let from = journey.packet.ends.src.addr;
+        let what = crate::output::icmp_name(icmp_type, code, ipv6);
+        Some(
+            Finding::new(
+                &c::UNREACHABLE_BEYOND,
+                Likely,
+                format!("{from}, beyond this node, says that the destination cannot be reached: {what}"),
+            )
+            .fact(format!("ICMP {what} came in from {from}"))
+            .fix(format!("look on {from} for a route to the destination; a service's address should have been translated before (kube-proxy)"))
+            .at(view.place(journey.hops.first().map_or(0, |h| h.netns), 0)),
+        )
+    }
+
+    fn redirect_loop(&mut self, view: &View<'_>) -> Option<Finding> {
+        if !view.is_syn() {
+            return None;
+        }
+        let journey = view.journey;
+        let hop = journey.hops.last()?;
+        let to = hop.ends.dst;
+        let entry = journey.conntrack.iter().find(|e| e.reply.src == to && e.original.dst != to)?;
+        if !to.addr.ip().is_loopback() && view.owner(to.addr.ip()).is_none_or(|(ns, _)| ns.id != hop.netns) {
+            return None;
+        }
+        if self.redirects.len() > 256 {
+            self.redirects.clear();
+        }
+        let (since, flows) = self.redirects.entry(to.port).or_default();
+        if journey.start_ns.saturating_sub(*since) > LOOP_NS {
+            *since = journey.start_ns;
+            flows.clear();
+        }
+        flows.insert(journey.flow);
+        if flows.len() < LOOP {
+            return None;
+        }
+        let count = flows.len();
+        let name = view.netns(hop.netns);
+        Some(
+            Finding::new(
+                &c::REDIRECT_LOOP,
+                Likely,
+                format!("the proxy on port {} of {name} is redirected to itself: its own connections to {} come back to it", to.port, entry.original.dst),
+            )
+            .checked(
+                format!("{count} connections to port {} within a second", to.port),
+                view.command(hop.netns, format!("{} -t nat -S", view.iptables())),
+            )
+            .checked(
+                "the rules let one user's packets pass: is it the proxy's?",
+                view.command(hop.netns, format!("ss -tlnpe sport = :{}", to.port)),
+            )
+            .fix("run the proxy as the user that the rules' --uid-owner names")
+            .at(view.place(hop.netns, 0)),
+        )
+    }
+}
+
+fn unresolved(view: &View<'_>, lookup: &Lookup) -> Finding {
+    let device = view.device_name(lookup.netns, lookup.ifindex);
+    let next = if lookup.gateway.is_none() {
+        "the destination".to_owned()
+    } else {
+        format!("the gateway {}", lookup.gateway)
+    };
+    let tunnel = view.is_vxlan(lookup.netns, lookup.ifindex);
+    let kind = if tunnel { &c::TUNNEL_NEIGHBOUR_MISSING } else { &c::NEIGHBOUR_SILENT };
+    let title = if tunnel {
+        format!("{device} has no neighbour entry for its peer {}", lookup.gateway)
+    } else {
+        format!("{next} does not answer on {device}: wrong address, or its host is not there")
+    };
+    Finding::new(kind, Certain, title)
+        .checked(
+            format!("{} gave up resolving it and says host unreachable", view.netns(lookup.netns)),
+            view.command(lookup.netns, format!("ip neigh show dev {device}")),
+        )
+        .fix(if tunnel {
+            format!("the agent that owns {device} must add the peer (restart it, read its log)")
+        } else {
+            format!("set a gateway that exists: {}", view.command(lookup.netns, "ip route"))
+        })
+        .at(view.place(lookup.netns, lookup.ifindex))
+}
+
+fn only_first(view: &View<'_>, mark: u32) -> Finding {
+    let exit = view.bare_exit();
+    let netns = exit.map_or(0, |h| h.netns);
+    Finding::new(
+        &c::ONLY_FIRST_MARKED,
+        Certain,
+        format!("only the first packet of the connection gets mark {mark:#x}; this one has none and leaves {} directly", view.netns(netns)),
+    )
+    .fact("the connection's first packet went through the egress tunnel")
+    .checked(
+        "a rule before EgressGateway's accepts established connections in mangle PREROUTING",
+        view.command(netns, format!("{} -t mangle -S PREROUTING", view.iptables())),
+    )
+    .fix("let EgressGateway's rules come first (Calico: FelixConfiguration chainInsertMode: Append)")
+    .at(view.place(netns, 0))
+}

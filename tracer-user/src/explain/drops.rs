@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Packets that the kernel dropped: what the reason, the place and the packet itself say.
+
+use super::catalogue as c;
+use super::finding::Certainty::{Certain, Likely};
+use super::finding::Finding;
+use super::view::View;
+use super::{firewall, reasons, routing, silence, tunnel};
+use crate::flow::{DropSite, NatKind};
+use crate::node::{DeviceKind, Role};
+
+/// The cause of a drop, if one is singled out.
+pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
+    let site = view.dropped()?;
+    let reason = view.reason(site);
+    let symbol = view.symbol(site);
+    let by_symbol = || match symbol.as_str() {
+        "vxlan_xmit_one" | "vxlan6_xmit_one" => tunnel::no_way_out(view, site),
+        "ip_error" | "ip6_pkt_drop" | "dst_discard" | "ip6_pkt_discard" | "ip6_pkt_prohibit" => {
+            routing::refused(view, site)
+        }
+        "ip6_forward" => routing::forwarding_off(view, site, Likely),
+        name if name.ends_with("_enqueue") => Some(queue_full(view, site)),
+        _ => None,
+    };
+    match &*reason {
+        "IP_RPFILTER" => silence::not_masqueraded(view).or_else(|| Some(reverse_path(view, site))),
+        "NETFILTER_DROP" => firewall::dropped(view, site),
+        "IP_OUTNOROUTES" if view.is_vxlan(site.netns, site.ifindex) => tunnel::no_way_out(view, site),
+        "IP_INNOROUTES" | "IP_OUTNOROUTES" => routing::refused(view, site),
+        "IP_INADDRERRORS" if symbol == "ip_error" || symbol == "ip6_forward" => {
+            routing::forwarding_off(view, site, Certain)
+        }
+        "NEIGH_FAILED" | "NEIGH_QUEUEFULL" | "NEIGH_DEAD" | "NEIGH_CREATEFAIL" => Some(neighbour(view, site)),
+        "NO_TX_TARGET" | "VXLAN_NO_REMOTE" => tunnel::no_peer(view, site),
+        "VXLAN_VNI_NOT_FOUND" => Some(tunnel::vni(view, site)),
+        "OTHERHOST" => Some(other_host(view, site)),
+        "NO_SOCKET" => no_socket(view, site),
+        "PKT_TOO_BIG" => Some(too_big(view, site)),
+        "QDISC_DROP" | "QDISC_OVERLIMIT" | "QDISC_CONGESTED" | "FQ_BAND_LIMIT" | "FQ_FLOW_LIMIT" => {
+            Some(queue_full(view, site))
+        }
+        "IP_INHDR" if matches!(view.icmp_sent(), Some((11 | 3, 0))) => routing::ttl_used_up(view, site),
+        "NOT_SPECIFIED" => by_symbol(),
+        other => reasons::explain(view, site, other).or_else(by_symbol),
+    }
+}
+
+fn sysctl_device(name: &str) -> String {
+    // sysctl(8) swaps dots and slashes.
+    name.replace('.', "/")
+}
+
+fn reverse_path(view: &View<'_>, site: &DropSite) -> Finding {
+    let device = view.device_name(site.netns, site.ifindex);
+    let source = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends).src.addr;
+    let back = view.lookups().rev().find(|l| l.reverse && l.netns == site.netns && l.error == 0);
+    let named = back.filter(|l| l.ifindex != 0 && l.ifindex != site.ifindex);
+    let title = match named {
+        Some(l) => format!(
+            "{device} has a strict reverse path filter, and the way back to {source} is by {}",
+            view.device_name(l.netns, l.ifindex)
+        ),
+        None => format!("{device} has a strict reverse path filter, and no way back to {source} is by it"),
+    };
+    let of_all = view.of(site.netns).and_then(|e| {
+        let own = e.sysctl(&format!("net/ipv4/conf/{device}/rp_filter"))?;
+        Some(own != 1 && e.sysctl("net/ipv4/conf/all/rp_filter") == Some(1))
+    });
+    let key = if of_all == Some(true) { "all".to_owned() } else { sysctl_device(&device) };
+    let read = view.command(site.netns, format!("sysctl net.ipv4.conf.{key}.rp_filter"));
+    let way = view.command(site.netns, format!("ip route get {source}"));
+    Finding::new(&c::REVERSE_PATH_FILTER, Certain, title)
+        .checked(format!("the kernel dropped it on arrival by {device}: IP_RPFILTER"), read)
+        .checked(
+            match named {
+                Some(l) => format!(
+                    "the lookup of the way back found {} in table {}",
+                    view.device_name(l.netns, l.ifindex),
+                    l.table
+                ),
+                None => format!("no route to {source} leads to {device}"),
+            },
+            way,
+        )
+        .fix(view.command(site.netns, format!("sysctl -w net.ipv4.conf.{key}.rp_filter=2")))
+        .at(view.place(site.netns, site.ifindex))
+}
+
+fn neighbour(view: &View<'_>, site: &DropSite) -> Finding {
+    let device = view.device_name(site.netns, site.ifindex);
+    let encap = site.encap.is_some();
+    let lookup = view.last_lookup(site.netns, encap).filter(|l| l.error == 0);
+    let gateway = lookup.filter(|l| !l.gateway.is_none()).map(|l| l.gateway);
+    let ends = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends);
+    let outer = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i)));
+    let next = gateway.unwrap_or(outer.map_or(ends.dst.addr, |o| o.dst.addr));
+    let check = view.command(site.netns, format!("ip neigh show {next} dev {device}"));
+    let place = view.place(site.netns, site.ifindex);
+    if view.is_vxlan(site.netns, site.ifindex) {
+        return Finding::new(
+            &c::TUNNEL_NEIGHBOUR_MISSING,
+            Certain,
+            format!(
+                "{device} has no neighbour entry for its peer {next}: that node was not made known to it"
+            ),
+        )
+        .checked("the neighbour could not be resolved: NEIGH_FAILED".to_owned(), check)
+        .fix(format!("the agent that owns {device} must add the peer (restart it, read its log)"))
+        .at(place);
+    }
+    let what = match gateway {
+        Some(gw) if view.namespace(site.netns).is_some_and(|ns| ns.role == Role::Pod) => {
+            format!(
+                "the pod's gateway {gw} does not answer on {device}: wrong gateway, or its host is not there"
+            )
+        }
+        Some(gw) => format!("the gateway {gw} does not answer on {device}"),
+        None => format!("{next} does not answer on {device}: no such host or pod, or it is down"),
+    };
+    let translated = gateway.is_none()
+        && view.journey.conntrack.iter().any(|e| e.reply.src.addr == next && e.translates());
+    let fix = if translated {
+        let original =
+            view.journey.conntrack.iter().find(|e| e.reply.src.addr == next).map(|e| e.original.dst);
+        let original = original.map(|o| o.to_string()).unwrap_or_default();
+        format!(
+            "{next} is where {original} is translated to: if that endpoint is gone, remove its rule and `conntrack -D -d {}`",
+            original.split(':').next().unwrap_or_default()
+        )
+    } else if gateway.is_some() {
+        format!("set a gateway that exists: {}", view.command(site.netns, "ip route"))
+    } else {
+        format!("start {next}, or correct the address that was asked for")
+    };
+    Finding::new(&c::NEIGHBOUR_SILENT, Certain, what)
+        .checked("address resolution failed: NEIGH_FAILED", check)
+        .fix(fix)
+        .at(place)
+}
+
+fn other_host(view: &View<'_>, site: &DropSite) -> Finding {
+    let device = view.device_name(site.netns, site.ifindex);
+    let place = view.place(site.netns, site.ifindex);
+    let known = view.device(site.netns, site.ifindex);
+    let show = view.command(site.netns, format!("ip -d link show {device}"));
+    let fact = "the kernel dropped it on arrival: OTHERHOST, its MAC is not the device's";
+    match known.map(|d| (&d.kind, d.master)) {
+        Some((DeviceKind::Vxlan { .. }, _)) => Finding::new(
+            &c::TUNNEL_WRONG_MAC,
+            Certain,
+            format!(
+                "the inner frame is for another MAC than {device} has ({})",
+                known.map(|d| mac(&d.mac)).unwrap_or_default()
+            ),
+        )
+        .checked(fact, show)
+        .fix(format!(
+            "recreate {device} on this node, or correct its MAC in the peer's neighbour and FDB entries"
+        ))
+        .at(place),
+        Some((DeviceKind::Veth, None)) => Finding::new(
+            &c::PORT_NOT_IN_BRIDGE,
+            Likely,
+            format!("{device} is in no bridge: frames for the pod's gateway end at it"),
+        )
+        .checked(fact, show)
+        .fix(view.command(site.netns, format!("ip link set {device} master BRIDGE")))
+        .at(place),
+        _ => Finding::new(&c::OTHER_HOST, Likely, format!("frames for another host arrive at {device}"))
+            .checked(fact, show)
+            .fix("clear the sender's neighbour entry: `ip neigh flush`")
+            .at(place),
+    }
+}
+
+fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
+    if site.encap.is_some() {
+        return tunnel::nobody_listens(view, site);
+    }
+    let packet = &view.journey.packet;
+    let ends = view.journey.hops.last().map_or(packet.ends, |h| h.ends);
+    if !packet.has_ports() {
+        return None;
+    }
+    let proto = if packet.is_tcp() { "TCP" } else { "UDP" };
+    let place = view.place(site.netns, site.ifindex);
+    let name = view.netns(site.netns);
+    // A SYN-ACK (or an answer) that its own client does not know.
+    if view.journey.reply && (!packet.is_tcp() || packet.tcp_flags & 0x12 == 0x12) {
+        return Some(
+            Finding::new(
+                &c::REPLY_FROM_ANOTHER_ADDRESS,
+                Likely,
+                format!(
+                    "the answer comes from {}, which {name} did not ask: its address was not translated back",
+                    ends.src
+                ),
+            )
+            .fact(format!("{name} has no connection to {} and refuses it: NO_SOCKET", ends.src))
+            .checked(
+                "replies that cross a bridge are translated only where iptables sees them",
+                "sysctl net.bridge.bridge-nf-call-iptables net.bridge.bridge-nf-call-ip6tables",
+            )
+            .fix("sysctl -w net.bridge.bridge-nf-call-iptables=1")
+            .at(place),
+        );
+    }
+    if packet.is_tcp() && !view.is_syn() {
+        return None;
+    }
+    let to = ends.dst;
+    let check = view.command(
+        site.netns,
+        format!("ss -{}lnp sport = :{}", if packet.is_tcp() { 't' } else { 'u' }, to.port),
+    );
+    let entry =
+        view.journey.conntrack.iter().find(|e| e.translates() && e.original.dst != to && e.reply.src == to);
+    let local = to.addr.ip().is_loopback()
+        || view.journey.hops.iter().all(|h| h.netns == site.netns)
+        || view
+            .journey
+            .hops
+            .iter()
+            .any(|h| h.netns == site.netns && h.nat.is_some_and(|n| n.kind == NatKind::Dnat));
+    if let Some(entry) = entry.filter(|_| local) {
+        let was = entry.original.dst;
+        return Some(
+            Finding::new(
+                &c::REDIRECTED_TO_NOBODY,
+                Certain,
+                format!(
+                    "connections to {was} are redirected to port {}, on which nothing listens in {name}",
+                    to.port
+                ),
+            )
+            .checked(
+                "a rule of this namespace redirects it",
+                view.command(site.netns, format!("{} -t nat -S", view.iptables())),
+            )
+            .checked(format!("nobody listens on {proto} {}: NO_SOCKET", to.port), check)
+            .fix(format!(
+                "start the proxy (is the sidecar ready?), or exclude port {} from the redirection",
+                was.port
+            ))
+            .at(place),
+        );
+    }
+    let title = format!("nothing listens on {proto} port {} in {name}", to.port);
+    let finding = Finding::new(&c::PORT_CLOSED, Certain, title)
+        .checked(format!("no socket takes {to}: NO_SOCKET"), check)
+        .at(place);
+    Some(match entry {
+        Some(entry) => finding.fact(format!("{} was translated to it", entry.original.dst)).fix(format!(
+            "let the service's targetPort be the port that the container listens on, not {}",
+            to.port
+        )),
+        None => finding.fix(format!("start the server on port {}, or ask another port", to.port)),
+    })
+}
+
+fn too_big(view: &View<'_>, site: &DropSite) -> Finding {
+    let packet = &view.journey.packet;
+    let out = view.last_lookup(site.netns, false).filter(|l| l.error == 0).map(|l| l.ifindex);
+    let out = out.filter(|i| *i != 0).unwrap_or(site.ifindex);
+    let device = view.device_name(site.netns, out);
+    let mtu = view.device(site.netns, out).map_or(0, |d| d.mtu);
+    let size = if packet.gso_size == 0 { packet.l3len } else { u32::from(packet.gso_size) + 52 };
+    let told = view.icmp_sent().is_some();
+    let finding = Finding::new(
+        &c::PACKET_TOO_BIG,
+        if told { Certain } else { Likely },
+        format!("packets of {size} B do not fit into {device} (MTU {mtu}) and may not be fragmented"),
+    )
+    .checked(
+        format!("dropped before {device}: PKT_TOO_BIG"),
+        view.command(site.netns, format!("ip link show {device}")),
+    );
+    let finding =
+        if told { finding.fact("the sender was told: ICMP frag-needed was sent back") } else { finding };
+    finding
+        .fix(format!("set the MTU of the sending pods to {mtu} or less (CNI configuration)"))
+        .at(view.place(site.netns, out))
+}
+
+fn queue_full(view: &View<'_>, site: &DropSite) -> Finding {
+    let device = view.device_name(site.netns, site.ifindex);
+    Finding::new(
+        &c::QUEUE_FULL,
+        Certain,
+        format!("the queue of {device} is full: it sends slower than packets come"),
+    )
+    .checked(
+        "its queueing discipline dropped the packet",
+        view.command(site.netns, format!("tc -s qdisc show dev {device}")),
+    )
+    .fix(format!("give the qdisc of {device} a higher rate or limit, or send less"))
+    .at(view.place(site.netns, site.ifindex))
+}
+
+pub(super) fn mac(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Keeps what was found over a run: one cause for one fault, counted.
+
+use serde::Serialize;
+
+use super::connections::Connections;
+use super::finding::{Finding, Place};
+use super::view::View;
+use super::{drops, egress, lookups};
+use crate::flow::{Ending, Journey, Names};
+use crate::node::Topology;
+use crate::node::evidence::Evidence;
+
+/// Causes that are remembered.
+const CAUSES: usize = 256;
+
+/// A cause, and how often it was met.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Told {
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// Packets that it was found for so far.
+    pub count: u64,
+}
+
+/// Finds causes, journey by journey.
+#[derive(Debug, Default)]
+pub struct Explainer {
+    connections: Connections,
+    told: Vec<(Key, Told, u64)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Key {
+    id: &'static str,
+    place: Place,
+    /// Tells faults of one kind apart where the place does not.
+    title: String,
+}
+
+impl Explainer {
+    /// Looks at a journey whose ending is known by now. The same journey may come again with more known.
+    ///
+    /// Returns what was found for it; `count` is 1 for what was not told before.
+    pub fn observe(
+        &mut self,
+        journey: &Journey,
+        topology: &Topology,
+        names: &dyn Names,
+        evidence: Option<&Evidence>,
+    ) -> Vec<Told> {
+        if matches!(journey.ending, Ending::Open | Ending::Unclear { .. } | Ending::Evicted)
+            || journey.resumed
+        {
+            if !matches!(journey.ending, Ending::Dropped(_)) {
+                return Vec::new();
+            }
+        }
+        let view = View { journey, topology, names, evidence };
+        let together = self.connections.observe(&view);
+        let found = drops::explain(&view)
+            .or_else(|| if view.dropped().is_none() { egress::explain(&view) } else { None })
+            .or_else(|| if view.dropped().is_none() { lookups::mark_after_routing(&view) } else { None });
+        // The ICMP error that was dropped is a fault of its own only for what it would have told.
+        let found = match (found, together) {
+            (_, Some(together)) if journey.packet.icmp_error.is_some() => Some(together),
+            (Some(found), _) => Some(found),
+            (None, together) => together,
+        };
+        let Some(found) = found else { return Vec::new() };
+        self.connections.flow(journey.flow).explained = true;
+        vec![self.tell(found, journey.id)]
+    }
+
+    /// All causes of the run, the surest and most frequent first.
+    pub fn causes(&self) -> Vec<Told> {
+        let mut all: Vec<Told> = self.told.iter().map(|(_, told, _)| told.clone()).collect();
+        all.sort_by_key(|told| (told.finding.certainty, std::cmp::Reverse(told.count)));
+        all
+    }
+
+    fn tell(&mut self, finding: Finding, journey: u64) -> Told {
+        // Numbers in titles differ from packet to packet of one fault.
+        let title = finding.title.chars().filter(|c| !c.is_ascii_digit()).collect();
+        let key = Key { id: finding.id, place: finding.place.clone(), title };
+        if let Some((_, told, last)) = self.told.iter_mut().find(|(known, ..)| *known == key) {
+            if *last != journey {
+                *last = journey;
+                told.count += 1;
+                told.finding = finding;
+            }
+            return told.clone();
+        }
+        if self.told.len() >= CAUSES {
+            self.told.remove(0);
+        }
+        let told = Told { finding, count: 1 };
+        self.told.push((key, told.clone(), journey));
+        told
+    }
+}

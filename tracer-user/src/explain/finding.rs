@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A cause, what it rests on, and what to do.
+
+use serde::{Deserialize, Serialize};
+
+use super::catalogue::CauseKind;
+
+/// How far the evidence goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Certainty {
+    /// Nothing else explains what was seen.
+    Certain,
+    /// Other explanations are unusual.
+    Likely,
+    /// One of several.
+    Possible,
+}
+
+/// What a cause rests on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    pub text: String,
+    /// Shows the same; empty when only the trace shows it.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub check: String,
+}
+
+/// Where to look.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    pub netns: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub device: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hook: Option<String>,
+}
+
+/// A cause that was found. All text is safe to print.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Stable: see `docs/causes.md`.
+    pub id: &'static str,
+    /// One sentence that names the objects.
+    pub title: String,
+    pub certainty: Certainty,
+    pub evidence: Vec<Fact>,
+    /// A command, or what to change where.
+    pub fix: String,
+    #[serde(rename = "where")]
+    pub place: Place,
+}
+
+impl Certainty {
+    /// What comes before the title on the screen.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Certain => "",
+            Self::Likely => "likely: ",
+            Self::Possible => "possibly: ",
+        }
+    }
+}
+
+impl Finding {
+    pub(super) fn new(kind: &CauseKind, certainty: Certainty, title: impl Into<String>) -> Self {
+        Self {
+            id: kind.id,
+            title: title.into(),
+            certainty,
+            evidence: Vec::new(),
+            fix: String::new(),
+            place: Place::default(),
+        }
+    }
+
+    /// Adds a fact that only the trace shows.
+    pub(super) fn fact(self, text: impl Into<String>) -> Self {
+        self.checked(text, "")
+    }
+
+    /// Adds a fact with the command that shows it.
+    pub(super) fn checked(mut self, text: impl Into<String>, check: impl Into<String>) -> Self {
+        self.evidence.push(Fact { text: text.into(), check: check.into() });
+        self
+    }
+
+    pub(super) fn fix(mut self, fix: impl Into<String>) -> Self {
+        self.fix = fix.into();
+        self
+    }
+
+    pub(super) fn at(mut self, place: Place) -> Self {
+        self.place = place;
+        self
+    }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Drops by netfilter: a rule, a policy, a REJECT, conntrack itself, NAT itself.
+
+use super::catalogue as c;
+use super::finding::Certainty::{Certain, Likely};
+use super::finding::{Finding, Place};
+use super::view::View;
+use crate::flow::{DropSite, Interval, candidates};
+use crate::node::{Hook, HookEntry, HookOwner};
+
+pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
+    let at = site.interval?;
+    let place = Place { hook: Some(at.hook.name().to_owned()), ..view.place(site.netns, site.ifindex) };
+    if let Some(finding) = by_the_kernel(view, site, &at) {
+        return Some(finding.at(place));
+    }
+    let suspects: Vec<&HookEntry> = candidates(view.topology, &at, site.deed)
+        .into_iter()
+        .filter(|entry| entry.owner.can_mark())
+        .collect();
+    let mut tables: Vec<String> = Vec::new();
+    for entry in &suspects {
+        let label = entry.owner.label();
+        if !tables.contains(&label) {
+            tables.push(label);
+        }
+    }
+    let sure = if tables.len() == 1 { Certain } else { Likely };
+    let whose = if site.encap.is_some() { "the tunnel's outer packet" } else { "the packet" };
+    let name = view.netns(site.netns);
+    let hook = at.hook.name();
+    let table = tables.join(" or ");
+    let rejected = view.icmp_sent().is_some_and(is_reject) || view.was_reset();
+    let list = list(view, site, &suspects, hook);
+    if rejected {
+        return Some(
+            Finding::new(&c::REJECTED, sure, format!("a rule in {table} {hook} of {name} rejects {whose}"))
+                .checked("NETFILTER_DROP, and the sender was told at once", list)
+                .fact("kube-proxy rejects so what goes to a service without endpoints")
+                .fix(format!("for a service: check its selector and that its pods are ready; else remove the REJECT rule in {table} {hook}"))
+                .at(place),
+        );
+    }
+    let policies =
+        suspects.iter().filter(|e| matches!(e.owner, HookOwner::Nft { policy_drop: true, .. })).count();
+    let finding = if policies > 0 && policies == suspects.len() {
+        Finding::new(
+            &c::POLICY,
+            Likely,
+            format!("{table} {hook} of {name} drops {whose}: its policy is DROP, and no rule accepts it"),
+        )
+    } else if policies > 0 {
+        // One chain of several has policy DROP; which of them did it is not known yet.
+        Finding::new(
+            &c::POLICY,
+            Likely,
+            format!("{hook} of {name} drops {whose}: a chain there has policy DROP and no rule accepts it"),
+        )
+    } else {
+        Finding::new(&c::RULE, sure, format!("a rule in {table} {hook} of {name} drops {whose}"))
+    };
+    Some(
+        finding
+            .checked(format!("NETFILTER_DROP in {hook}"), list)
+            .fix(format!("remove or correct that rule, or accept {} before it", what(view, site)))
+            .at(place),
+    )
+}
+
+/// What a rule would have to accept.
+fn what(view: &View<'_>, site: &DropSite) -> String {
+    if let Some(outer) = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i))) {
+        return format!("UDP {} from {}", outer.dst.port, outer.src.addr);
+    }
+    view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends).to_string()
+}
+
+fn is_reject((icmp_type, code): (u8, u8)) -> bool {
+    matches!((icmp_type, code), (3, 0..=3 | 9 | 10 | 13) | (1, 0..=6))
+}
+
+fn list(view: &View<'_>, site: &DropSite, suspects: &[&HookEntry], hook: &str) -> String {
+    let command = match suspects.first().map(|e| &e.owner) {
+        Some(HookOwner::Iptables { table }) => format!("{}-legacy -t {table} -vnL {hook}", view.iptables()),
+        Some(HookOwner::Nft { family, table, chain, .. }) if chain != hook => {
+            format!("nft list chain {family} {table} {chain}")
+        }
+        Some(HookOwner::Nft { table, .. }) => {
+            format!("{} -t {table} -vnL {hook} --line-numbers", view.iptables())
+        }
+        _ => "nft list ruleset".to_owned(),
+    };
+    view.command(site.netns, command)
+}
+
+/// Conntrack and NAT drop by themselves: at PREROUTING and OUTPUT when the table is full, at POSTROUTING when
+/// no port is free. Where they can be told from rules, or what was read says so.
+fn by_the_kernel(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
+    if view.symbol(site) == "nft_do_chain" {
+        return None;
+    }
+    let entries = candidates(view.topology, at, site.deed);
+    let legacy = entries.iter().any(|e| matches!(e.owner, HookOwner::Iptables { .. }));
+    let has = |word: &str| {
+        entries.iter().any(|e| matches!(&e.owner, HookOwner::Kernel { name } if name.contains(word)))
+    };
+    let table = view.of(site.netns).map(|e| e.conntrack).unwrap_or_default();
+    let full = table.count.zip(table.max).map(|(count, max)| (count + count / 50 >= max, count, max));
+    match at.hook {
+        Hook::Prerouting | Hook::Output if has("conntrack") || full.is_some_and(|f| f.0) => {
+            let sure = match full {
+                Some((true, ..)) => Certain,
+                Some((false, ..)) => return None,
+                None if legacy => return None,
+                None => Likely,
+            };
+            let numbers =
+                full.map(|(_, count, max)| format!(" ({count} of {max} entries)")).unwrap_or_default();
+            Some(
+                Finding::new(&c::CONNTRACK_FULL, sure, format!("the connection table of {} is full{numbers}", view.netns(site.netns)))
+                    .checked(
+                        "conntrack refused the packet: NETFILTER_DROP without a rule",
+                        view.command(site.netns, "sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max"),
+                    )
+                    .fix("sysctl -w net.netfilter.nf_conntrack_max=524288 (kube-proxy: --conntrack-min), or find who opens so many connections"),
+            )
+        }
+        Hook::Postrouting if has("nat") || !legacy => {
+            let dst = view.journey.packet.ends.dst;
+            Some(
+                Finding::new(
+                    &c::NO_SNAT_PORT,
+                    Likely,
+                    format!("no free port is left on {} to translate the source for {dst}", view.netns(site.netns)),
+                )
+                .checked("the NAT core refused the packet: NETFILTER_DROP at POSTROUTING without a rule", view.command(site.netns, "conntrack -S"))
+                .checked("the ports that SNAT may use", view.command(site.netns, format!("{} -t nat -S", view.iptables())))
+                .fix("allow more source ports or addresses (EgressGateway: more EIPs), or open fewer connections to one destination"),
+            )
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A journey with what it takes to judge it: names, devices, the questions that rules ask.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use super::finding::Place;
+use crate::flow::Place as At;
+use crate::flow::{Addr, DropSite, Ending, Hop, Journey, Names, NoteKind};
+use crate::node::evidence::{Evidence, NetnsEvidence};
+use crate::node::{Device, DeviceKind, Namespace, NetnsId, PathRole, Role, Topology};
+use crate::output::Scene;
+
+/// One journey and what is known besides.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) journey: &'a Journey,
+    pub(super) topology: &'a Topology,
+    pub(super) names: &'a dyn Names,
+    pub(super) evidence: Option<&'a Evidence>,
+}
+
+/// A routing lookup on the packet's way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lookup {
+    pub(super) netns: NetnsId,
+    pub(super) table: u32,
+    pub(super) error: i32,
+    pub(super) gateway: Addr,
+    pub(super) ifindex: u32,
+    pub(super) reverse: bool,
+    pub(super) mark: u32,
+    pub(super) encap: bool,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn scene(&self) -> Scene<'a> {
+        Scene::new(self.topology, self.names)
+    }
+
+    pub(super) fn dropped(&self) -> Option<&'a DropSite> {
+        match &self.journey.ending {
+            Ending::Dropped(site) => Some(site),
+            _ => None,
+        }
+    }
+
+    pub(super) fn reason(&self, site: &DropSite) -> Cow<'a, str> {
+        self.names.drop_reason(site.reason).unwrap_or_default()
+    }
+
+    pub(super) fn symbol(&self, site: &DropSite) -> String {
+        let name = self.names.symbol(site.location).unwrap_or_default();
+        name.split(['.', '+']).next().unwrap_or_default().to_owned()
+    }
+
+    pub(super) fn namespace(&self, netns: NetnsId) -> Option<&'a Namespace> {
+        self.topology.namespaces.get(&netns)
+    }
+
+    pub(super) fn device(&self, netns: NetnsId, ifindex: u32) -> Option<&'a Device> {
+        self.namespace(netns)?.devices.get(&ifindex)
+    }
+
+    pub(super) fn device_name(&self, netns: NetnsId, ifindex: u32) -> String {
+        self.scene().device(netns, ifindex).into_owned()
+    }
+
+    pub(super) fn netns(&self, netns: NetnsId) -> String {
+        self.scene().netns(netns).into_owned()
+    }
+
+    pub(super) fn of(&self, netns: NetnsId) -> Option<&'a NetnsEvidence> {
+        self.evidence?.of(netns)
+    }
+
+    pub(super) fn place(&self, netns: NetnsId, ifindex: u32) -> Place {
+        let device = (ifindex != 0).then(|| self.device_name(netns, ifindex));
+        Place { netns: self.netns(netns), device, hook: None }
+    }
+
+    /// A command as it has to be typed on the node.
+    pub(super) fn command(&self, netns: NetnsId, command: impl AsRef<str>) -> String {
+        let command = command.as_ref();
+        let nodes = self.topology.namespaces.values().filter(|ns| ns.role == Role::Node).count();
+        match self.namespace(netns) {
+            Some(ns) if ns.role == Role::Pod || nodes > 1 => {
+                format!("ip netns exec {} {command}", self.netns(netns))
+            }
+            _ => command.to_owned(),
+        }
+    }
+
+    /// `ip` or `ip -6`.
+    pub(super) fn ip_command(&self) -> &'static str {
+        if self.journey.packet.ipv6 { "ip -6" } else { "ip" }
+    }
+
+    pub(super) fn iptables(&self) -> &'static str {
+        if self.journey.packet.ipv6 { "ip6tables" } else { "iptables" }
+    }
+
+    pub(super) fn lookups(&self) -> impl DoubleEndedIterator<Item = Lookup> + use<'a> {
+        self.journey.hops.iter().filter_map(lookup)
+    }
+
+    /// The last lookup of the way forward in a namespace, of the inner or outer packet.
+    pub(super) fn last_lookup(&self, netns: NetnsId, encap: bool) -> Option<Lookup> {
+        self.lookups().rev().find(|l| l.netns == netns && l.encap == encap && !l.reverse)
+    }
+
+    pub(super) fn icmp_sent(&self) -> Option<(u8, u8)> {
+        self.journey.notes.iter().find_map(|note| match note.what {
+            NoteKind::IcmpSent { icmp_type, code, .. } => Some((icmp_type, code)),
+            _ => None,
+        })
+    }
+
+    pub(super) fn was_reset(&self) -> bool {
+        self.journey.notes.iter().any(|note| matches!(note.what, NoteKind::ResetSent { .. }))
+    }
+
+    pub(super) fn role(&self, hop: &Hop) -> Option<PathRole> {
+        match hop.place {
+            At::Device { ifindex, .. } => self.device(hop.netns, ifindex)?.watched,
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_vxlan(&self, netns: NetnsId, ifindex: u32) -> bool {
+        self.device(netns, ifindex).is_some_and(|d| matches!(d.kind, DeviceKind::Vxlan { .. }))
+    }
+
+    /// The hop by which it left a node without an outer header.
+    pub(super) fn bare_exit(&self) -> Option<&'a Hop> {
+        if !matches!(self.journey.ending, Ending::Left { .. }) {
+            return None;
+        }
+        let last = self.journey.hops.iter().rev().find(|h| matches!(h.place, At::Device { .. }))?;
+        (last.encap.is_none() && self.role(last) == Some(PathRole::Uplink)).then_some(last)
+    }
+
+    /// Some watched namespace has this address.
+    pub(super) fn owner(&self, address: IpAddr) -> Option<(&'a Namespace, &'a Device)> {
+        self.topology.namespaces.values().find_map(|ns| {
+            let device = ns.devices.values().find(|d| d.addresses.contains(&address))?;
+            Some((ns, device))
+        })
+    }
+
+    pub(super) fn is_pod_address(&self, address: IpAddr) -> bool {
+        self.owner(address).is_some_and(|(ns, _)| ns.role == Role::Pod)
+    }
+
+    pub(super) fn is_syn(&self) -> bool {
+        let packet = &self.journey.packet;
+        packet.is_tcp() && packet.tcp_flags & 0x12 == 0x02
+    }
+}
+
+fn lookup(hop: &Hop) -> Option<Lookup> {
+    match hop.place {
+        At::Route { table, error, gateway, ifindex, reverse, .. } => Some(Lookup {
+            netns: hop.netns,
+            table,
+            error,
+            gateway,
+            ifindex,
+            reverse,
+            mark: hop.mark,
+            encap: hop.encap.is_some(),
+        }),
+        _ => None,
+    }
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Causes for people: under the journey that shows one, and all of them before the sums.
+
+use std::io;
+
+use super::line::Style;
+use super::text::Text;
+use crate::explain::Told;
+
+/// Facts shown without -v.
+const FACTS: usize = 3;
+
+/// Under a journey. What was told before is named again, without all that goes with it.
+pub(crate) fn write(text: &Text, out: &mut dyn io::Write, told: &Told) -> io::Result<()> {
+    let finding = &told.finding;
+    let said = format!("{}{}", finding.certainty.word(), finding.title);
+    let row = |out: &mut dyn io::Write, word: &str, said: &str, style: Style| {
+        let mut line = text.line(22);
+        line.pad(12).put(Style::Bold, word).pad(22).put(style, said);
+        line.end(out)
+    };
+    if told.count > 1 {
+        return row(out, "cause", &format!("{said} (×{})", told.count), Style::Plain);
+    }
+    row(out, "cause", &said, Style::Plain)?;
+    let verbose = text.options.verbose > 0;
+    let mut word = "evidence";
+    for fact in finding.evidence.iter().take(if verbose { usize::MAX } else { FACTS }) {
+        row(out, word, &fact.text, Style::Dim)?;
+        if verbose && !fact.check.is_empty() {
+            row(out, "", &format!("check: {}", fact.check), Style::Dim)?;
+        }
+        word = "";
+    }
+    if finding.fix.is_empty() { Ok(()) } else { row(out, "fix", &finding.fix, Style::Plain) }
+}
+
+/// Before the sums.
+pub(crate) fn list(text: &Text, out: &mut dyn io::Write, causes: &[Told]) -> io::Result<()> {
+    for told in causes {
+        let finding = &told.finding;
+        let mut line = text.line(2);
+        line.put(Style::Red, &format!("✗ cause (×{}): ", told.count));
+        line.put(Style::Plain, &format!("{}{}", finding.certainty.word(), finding.title));
+        line.end(out)?;
+        if !finding.fix.is_empty() {
+            let mut line = text.line(9);
+            line.pad(4).put(Style::Bold, "fix").pad(9).put(Style::Plain, &finding.fix);
+            line.end(out)?;
+        }
+    }
+    Ok(())
+}

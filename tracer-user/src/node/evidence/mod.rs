@@ -5,6 +5,7 @@
 //! [`Evidence::collect`] reads; everything else here is pure. What could not be read is a line in
 //! [`NetnsEvidence::unreadable`], never a failure.
 
+pub mod iptables;
 mod model;
 mod packet;
 mod rule;

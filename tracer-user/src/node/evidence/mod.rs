@@ -6,12 +6,14 @@
 //! [`NetnsEvidence::unreadable`], never a failure.
 
 mod attribute;
+mod collect;
 mod effect;
 pub mod iptables;
 mod matching;
 mod membership;
 mod model;
 mod near;
+pub mod nft;
 mod packet;
 mod rule;
 mod set;

@@ -5,15 +5,30 @@
 //! [`Evidence::collect`] reads; everything else here is pure. What could not be read is a line in
 //! [`NetnsEvidence::unreadable`], never a failure.
 
+mod attribute;
+mod collect;
+mod effect;
+pub mod iptables;
+mod matching;
+mod membership;
 mod model;
+mod near;
+pub mod nft;
 mod packet;
 mod rule;
 mod set;
+mod walk;
+mod wording;
 
+pub use attribute::{Attribution, attribute_drop, attribute_mark, attribute_nat};
+pub use effect::{Done, Effect};
+pub use matching::{Matched, Truth};
 pub use model::{Conntrack, Evidence, NetnsEvidence, Socket};
+pub use near::{Miss, NearMiss, near_misses};
 pub use packet::{CtDirection, CtState, PacketView};
 pub use rule::{
     Backend, Base, Chain, ConnmarkOp, Counters, Criterion, IpRange, Match, NatTo, Policy, PortRange, Rule,
     RuleRef, Side, Table, TableFamily, Target,
 };
 pub use set::{IpSet, Member, MemberField};
+pub use walk::{At, Step, Verdict, Walk, walk, walk_hook};

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Reading a namespace. Nothing is changed; the sources are asked side by side.
+
+mod counters;
+mod firewall;
+mod ipset;
+mod sockets;
+mod sysctl;
+mod tool;
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::thread;
+
+use super::model::{Conntrack, Evidence, NetnsEvidence};
+use crate::node::Netns;
+use crate::node::rtnl::Rtnl;
+
+impl Evidence {
+    /// Reads these namespaces, each in threads of its own. Never fails: what could not be read is told in
+    /// [`NetnsEvidence::unreadable`].
+    pub fn collect(namespaces: &[Netns]) -> Self {
+        let netns = thread::scope(|scope| {
+            let each: Vec<_> = namespaces
+                .iter()
+                .map(|netns| (netns, scope.spawn(move || NetnsEvidence::collect(netns))))
+                .collect();
+            let join = |(netns, thread): (&Netns, thread::ScopedJoinHandle<'_, NetnsEvidence>)| {
+                let evidence = thread.join().unwrap_or_else(|_| NetnsEvidence {
+                    name: netns.name().to_owned(),
+                    unreadable: vec!["reading the namespace failed; this is a bug in egwtrace".to_owned()],
+                    ..NetnsEvidence::default()
+                });
+                (netns.id(), evidence)
+            };
+            each.into_iter().map(join).collect::<BTreeMap<_, _>>()
+        });
+        Self { netns }
+    }
+}
+
+impl NetnsEvidence {
+    /// Reads one namespace.
+    pub fn collect(netns: &Netns) -> Self {
+        let failed = |error: &dyn Display| Self {
+            name: netns.name().to_owned(),
+            unreadable: vec![error.to_string()],
+            ..Self::default()
+        };
+        netns.run(|| Self::collect_here(netns.name())).unwrap_or_else(|error| failed(&error))
+    }
+
+    /// In the namespace of the calling thread; the threads it starts are in it too.
+    fn collect_here(name: &str) -> Self {
+        let mut out = Self { name: name.to_owned(), taken_ns: monotonic_ns(), ..Self::default() };
+        thread::scope(|scope| {
+            let firewall = scope.spawn(|| firewall::read(name));
+            let sets = scope.spawn(|| ipset::read(name));
+            out.read_routing(name);
+            out.read_proc();
+            out.sockets = sockets::read(name, &mut out.unreadable);
+            match sets.join() {
+                Ok(Ok(sets)) => out.sets = sets,
+                Ok(Err(error)) => out.unreadable.push(error.to_string()),
+                Err(_) => out.unreadable.push("ipsets: reading failed; this is a bug in egwtrace".to_owned()),
+            }
+            match firewall.join() {
+                Ok(read) => {
+                    out.rulesets = read.tables;
+                    out.sets.extend(read.sets);
+                    out.unreadable.extend(read.unreadable);
+                }
+                Err(_) => out.unreadable.push("rules: reading failed; this is a bug in egwtrace".to_owned()),
+            }
+        });
+        out
+    }
+
+    fn read_routing(&mut self, name: &str) {
+        let mut rtnl = match Rtnl::open(name) {
+            Ok(rtnl) => rtnl,
+            Err(error) => return self.unreadable.push(error.to_string()),
+        };
+        let Self { links, addresses, routes, rules, neighbours, fdb, unreadable, .. } = self;
+        keep(links, rtnl.links(), unreadable);
+        keep(addresses, rtnl.addresses(), unreadable);
+        keep(routes, rtnl.routes(|_| true), unreadable);
+        keep(rules, rtnl.rules(), unreadable);
+        keep(neighbours, rtnl.neighbours(None), unreadable);
+        keep(fdb, rtnl.fdb(None), unreadable);
+    }
+
+    fn read_proc(&mut self) {
+        self.sysctls = sysctl::read(self.links.iter().map(|link| link.name.as_str()));
+        self.counters = counters::read();
+        let number = |path: &str| self.sysctls.get(path).and_then(|value| value.parse().ok());
+        self.conntrack = Conntrack {
+            count: number("net/netfilter/nf_conntrack_count"),
+            max: number("net/netfilter/nf_conntrack_max"),
+        };
+    }
+}
+
+fn keep<T>(into: &mut Vec<T>, read: Result<Vec<T>, impl Display>, unreadable: &mut Vec<String>) {
+    match read {
+        Ok(list) => *into = list,
+        Err(error) => unreadable.push(error.to_string()),
+    }
+}
+
+fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec of ours.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}

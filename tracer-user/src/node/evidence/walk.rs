@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One packet through the chains of a hook, as the kernel goes: jumps, returns, gotos, policies. Where a
+//! condition cannot be known both ways are taken, and what follows is told as possible, not as certain.
+
+use std::ops::Range;
+
+use rustc_hash::FxHashMap;
+
+use super::effect::{Done, Effect};
+use super::matching::Matched;
+use super::model::NetnsEvidence;
+use super::packet::{CtDirection, CtState, PacketView};
+use super::rule::{Base, Chain, Policy, Rule, RuleRef, Table, Target};
+use crate::node::Hook;
+
+/// Chains within chains; nftables allows 16.
+const MAX_DEPTH: usize = 64;
+/// Rules that are looked at in one walk.
+const MAX_STEPS: usize = 500_000;
+
+/// A rule, or (`rule: None`) a chain's policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At<'e> {
+    pub table: &'e Table,
+    pub chain: &'e Chain,
+    pub rule: Option<&'e Rule>,
+}
+
+/// A rule that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step<'e> {
+    pub at: At<'e>,
+    pub matched: Matched<'e>,
+    /// It is certain that the packet got here.
+    pub certain: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Passed on to what is registered next.
+    Accept,
+    Drop,
+    /// As `--reject-with` says; empty: the default.
+    Reject(String),
+    /// To a program in user space.
+    Queue,
+}
+
+/// What a walk found.
+#[derive(Clone, Debug, Default)]
+pub struct Walk<'e> {
+    /// `None`: not known; see `possible`.
+    pub verdict: Option<Verdict>,
+    /// Who said so.
+    pub decided_by: Option<At<'e>>,
+    /// Every rule that was looked at, in order.
+    pub trace: Vec<Step<'e>>,
+    /// What was done to the packet or its connection, in order.
+    pub effects: Vec<Effect<'e>>,
+    /// Verdicts of rules that may have matched.
+    pub possible: Vec<(Verdict, At<'e>)>,
+    /// Chains of type nat that the kernel does not ask for this packet: its connection is not new.
+    pub nat_skipped: bool,
+    /// A limit was reached.
+    pub cut: bool,
+    /// The packet afterwards, as far as it is known.
+    pub mark: Option<u32>,
+}
+
+/// Walks the chains of all tables called `table` at `hook`.
+pub fn walk<'e>(evidence: &'e NetnsEvidence, table: &str, hook: Hook, packet: &PacketView) -> Walk<'e> {
+    let chains = evidence.bases(hook, i32::MIN..i32::MAX, packet);
+    walk_chains(evidence, chains.into_iter().filter(|(t, ..)| t.name == table), packet)
+}
+
+/// Walks everything registered at `hook` with a priority in the range, in the kernel's order.
+pub fn walk_hook<'e>(
+    evidence: &'e NetnsEvidence,
+    hook: Hook,
+    priorities: Range<i32>,
+    packet: &PacketView,
+) -> Walk<'e> {
+    walk_chains(evidence, evidence.bases(hook, priorities, packet), packet)
+}
+
+fn walk_chains<'e>(
+    evidence: &'e NetnsEvidence,
+    chains: impl IntoIterator<Item = (&'e Table, &'e Chain, &'e Base)>,
+    packet: &PacketView,
+) -> Walk<'e> {
+    let mut walker = Walker {
+        evidence,
+        packet: packet.clone(),
+        index: FxHashMap::default(),
+        gone: false,
+        out: Walk { verdict: Some(Verdict::Accept), ..Walk::default() },
+    };
+    for (table, chain, base) in chains {
+        if base.kind == "nat" && !packet.asks_nat() {
+            walker.out.nat_skipped = true;
+            continue;
+        }
+        // The first chain that translates is the last one that is asked.
+        if base.kind == "nat" && walker.out.effects.iter().any(|e| e.certain && e.is_nat()) {
+            continue;
+        }
+        if !walker.base(table, chain, base) {
+            break;
+        }
+    }
+    let mut out = walker.out;
+    if out.cut {
+        out.verdict = None;
+    }
+    out.mark = walker.packet.mark;
+    out
+}
+
+/// How a chain ended.
+enum Flow<'e> {
+    /// At its end, or by RETURN.
+    Back,
+    Verdict(Verdict, At<'e>),
+}
+
+struct Walker<'e> {
+    evidence: &'e NetnsEvidence,
+    packet: PacketView,
+    /// Chains by name, of the tables that were needed so far.
+    index: FxHashMap<usize, FxHashMap<&'e str, &'e Chain>>,
+    /// A rule that may have matched has, if so, ended the walk.
+    gone: bool,
+    out: Walk<'e>,
+}
+
+impl<'e> Walker<'e> {
+    /// One base chain; false when the packet goes no further.
+    fn base(&mut self, table: &'e Table, chain: &'e Chain, base: &Base) -> bool {
+        let earlier = self.out.possible.len();
+        let (verdict, by) = match self.chain(table, chain, 0, false) {
+            Flow::Verdict(verdict, at) => (verdict, at),
+            Flow::Back => {
+                let verdict = match base.policy {
+                    Policy::Accept => Verdict::Accept,
+                    Policy::Drop => Verdict::Drop,
+                };
+                (verdict, At { table, chain, rule: None })
+            }
+        };
+        let over = verdict != Verdict::Accept;
+        if self.gone {
+            self.out.possible.push((verdict, by));
+        } else {
+            self.out.decided_by = Some(by);
+            self.out.verdict = Some(verdict);
+            return !over;
+        }
+        // Whoever accepted it: what is registered next sees it.
+        let said = self.out.possible.get(earlier..).unwrap_or_default();
+        if said.iter().all(|(verdict, _)| *verdict == Verdict::Accept) {
+            self.gone = false;
+            self.out.decided_by = Some(by);
+        } else {
+            self.out.decided_by = None;
+            self.out.verdict = None;
+        }
+        !over
+    }
+
+    /// `unsure`: it is not certain that the packet is sent here.
+    fn chain(&mut self, table: &'e Table, chain: &'e Chain, depth: usize, unsure: bool) -> Flow<'e> {
+        // It may have returned from this chain before its end.
+        let mut returned = false;
+        for rule in &chain.rules {
+            if depth > MAX_DEPTH || self.out.trace.len() >= MAX_STEPS {
+                self.out.cut = true;
+                return Flow::Back;
+            }
+            let at = At { table, chain, rule: Some(rule) };
+            let matched = rule.matched(self.evidence, &self.packet);
+            let unsure = unsure || returned;
+            self.out.trace.push(Step { at, matched, certain: !unsure && !self.gone });
+            let doubtful = match matched {
+                Matched::No(_) => continue,
+                Matched::Yes => false,
+                Matched::Unknown(_) => true,
+            };
+            match self.act(at, rule, depth, unsure || doubtful) {
+                None => {}
+                Some(Flow::Back) if doubtful => returned = true,
+                Some(Flow::Verdict(verdict, by)) if doubtful || returned => {
+                    self.out.possible.push((verdict, by));
+                    self.gone = true;
+                    if !doubtful {
+                        return Flow::Back;
+                    }
+                }
+                Some(flow) => return flow,
+            }
+        }
+        Flow::Back
+    }
+
+    /// `None`: on to the next rule.
+    fn act(&mut self, at: At<'e>, rule: &'e Rule, depth: usize, unsure: bool) -> Option<Flow<'e>> {
+        let over = |verdict| Some(Flow::Verdict(verdict, at));
+        for target in &rule.actions {
+            match target {
+                Target::Accept => return over(Verdict::Accept),
+                Target::Drop => return over(Verdict::Drop),
+                Target::Reject { with } => return over(Verdict::Reject(with.clone())),
+                Target::Queue(_) => return over(Verdict::Queue),
+                Target::Return => return Some(Flow::Back),
+                Target::Jump(name) => match self.jump(at, name, depth, unsure) {
+                    Flow::Back => {}
+                    flow => return Some(flow),
+                },
+                // Back from there is back from here.
+                Target::Goto(name) => return Some(self.jump(at, name, depth, unsure)),
+                Target::Dnat(_)
+                | Target::Snat(_)
+                | Target::Masquerade { .. }
+                | Target::Redirect { .. }
+                | Target::Tproxy(_) => {
+                    self.effect(at, target, unsure);
+                    return over(Verdict::Accept);
+                }
+                // It may end the walk or not.
+                Target::Other(_) => {
+                    self.effect(at, target, unsure);
+                    self.out.possible.push((Verdict::Accept, at));
+                    self.gone = true;
+                }
+                Target::Mark { .. } | Target::Connmark(_) | Target::Notrack | Target::TcpMss(_) => {
+                    self.effect(at, target, unsure);
+                }
+                Target::Ct(_) | Target::Log(_) => {}
+            }
+        }
+        None
+    }
+
+    fn jump(&mut self, at: At<'e>, name: &str, depth: usize, unsure: bool) -> Flow<'e> {
+        let key = std::ptr::from_ref(at.table) as usize;
+        let chains = self
+            .index
+            .entry(key)
+            .or_insert_with(|| at.table.chains.iter().map(|chain| (chain.name.as_str(), chain)).collect());
+        match chains.get(name).copied() {
+            Some(chain) => self.chain(at.table, chain, depth + 1, unsure),
+            None => Flow::Back,
+        }
+    }
+
+    fn effect(&mut self, at: At<'e>, target: &'e Target, unsure: bool) {
+        let certain = !unsure && !self.gone;
+        if let Some(done) = Done::of(target, &mut self.packet, certain) {
+            self.out.effects.push(Effect { at, done, certain });
+        }
+    }
+}
+
+impl<'e> At<'e> {
+    pub fn name(&self) -> RuleRef {
+        match self.rule {
+            Some(rule) => self.table.rule_ref(self.chain, rule),
+            None => self.table.policy_ref(self.chain),
+        }
+    }
+}
+
+impl NetnsEvidence {
+    /// The base chains that see the packet at a hook, in the kernel's order. Chains of type nat stand where
+    /// the NAT core does.
+    pub(super) fn bases(
+        &self,
+        hook: Hook,
+        priorities: Range<i32>,
+        packet: &PacketView,
+    ) -> Vec<(&Table, &Chain, &Base)> {
+        let mut found: Vec<_> = (self.rulesets.iter())
+            .filter(|table| table.sees(packet.family()))
+            .flat_map(|table| table.chains.iter().map(move |chain| (table, chain)))
+            .filter_map(|(table, chain)| Some((table, chain, chain.base.as_ref()?)))
+            .filter(|(.., base)| base.hook == hook && priorities.contains(&base.stands_at()))
+            .collect();
+        found.sort_by_key(|(.., base)| (base.stands_at(), base.priority));
+        found
+    }
+}
+
+impl Base {
+    /// The priority at which the kernel calls it.
+    pub fn stands_at(&self) -> i32 {
+        if self.kind != "nat" {
+            return self.priority;
+        }
+        crate::node::hooks::nat_priority(self.hook).unwrap_or(self.priority)
+    }
+}
+
+impl PacketView {
+    /// Chains of type nat see the first packet of a connection only (nf_nat_inet_fn).
+    pub fn asks_nat(&self) -> bool {
+        self.ct_direction != Some(CtDirection::Reply)
+            && !matches!(self.ct_state, Some(CtState::Established | CtState::Invalid | CtState::Untracked))
+    }
+}

@@ -8,6 +8,7 @@
 mod attribute;
 mod collect;
 mod effect;
+mod ipset_save;
 pub mod iptables;
 mod matching;
 mod membership;
@@ -22,6 +23,7 @@ mod wording;
 
 pub use attribute::{Attribution, attribute_drop, attribute_mark, attribute_nat};
 pub use effect::{Done, Effect};
+pub use ipset_save::parse_ipset_save;
 pub use matching::{Matched, Truth};
 pub use model::{Conntrack, Evidence, NetnsEvidence, Socket};
 pub use near::{Miss, NearMiss, near_misses};

@@ -4,6 +4,6 @@
 mod matches;
 mod save;
 mod targets;
-mod words;
+pub(super) mod words;
 
 pub use save::{Saved, parse};

@@ -42,7 +42,7 @@ const fn case(fault: &'static str, flow: &'static str, causes: &'static [&'stati
     Case { fault, flow, causes }
 }
 
-/// Followed on both nodes.
+/// Followed on both nodes. Not there: `pod-no-route`, in which there is no packet to follow.
 const CASES: &[Case] = &[
     case("egw-agent-down", EGW, &["egress-not-handled"]),
     case("policy-src-miss", EGW, &["egress-pod-not-selected"]),
@@ -70,13 +70,12 @@ const CASES: &[Case] = &[
     case("mtu-egress", EGW, &["packet-too-big"]),
     case("pmtu-blackhole", EGW, &["path-mtu-black-hole"]),
     case("pod-bad-gw", POD2, &["neighbour-silent"]),
-    case("pod-no-route", POD2, &["no-route"]),
     case("veth-detached", POD2, &["port-not-in-bridge"]),
     case("flannel-down", POD2, &["tunnel-not-listening"]),
     case("route-missing", POD2, &["pod-address-on-the-wire"]),
     case("route-blackhole", POD2, &["route-blackhole"]),
     case("nic-queue", POD2, &["queue-full"]),
-    case("latency", EGW, &["slow-between-nodes"]),
+    case("latency", EGW, &["waits-in-queue", "slow-between-nodes"]),
     case("mtu-flannel", POD2, &["path-mtu-black-hole"]),
     case("br-fwd-drop", "--pod @visitor --dst 10.200.0.23", &["dropped-by-policy"]),
     case("fw-in", EGW, &["no-answer"]),
@@ -169,11 +168,14 @@ impl Trace {
     }
 }
 
-/// The ids of the causes that were named, each once, in order.
+/// The causes of the summary by id, each once, the surest first.
 fn causes(lines: &[String]) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
     for line in lines {
         let Ok(value) = serde_json::from_str::<Value>(line) else { continue };
+        if value["type"] != "summary" {
+            continue;
+        }
         for cause in value["causes"].as_array().into_iter().flatten() {
             let text = |name: &str| cause[name].as_str().unwrap_or_default().to_owned();
             if !found.iter().any(|(id, _)| *id == text("id")) {

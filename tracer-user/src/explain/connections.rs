@@ -9,7 +9,8 @@ use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::silence;
 use super::view::{Lookup, View};
-use crate::flow::{Ending, Endpoint};
+use crate::flow::{Ending, Endpoint, Place};
+use crate::node::{Hook, NetnsId};
 
 /// Flows that are remembered.
 const FLOWS: usize = 4096;
@@ -21,17 +22,19 @@ const LOOP_NS: u64 = 1_000_000_000;
 #[derive(Debug, Default)]
 pub(super) struct FlowState {
     /// The first packet of the forward direction was marked for a gateway.
-    pub(super) first_marked: Option<u32>,
+    pub(super) first_marked: Option<(u32, NetnsId)>,
     /// Packets of the forward direction that got as far as we see.
     pub(super) sent: u32,
     pub(super) first_ns: u64,
     pub(super) answered: bool,
+    /// Its SYN was seen.
+    syn: bool,
     /// A cause was named for it.
     pub(super) explained: bool,
-    /// A packet was too big, and where the error about it came from.
-    too_big: bool,
     /// The last lookup of the forward direction.
     pub(super) last_lookup: Option<Lookup>,
+    /// How packets of the forward direction were routed, by namespace.
+    pub(super) routes: Vec<Lookup>,
 }
 
 /// Memory of the run, bounded.
@@ -40,6 +43,8 @@ pub(super) struct Connections {
     flows: HashMap<u32, FlowState>,
     /// Redirected connections by port: since when, and which.
     redirects: HashMap<u16, (u64, HashSet<u32>)>,
+    /// Destinations that do not answer: since when, and how many packets of connections without answer.
+    pub(super) waiting: HashMap<Endpoint, (u64, u32)>,
     /// Destinations that answered.
     pub(super) alive: HashSet<Endpoint>,
 }
@@ -59,19 +64,28 @@ impl Connections {
             return self.icmp(view, icmp);
         }
         if journey.reply {
+            let refused = refused(view, self.flow(journey.flow));
             self.flow(journey.flow).answered = true;
+            self.waiting.remove(&journey.packet.ends.src);
             if self.alive.len() >= FLOWS {
                 self.alive.clear();
             }
-            self.alive.insert(journey.packet.ends.src);
-            return None;
+            if refused.is_none() {
+                self.alive.insert(journey.packet.ends.src);
+            }
+            return refused;
         }
-        let too_big = view.dropped().is_some_and(|site| view.reason(site) == "PKT_TOO_BIG");
-        let marked =
-            journey.hops.iter().find_map(|h| h.mark_change).map(|m| m.to).filter(|m| is_node_mark(*m));
+        let marked = journey.hops.iter().find_map(|h| {
+            let mark = h.mark_change?.to;
+            is_node_mark(mark).then_some((mark, h.netns))
+        });
         let lookup = view.lookups().rev().find(|l| !l.reverse && l.error == 0);
         let state = self.flow(journey.flow);
-        state.too_big |= too_big;
+        for route in view.lookups().filter(|l| !l.reverse && l.error == 0 && l.ifindex != 0) {
+            if !state.routes.iter().any(|known| known.netns == route.netns) {
+                state.routes.push(route);
+            }
+        }
         if lookup.is_some() {
             state.last_lookup = lookup;
         }
@@ -81,16 +95,29 @@ impl Connections {
             state.first_marked = marked;
         }
         state.sent += 1;
+        state.syn |= view.is_syn();
+        let open = view.is_syn() && !state.answered;
         let first_mark = state.first_marked;
         if let Some(finding) = self.redirect_loop(view) {
             return Some(finding);
         }
-        if let Some(mark) = first_mark
+        if let Some((mark, netns)) = first_mark
             && !first
             && marked.is_none()
-            && view.bare_exit().is_some()
+            && view.bare_exit().is_some_and(|exit| exit.netns == netns)
+            && journey
+                .hops
+                .iter()
+                .any(|h| h.netns == netns && matches!(h.place, Place::Hook { hook: Hook::Prerouting, .. }))
         {
             return Some(only_first(view, mark));
+        }
+        if open {
+            if self.waiting.len() >= FLOWS {
+                self.waiting.clear();
+            }
+            let waiting = self.waiting.entry(journey.packet.ends.dst).or_insert((journey.start_ns, 0));
+            waiting.1 += 1;
         }
         silence::explain(view, self)
     }
@@ -140,6 +167,18 @@ impl Connections {
             return Some(unresolved(view, &lookup));
         }
         let from = journey.packet.ends.src.addr;
+        if matches!((ipv6, icmp_type, code), (false, 3, 3) | (true, 1, 4)) {
+            return Some(
+                Finding::new(
+                    &c::PORT_CLOSED,
+                    Likely,
+                    format!("{from} says that nothing listens on the port that was asked for"),
+                )
+                .fact(format!("ICMP port-unreachable came in from {from}"))
+                .fix(format!("start the server on {from}, or correct the port (a service's targetPort)"))
+                .at(view.place(journey.hops.first().map_or(0, |h| h.netns), 0)),
+            );
+        }
         let what = crate::output::icmp_name(icmp_type, code, ipv6);
         Some(
             Finding::new(
@@ -240,4 +279,24 @@ fn only_first(view: &View<'_>, mark: u32) -> Finding {
     )
     .fix("let EgressGateway's rules come first (Calico: FelixConfiguration chainInsertMode: Append)")
     .at(view.place(netns, 0))
+}
+
+/// The first answer to a SYN is a RST.
+fn refused(view: &View<'_>, state: &FlowState) -> Option<Finding> {
+    let packet = &view.journey.packet;
+    if !packet.is_tcp() || packet.tcp_flags & 0x06 != 0x04 || !state.syn || state.answered || state.explained
+    {
+        return None;
+    }
+    let from = packet.ends.src;
+    Some(
+        Finding::new(
+            &c::PORT_CLOSED,
+            Likely,
+            format!("{from} refuses connections: nothing listens on the port, or a firewall there rejects"),
+        )
+        .fact(format!("the first answer to the SYN was a RST from {from}"))
+        .fix(format!("start the server on port {}, or correct the port (a service's targetPort)", from.port))
+        .at(view.place(view.journey.hops.first().map_or(0, |h| h.netns), 0)),
+    )
 }

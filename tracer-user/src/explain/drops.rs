@@ -261,8 +261,9 @@ fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
 
 fn too_big(view: &View<'_>, site: &DropSite) -> Finding {
     let packet = &view.journey.packet;
-    let out = view.last_lookup(site.netns, false).filter(|l| l.error == 0).map(|l| l.ifindex);
-    let out = out.filter(|i| *i != 0).unwrap_or(site.ifindex);
+    let own = view.lookups().find(|l| l.netns == site.netns && !l.reverse && l.error == 0 && l.ifindex != 0);
+    let out = own.or_else(|| view.routes.iter().find(|l| l.netns == site.netns).copied());
+    let out = out.map_or(site.ifindex, |l| l.ifindex);
     let device = view.device_name(site.netns, out);
     let mtu = view.device(site.netns, out).map_or(0, |d| d.mtu);
     let size = if packet.gso_size == 0 { packet.l3len } else { u32::from(packet.gso_size) + 52 };

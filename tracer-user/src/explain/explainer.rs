@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::connections::Connections;
 use super::finding::{Finding, Place};
 use super::view::View;
-use super::{drops, egress, lookups};
+use super::{drops, egress, lookups, selection};
 use crate::flow::{Ending, Journey, Names};
 use crate::node::Topology;
 use crate::node::evidence::Evidence;
@@ -49,18 +49,16 @@ impl Explainer {
         names: &dyn Names,
         evidence: Option<&Evidence>,
     ) -> Vec<Told> {
-        if matches!(journey.ending, Ending::Open | Ending::Unclear { .. } | Ending::Evicted)
-            || journey.resumed
-        {
-            if !matches!(journey.ending, Ending::Dropped(_)) {
-                return Vec::new();
-            }
+        let unknown = matches!(journey.ending, Ending::Open | Ending::Unclear { .. } | Ending::Evicted);
+        if unknown || (journey.resumed && !journey.is_dropped()) {
+            return Vec::new();
         }
-        let view = View { journey, topology, names, evidence };
+        let routes = std::mem::take(&mut self.connections.flow(journey.flow).routes);
+        let view = View { journey, topology, names, evidence, routes: &routes };
+        let found = explain(&view);
+        self.connections.flow(journey.flow).routes.clone_from(&routes);
+        let view = View { routes: &[], ..view };
         let together = self.connections.observe(&view);
-        let found = drops::explain(&view)
-            .or_else(|| if view.dropped().is_none() { egress::explain(&view) } else { None })
-            .or_else(|| if view.dropped().is_none() { lookups::mark_after_routing(&view) } else { None });
         // The ICMP error that was dropped is a fault of its own only for what it would have told.
         let found = match (found, together) {
             (_, Some(together)) if journey.packet.icmp_error.is_some() => Some(together),
@@ -69,6 +67,10 @@ impl Explainer {
         };
         let Some(found) = found else { return Vec::new() };
         self.connections.flow(journey.flow).explained = true;
+        if found.id == "path-mtu-black-hole" {
+            // It says what the drops alone did not.
+            self.told.retain(|(key, ..)| key.id != "packet-too-big");
+        }
         vec![self.tell(found, journey.id)]
     }
 
@@ -98,4 +100,16 @@ impl Explainer {
         self.told.push((key, told.clone(), journey));
         told
     }
+}
+
+/// What one journey shows by itself.
+fn explain(view: &View<'_>) -> Option<Finding> {
+    if view.dropped().is_some() {
+        return drops::explain(view);
+    }
+    egress::explain(view)
+        .or_else(|| lookups::mark_after_routing(view))
+        .or_else(|| selection::explain(view))
+        .or_else(|| selection::sidecar_bypassed(view))
+        .or_else(|| lookups::slow(view))
 }

@@ -5,13 +5,17 @@ use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
 use super::view::View;
-use crate::flow::{DropSite, Interval, candidates};
+use crate::flow::{DropSite, Interval, Place as At, candidates};
+use crate::node::evidence::{Backend, CtDirection, CtState, PacketView, attribute_drop};
 use crate::node::{Hook, HookEntry, HookOwner};
 
 pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let at = site.interval?;
     let place = Place { hook: Some(at.hook.name().to_owned()), ..view.place(site.netns, site.ifindex) };
     if let Some(finding) = by_the_kernel(view, site, &at) {
+        return Some(finding.at(place));
+    }
+    if let Some(finding) = by_rule(view, site, &at) {
         return Some(finding.at(place));
     }
     let suspects: Vec<&HookEntry> = candidates(view.topology, &at, site.deed)
@@ -140,4 +144,116 @@ fn by_the_kernel(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Find
         }
         _ => None,
     }
+}
+
+/// The rule by name, from the walk of this packet through what was read.
+fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
+    let evidence = view.of(site.netns)?;
+    let packet = packet_view(view, site, at);
+    let found = attribute_drop(evidence, at, &packet);
+    let rule = found.rules.first()?;
+    let whose = if site.encap.is_some() { "the tunnel's outer packet" } else { "the packet" };
+    let name = view.netns(site.netns);
+    let sure = if found.certain && found.rules.len() == 1 { Certain } else { Likely };
+    let (kind, verb) = match rule {
+        rule if rule.number == 0 => (&c::POLICY, "drops"),
+        rule if rule.text.contains("REJECT") || rule.text.contains("reject") => (&c::REJECTED, "rejects"),
+        rule if rule.text.to_ascii_uppercase().contains("INVALID") => (&c::CONNTRACK_INVALID, "drops"),
+        _ => (&c::RULE, "drops"),
+    };
+    let mut title = format!("{rule} on {name} {verb} {whose}");
+    if kind.id == c::POLICY.id {
+        title.push_str(": no rule before accepts it");
+    } else if kind.id == c::CONNTRACK_INVALID.id {
+        title.push_str(": conntrack knows no such connection (it saw only part of it)");
+    }
+    let tool = match rule.backend {
+        Backend::Nft => format!("nft -a list chain {} {} {}", rule.family, rule.table, rule.chain),
+        Backend::IptablesNft => {
+            format!("{} -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
+        }
+        Backend::IptablesLegacy => {
+            format!("{}-legacy -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
+        }
+    };
+    let mut finding = Finding::new(kind, sure, title)
+        .checked(format!("NETFILTER_DROP in {}", at.hook.name()), view.command(site.netns, tool));
+    if !rule.text.is_empty() {
+        finding = finding.fact(format!("the rule: {}", rule.text));
+    }
+    if found.rules.len() > 1 {
+        let others: Vec<String> = found.rules[1..].iter().take(3).map(ToString::to_string).collect();
+        finding = finding.fact(format!("or it was {}", others.join(" or ")));
+    }
+    for (at, what) in found.undecided.iter().take(1) {
+        finding = finding.fact(format!("not decided: {what} of {at}"));
+    }
+    let comment = rule.comment.as_deref().unwrap_or_default();
+    let fix = if comment.contains("no endpoints") || comment.contains("no local endpoints") {
+        "the service has no (local) endpoint: check its selector, and that its pods are ready".to_owned()
+    } else if rule.chain.starts_with("cali-") || comment.contains("polic") {
+        format!("let a NetworkPolicy allow {}", what(view, site))
+    } else if kind.id == c::CONNTRACK_INVALID.id {
+        "find why the node did not see the whole connection (asymmetric way, flushed table), or set net.netfilter.nf_conntrack_tcp_be_liberal=1".to_owned()
+    } else if kind.id == c::POLICY.id {
+        format!("accept {} in {} {}, or set its policy to ACCEPT", what(view, site), rule.table, rule.chain)
+    } else {
+        format!("remove or correct that rule, or accept {} before it", what(view, site))
+    };
+    Some(finding.fix(fix))
+}
+
+fn packet_view(view: &View<'_>, site: &DropSite, at: &Interval) -> PacketView {
+    let packet = &view.journey.packet;
+    let device =
+        |ifindex: u32| if ifindex == 0 { String::new() } else { view.device_name(site.netns, ifindex) };
+    if let Some(outer) = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i))) {
+        let mut outside = PacketView::new(17, outer.src.addr.ip(), outer.dst.addr.ip())
+            .ports(outer.src.port, outer.dst.port)
+            .mark(site.mark);
+        if matches!(at.hook, Hook::Prerouting | Hook::Input) {
+            outside = outside.devices(&device(site.ifindex), "");
+        }
+        return outside;
+    }
+    let ends = view.journey.hops.iter().rev().find(|h| h.netns == site.netns).map_or(packet.ends, |h| h.ends);
+    let mut out = PacketView::new(packet.proto, ends.src.addr.ip(), ends.dst.addr.ip()).mark(site.mark);
+    if packet.has_ports() {
+        out = out.ports(ends.src.port, ends.dst.port);
+        out.tcp_flags = packet.is_tcp().then_some(packet.tcp_flags);
+    }
+    if let Some(icmp) = packet.icmp_error {
+        out.proto = if packet.ipv6 { 58 } else { 1 };
+        out.icmp = Some(icmp);
+    }
+    out.later_fragment = packet.is_fragment && packet.frag & 0x1fff != 0;
+    let routed = view.lookups().rev().find(|l| l.netns == site.netns && !l.reverse && l.error == 0);
+    let routed = routed.or_else(|| view.routes.iter().find(|l| l.netns == site.netns).copied());
+    let output = routed.map(|l| device(l.ifindex)).filter(|name| !name.is_empty());
+    match at.hook {
+        Hook::Prerouting | Hook::Input => {
+            (out.input, out.output) = (Some(device(site.ifindex)), Some(String::new()));
+        }
+        Hook::Forward => {
+            let bridged = view.journey.hops.iter().rev().find_map(|h| match h.place {
+                At::Device { ifindex, egress: false } if h.netns == site.netns => {
+                    view.device(h.netns, ifindex).and_then(|d| d.master)
+                }
+                _ => None,
+            });
+            out.input = Some(device(bridged.unwrap_or(site.ifindex)));
+            out.output = output.or_else(|| bridged.map(&device));
+        }
+        Hook::Output | Hook::Postrouting => {
+            out.input = Some(String::new());
+            out.output = output;
+        }
+    }
+    if view.is_syn() && !view.journey.reply {
+        out = out.conntrack(CtState::New, CtDirection::Original);
+    } else {
+        let direction = if view.journey.reply { CtDirection::Reply } else { CtDirection::Original };
+        out.ct_direction = Some(direction);
+    }
+    out
 }

@@ -15,6 +15,7 @@ mod firewall;
 mod lookups;
 mod reasons;
 mod routing;
+mod selection;
 mod silence;
 mod tunnel;
 mod view;

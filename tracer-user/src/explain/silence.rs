@@ -16,14 +16,21 @@ pub(super) fn explain(view: &View<'_>, seen: &mut Connections) -> Option<Finding
     let journey = view.journey;
     let state = seen.flow(journey.flow);
     let waited = journey.start_ns.saturating_sub(state.first_ns);
-    if state.answered || state.explained || state.sent < 2 || waited < PATIENCE_NS {
+    if state.answered || state.explained {
         return None;
     }
     let again = journey.notes.iter().any(|n| matches!(n.what, NoteKind::Retransmission { .. }));
-    if journey.packet.is_tcp() && !again {
-        return None;
+    let repeated = state.sent >= 2 && waited >= PATIENCE_NS && (again || !journey.packet.is_tcp());
+    let mut count = state.sent;
+    // Other connections to the same destination wait too.
+    let others = seen.waiting.get(&journey.packet.ends.dst).filter(|(since, sent)| {
+        view.is_syn() && *sent >= 2 && journey.start_ns.saturating_sub(*since) >= PATIENCE_NS
+    });
+    match others {
+        Some((_, sent)) if !repeated => count = *sent,
+        None if !repeated => return None,
+        _ => {}
     }
-    let count = state.sent;
     match journey.ending {
         Ending::Left { .. } => not_masqueraded(view).or_else(|| Some(after_leaving(view, count))),
         Ending::Delivered { .. } | Ending::Unwatched { .. } => not_masqueraded(view).or_else(|| {

@@ -18,6 +18,8 @@ pub(super) struct View<'a> {
     pub(super) topology: &'a Topology,
     pub(super) names: &'a dyn Names,
     pub(super) evidence: Option<&'a Evidence>,
+    /// How earlier packets of the flow were routed in each namespace.
+    pub(super) routes: &'a [Lookup],
 }
 
 /// A routing lookup on the packet's way.

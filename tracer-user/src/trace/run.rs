@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::attach::{Attachments, Changes};
+use super::evidence::EvidenceReader;
 use super::header::header;
 use super::names::{KernelNames, monotonic_ns};
 use crate::bpf::btf::{BtfError, KernelBtf};
@@ -101,6 +102,7 @@ struct Screen {
     open: HashSet<u64>,
     drops: u64,
     explainer: Explainer,
+    evidence: EvidenceReader,
     error: Option<io::Error>,
 }
 
@@ -115,6 +117,9 @@ impl<'a> Run<'a> {
         let mut observer = Observer::open(&plan.nodes, plan.pod_netns())?;
         let Observation { topology, notices } = observer.observe(&plan.filter.ends())?;
         let netns: Vec<Netns> = observer.namespaces().cloned().collect();
+        // Read while programs are attached, so that the first packet can be explained.
+        let mut reader = EvidenceReader::default();
+        reader.watch(netns.clone());
         let mut attachments = Attachments::new(tracer, plan.tc, plan.positions);
         let Changes { mut missing, .. } = attachments.reconcile(&topology, &netns)?;
         missing.extend(absent.iter().map(|absent| Missing {
@@ -138,6 +143,8 @@ impl<'a> Run<'a> {
         tracker.set_positions(&attachments.positions());
 
         let mut screen = Screen::new(plan, names.clone());
+        screen.evidence = reader;
+        screen.evidence.wait();
         let head = header(plan, &mut attachments, &topology, &missing);
         screen.header(&topology, &head);
         for text in plan.notices.iter().chain(&notices) {
@@ -290,6 +297,7 @@ impl<'a> Run<'a> {
                 self.say(text);
             }
         }
+        self.screen.evidence.watch(self.netns.clone());
         self.tracker.set_topology(self.topology.clone());
         self.tracker.set_positions(&self.attachments.positions());
         self.screen.flush();
@@ -360,6 +368,7 @@ impl Screen {
             open: HashSet::new(),
             drops: 0,
             explainer: Explainer::default(),
+            evidence: EvidenceReader::default(),
             error: None,
         }
     }
@@ -370,7 +379,12 @@ impl Screen {
                 if news.last && matches!(news.journey.ending, Ending::Dropped(_)) {
                     self.drops += 1;
                 }
-                let causes = self.explainer.observe(news.journey, topology, &*self.names, None);
+                let evidence = self.evidence.latest();
+                let causes =
+                    self.explainer.observe(news.journey, topology, &*self.names, evidence.as_deref());
+                if !causes.is_empty() {
+                    self.evidence.refresh();
+                }
                 let explanation = (!causes.is_empty()).then_some(Explanation { remarks: Vec::new(), causes });
                 let id = news.journey.id;
                 let wanted = if news.first && self.shown < self.limit {

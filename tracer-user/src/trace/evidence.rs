@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The node as it is, read beside the event path: a thread reads, the newest result is taken where it is wanted.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::node::Netns;
+use crate::node::evidence::Evidence;
+
+/// Between two readings that nothing but causes asked for.
+const PAUSE: Duration = Duration::from_secs(2);
+/// How long the header waits for the first reading.
+const FIRST: Duration = Duration::from_millis(700);
+
+/// Reads in a thread of its own, one reading at a time.
+#[derive(Default)]
+pub(super) struct EvidenceReader {
+    namespaces: Vec<Netns>,
+    latest: Option<Arc<Evidence>>,
+    reading: Option<Receiver<Evidence>>,
+    /// Asked for while one was under way: what it reads may be old.
+    again: bool,
+    last: Option<Instant>,
+}
+
+impl EvidenceReader {
+    /// These are the namespaces from now on, and something changed in them.
+    pub(super) fn watch(&mut self, namespaces: Vec<Netns>) {
+        self.namespaces = namespaces;
+        self.start();
+    }
+
+    /// Something is wrong: counters and rules may say more by now.
+    pub(super) fn refresh(&mut self) {
+        if self.last.is_none_or(|last| last.elapsed() >= PAUSE) {
+            self.start();
+        }
+    }
+
+    /// What was read last, if anything was.
+    pub(super) fn latest(&mut self) -> Option<Arc<Evidence>> {
+        self.take(Duration::ZERO);
+        self.latest.clone()
+    }
+
+    /// Waits for the first reading, but not long.
+    pub(super) fn wait(&mut self) {
+        self.take(FIRST);
+    }
+
+    fn start(&mut self) {
+        self.take(Duration::ZERO);
+        if self.reading.is_some() {
+            self.again = true;
+            return;
+        }
+        let (tell, told) = mpsc::channel();
+        let namespaces = self.namespaces.clone();
+        let read = move || drop(tell.send(Evidence::collect(&namespaces)));
+        if thread::Builder::new().name("evidence".into()).spawn(read).is_ok() {
+            self.reading = Some(told);
+            self.last = Some(Instant::now());
+        }
+    }
+
+    fn take(&mut self, patience: Duration) {
+        let Some(reading) = &self.reading else { return };
+        match reading.recv_timeout(patience) {
+            Ok(evidence) => self.latest = Some(Arc::new(evidence)),
+            Err(RecvTimeoutError::Timeout) => return,
+            Err(RecvTimeoutError::Disconnected) => {}
+        }
+        self.reading = None;
+        if std::mem::take(&mut self.again) {
+            self.start();
+        }
+    }
+}

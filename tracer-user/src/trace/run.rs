@@ -226,6 +226,13 @@ impl<'a> Run<'a> {
 
     /// Takes records that are there, and prints what they say. True when there may be more.
     fn drain(&mut self) -> Result<bool, TraceError> {
+        // Read before the records: what was lost by now lies between records that are read below. Told ahead of
+        // them it would pass for older than they are, and a journey that it cut short for one that vanished.
+        let mut lost = None;
+        if Instant::now() >= self.counters_due {
+            self.counters_due = Instant::now() + COUNTERS;
+            lost = Some(self.attachments.tracer().counters()?.lost);
+        }
         for _ in 0..BATCHES {
             let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
             let batch = &mut self.batch;
@@ -240,14 +247,13 @@ impl<'a> Run<'a> {
             if unreadable > 0 {
                 tracker.lost_outside(unreadable as u64);
             }
-            if Instant::now() >= self.counters_due {
-                self.counters_due = Instant::now() + COUNTERS;
-                let lost = self.attachments.tracer().counters()?.lost;
+            let more = taken == BATCH;
+            if !more && let Some(lost) = lost {
                 self.tracker.lost_in_kernel(lost);
             }
             self.advance();
             self.screen.take_error()?;
-            if taken < BATCH {
+            if !more {
                 return Ok(false);
             }
         }

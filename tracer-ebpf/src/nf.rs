@@ -5,6 +5,7 @@ use tracer_common::Kind;
 
 use crate::{
     conntrack::{self, Ct},
+    debug,
     emit::{self, Meta, Sighting},
     judge::{Hit, judge},
     kernel::number,
@@ -71,7 +72,9 @@ fn observe(ctx: *mut NfContext, position: u8) {
     let Some(settings) = SETTINGS.get(0) else { return };
     let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings };
     let mut hit = Hit::blank(settings);
-    if !judge(&bytes, 0, &mut hit) && !conntrack::is_ours(typed!(skb, skb_nfct, u64), &mut hit, settings) {
+    let ours = judge(&bytes, 0, &mut hit) || conntrack::is_ours(typed!(skb, skb_nfct, u64), &mut hit);
+    debug::judged(Kind::Nf, skb, ours, &hit);
+    if !ours {
         // SAFETY: as above.
         unsafe { (*memo).miss = skb };
         return;

@@ -11,8 +11,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tracer_common::Counters;
 
 use super::attach::{Attachments, Changes};
+use super::debug;
 use super::header::header;
 use super::names::{KernelNames, monotonic_ns};
 use crate::bpf::btf::{BtfError, KernelBtf};
@@ -218,6 +220,7 @@ impl<'a> Run<'a> {
 
     /// Takes the records that are there, and prints what they say.
     fn drain(&mut self) -> Result<(), TraceError> {
+        self.print_debug();
         loop {
             let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
             let (taken, unreadable) = self.attachments.tracer().drain(BATCH, |event| {
@@ -238,6 +241,16 @@ impl<'a> Run<'a> {
             if taken < BATCH {
                 return self.screen.take_error();
             }
+        }
+    }
+
+    /// With `--debug-bpf`, what the programs say of themselves; an unwritable standard error stops nothing.
+    fn print_debug(&mut self) {
+        if self.plan.debug_bpf {
+            let mut stderr = io::stderr().lock();
+            self.attachments.tracer().drain_debug(|record| {
+                let _ = writeln!(stderr, "{}", debug::Line(record));
+            });
         }
     }
 
@@ -316,7 +329,10 @@ impl<'a> Run<'a> {
     /// Takes what is still in the buffer and prints the sums.
     fn finish(&mut self) -> Result<Outcome, TraceError> {
         self.drain()?;
-        let lost = self.attachments.tracer().counters()?.lost;
+        let Counters { lost, debug_lost, .. } = self.attachments.tracer().counters()?;
+        if debug_lost > 0 {
+            self.say(format!("{debug_lost} debug messages of the BPF programs were lost"));
+        }
         self.tracker.lost_in_kernel(lost);
         let (screen, topology) = (&mut self.screen, &self.topology);
         let summary = self.tracker.finish(monotonic_ns(), &mut |update| screen.update(topology, &update));

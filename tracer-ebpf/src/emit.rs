@@ -4,17 +4,18 @@
 use core::arch::asm;
 
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
-use tracer_common::{Event, Kind, Tuple};
+use tracer_common::{DebugCode, Event, Kind, Tuple};
 
 use crate::{
     conntrack::Ct,
+    debug,
     judge::Hit,
     maps::{COUNTERS, EVENTS},
     packet::{Packet, Transport},
 };
 
 /// BPF_RB_NO_WAKEUP: user space looks every few milliseconds; waking it costs more than the record.
-const NO_WAKEUP: u64 = 1;
+pub const NO_WAKEUP: u64 = 1;
 /// Wakes user space if it has read all before this record.
 const WAKE_IF_IDLE: u64 = 0;
 /// So that it learns of a new flow while that is young, it is woken, but not more often than this (ns, per CPU).
@@ -66,7 +67,10 @@ pub fn hit(sighting: &Sighting, hit: &Hit) -> bool {
 /// Sends one record. Where the ring buffer has no room the record is counted as lost, and its number skipped.
 #[inline(never)]
 pub fn record(sighting: &Sighting, packet: &Packet, tuple: &Tuple, flow: u32) -> bool {
-    let Some((event, seq)) = reserve() else { return false };
+    let Some((event, seq)) = reserve() else {
+        debug::say(DebugCode::NoRoom, sighting.kind as u8, sighting.skb, flow, tuple);
+        return false;
+    };
     let (meta, transport) = (&sighting.meta, &sighting.transport);
     // SAFETY: `event` points at 128 reserved bytes; every one of them is written below.
     unsafe {
@@ -107,7 +111,7 @@ pub fn record(sighting: &Sighting, packet: &Packet, tuple: &Tuple, flow: u32) ->
 /// Adds one to a counter and returns what it was. Atomic, because an interrupt on this CPU may send records
 /// between our read and write.
 #[inline(always)]
-fn count(counter: *mut u64) -> u64 {
+pub fn count(counter: *mut u64) -> u64 {
     let mut value: u64 = 1;
     // SAFETY: `counter` points at an aligned counter of this CPU. (`core`'s atomics have no read-modify-write
     // for this target.)

@@ -6,13 +6,13 @@ use tracer_common::{FLAG_IPV6, FLAG_REVERSE, Kind, SCOPE_NOWHERE, Tuple};
 
 use crate::{
     emit::{self, Meta, Sighting},
-    frozen,
+    field, frozen,
     judge::{NOT_OURS, filter, judge_tuple},
     kernel::{is_watched, netns_of_device, probe},
     maps::{CONFIG, Flow, MEMO, Memo, SETTINGS, STAGE_ENCAP, STAGE_NONE},
     nf::memo_tag,
     packet::{MAPPED, Packet, Transport, is_vxlan_port},
-    field, probed, typed,
+    probed, typed,
 };
 
 const AF_INET: u8 = 2;
@@ -170,7 +170,11 @@ fn about(memo: &Memo, lookup: &Lookup) -> Option<u8> {
     let (src, dst) = (&lookup.tuple.src, &lookup.tuple.dst);
     if memo.stage == STAGE_ENCAP {
         // vxlan_xmit looks up the way of the outer packet.
-        return if SETTINGS.get(0).is_some_and(|s| is_vxlan_port(s, lookup.tuple.dport)) { Some(tracer_common::FLAG_ENCAP) } else { None };
+        return if SETTINGS.get(0).is_some_and(|s| is_vxlan_port(s, lookup.tuple.dport)) {
+            Some(tracer_common::FLAG_ENCAP)
+        } else {
+            None
+        };
     }
     if same(src, &memo.src) && same(dst, &memo.dst) {
         return Some(0);

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Is this packet ours? The sieve and the filter's constants turn away most packets without a map lookup.
 
-use tracer_common::{DIR_FORWARD, DIR_REPLY, FLAG_ENCAP, FLAG_FRAG, MAX_ADDRS, Prefix, SIEVE_SIZE, Settings, Tuple};
+use tracer_common::{
+    DIR_FORWARD, DIR_REPLY, DebugCode, FLAG_ENCAP, FLAG_FRAG, MAX_ADDRS, Prefix, SIEVE_SIZE, Settings, Tuple,
+};
 
 use crate::{
-    frozen,
+    debug, frozen,
     maps::{CONFIG, COUNTERS, FLOWS, FRAGS, Flow, FragKey, SIEVE},
     packet::{Bytes, ICMP, ICMPV6, MAPPED, Outer, Packet, SCTP, TCP, UDP, is_echo, is_vxlan_port, read_quoted},
 };
@@ -170,6 +172,7 @@ pub fn judge_tuple(tuple: &mut Tuple, flow: &mut Flow) -> bool {
 #[inline(never)]
 fn first_sight(tuple: &mut Tuple, flow: &mut Flow) -> bool {
     flow.id = flow_id(tuple);
+    debug::say(DebugCode::Inserted, 0, 0, flow.id, tuple);
     insert_both(tuple, flow)
 }
 
@@ -257,7 +260,8 @@ pub fn filter(tuple: &Tuple) -> u32 {
     if proto != 0 && proto != tuple.proto && !(proto == u32::from(ICMP) && tuple.proto == u32::from(ICMPV6)) {
         return NOT_OURS;
     }
-    let has_ports = tuple.proto == u32::from(TCP) || tuple.proto == u32::from(UDP) || tuple.proto == u32::from(SCTP);
+    let has_ports =
+        tuple.proto == u32::from(TCP) || tuple.proto == u32::from(UDP) || tuple.proto == u32::from(SCTP);
     let (sport, dport) = (frozen!(CONFIG.sport), frozen!(CONFIG.dport));
     if (sport != 0 || dport != 0) && !has_ports {
         return NOT_OURS;
@@ -323,7 +327,10 @@ pub fn fits_dst(addr: &[u32; 4]) -> bool {
 fn fits(prefix: *const Prefix, addr: &[u32; 4]) -> bool {
     // SAFETY: `prefix` points into CONFIG.
     let at = |i: usize| unsafe {
-        (core::ptr::read_volatile(&raw const (*prefix).addr[i]), core::ptr::read_volatile(&raw const (*prefix).mask[i]))
+        (
+            core::ptr::read_volatile(&raw const (*prefix).addr[i]),
+            core::ptr::read_volatile(&raw const (*prefix).mask[i]),
+        )
     };
     for i in [3, 2, 1, 0] {
         let (want, mask) = at(i);

@@ -5,6 +5,7 @@ use tracer_common::Kind;
 
 use crate::{
     conntrack::{self, Ct},
+    debug,
     emit::{self, Meta, Sighting},
     judge::{Hit, is_foreign, judge},
     kernel::number,
@@ -80,7 +81,9 @@ fn observe(ctx: *mut NfContext, position: u8) {
         return;
     }
     let mut hit = Hit::blank(settings);
-    if !judge(&bytes, 0, &mut hit) && !conntrack::is_ours(nfct, &mut hit, settings) {
+    let ours = judge(&bytes, 0, &mut hit) || conntrack::is_ours(nfct, &mut hit);
+    debug::judged(Kind::Nf, skb, ours, &hit);
+    if !ours {
         // SAFETY: as above.
         unsafe { (*memo).miss = skb };
         return;

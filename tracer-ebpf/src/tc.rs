@@ -6,6 +6,7 @@ use tracer_common::Kind;
 
 use crate::{
     conntrack::{self, Ct},
+    debug,
     emit::{self, Meta, Sighting},
     judge::{Hit, is_foreign, judge},
     kernel::netns_of_device,
@@ -67,7 +68,9 @@ fn observe<const POINT: u8, const HEADER: usize>(ctx: &TcContext) -> i32 {
         return NEXT;
     }
     let mut hit = Hit::blank(settings);
-    if judge(&bytes, offset, &mut hit) {
+    let ours = judge(&bytes, offset, &mut hit);
+    debug::judged(Kind::Tc, skb as u64, ours, &hit);
+    if ours {
         report(&bytes, POINT, vlan, &mut hit);
     }
     NEXT

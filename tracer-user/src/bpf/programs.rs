@@ -104,11 +104,12 @@ struct Function {
 }
 
 impl Programs {
-    /// Creates the maps of `object`, its constants replaced by `globals` and frozen. Loads no program yet.
+    /// Creates the maps of `object`, its constants replaced by `globals` and frozen, those in `sizes` as large as
+    /// said there. Loads no program yet.
     ///
     /// # Errors
     /// When the object cannot be parsed, or a map not created.
-    pub fn new(object: &[u8], globals: &[(&str, &[u8])]) -> Result<Self, LoadError> {
+    pub fn new(object: &[u8], globals: &[(&str, &[u8])], sizes: &[(&str, u32)]) -> Result<Self, LoadError> {
         let features = aya::features();
         let mut object = Object::parse(object).map_err(unusable)?;
         let globals = globals.iter().map(|(name, bytes)| (*name, (*bytes, true))).collect();
@@ -121,13 +122,15 @@ impl Programs {
             }
             None => None,
         };
-        let btf = btf.and_then(|btf| {
-            sys::btf_load(&btf)
-                .inspect_err(|error| log::warn!("the kernel refuses the BPF object's own BTF: {error}"))
-                .ok()
-        });
+        // A kernel that does not take it loses the names in the verifier's words.
+        let btf = btf.and_then(|btf| sys::btf_load(&btf).ok());
 
-        let definitions = std::mem::take(&mut object.maps);
+        let mut definitions = std::mem::take(&mut object.maps);
+        for (name, size) in sizes {
+            let map = definitions.get_mut(*name);
+            map.ok_or_else(|| LoadError::Object(format!("map `{name}`: there is none")))?
+                .set_max_entries(*size);
+        }
         let mut maps = HashMap::new();
         let mut descriptors = Vec::new();
         for (name, definition) in &definitions {

@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, Receiver};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
-use tracer_common::{Config, Counters, DeviceKey, Event, Fields, MAX_PORTS, Settings};
+use tracer_common::{Config, Counters, DebugRecord, DeviceKey, Event, Fields, MAX_PORTS, Settings};
 
 use super::btf::KernelBtf;
 use super::link::{LinkError, TcDirection, TcOrder, link_netfilter, link_tcx};
@@ -37,6 +37,9 @@ const TRACEPOINTS: &[(&str, &str)] = &[
 
 /// Those that stand in for TCX: what comes in at a device, what goes out.
 const DEVICE_TRACEPOINTS: [&str; 2] = ["netif_receive_skb", "net_dev_start_xmit"];
+
+/// For the programs' messages, emptied every few milliseconds.
+const DEBUG_BYTES: u32 = 1 << 20;
 
 /// Why tracing cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +82,8 @@ type TcKey = (NetnsId, u32, TcDirection);
 pub struct Tracer {
     programs: Arc<Programs>,
     events: RingBuf<MapData>,
+    /// Their own messages, when they were asked for.
+    debug: Option<RingBuf<MapData>>,
     counters: PerCpuArray<MapData, Plain<Counters>>,
     watched: BpfHashMap<MapData, u32, u32>,
     path_devices: BpfHashMap<MapData, Plain<DeviceKey>, u32>,
@@ -106,10 +111,12 @@ impl Tracer {
         config.tcp_send_reset_args = btf.tracepoint_args("tcp_send_reset").unwrap_or(0);
         let globals = [("CONFIG", bytes_of(&Plain(config))), ("FIELDS", bytes_of(&Plain(*fields)))].map(own);
         let globals = globals.each_ref().map(|(name, bytes)| (*name, bytes.as_slice()));
-        let mut programs = Programs::new(OBJECT, &globals)?;
+        let sizes: &[_] = if config.debug == 0 { &[] } else { &[("DEBUG", DEBUG_BYTES)] };
+        let mut programs = Programs::new(OBJECT, &globals, sizes)?;
 
         let mut tracer = Self {
             events: programs.take_map("EVENTS")?,
+            debug: if config.debug == 0 { None } else { Some(programs.take_map("DEBUG")?) },
             counters: programs.take_map("COUNTERS")?,
             watched: programs.take_map("NETNS")?,
             path_devices: programs.take_map("PATH_DEVICES")?,
@@ -330,6 +337,14 @@ impl Tracer {
         (taken, unreadable)
     }
 
+    /// Takes what the programs said of themselves since the last time.
+    pub fn drain_debug(&mut self, mut each: impl FnMut(&DebugRecord)) {
+        let Some(debug) = &mut self.debug else { return };
+        while let Some(item) = debug.next() {
+            DebugRecord::parse(&item).iter().for_each(&mut each);
+        }
+    }
+
     /// Sums of the per-CPU counters; of the wake-ups the last.
     pub fn counters(&self) -> Result<Counters, TracerError> {
         let values =
@@ -340,6 +355,7 @@ impl Tracer {
             inserted: sum.inserted + c.inserted,
             insert_failed: sum.insert_failed + c.insert_failed,
             woken: sum.woken.max(c.woken),
+            debug_lost: sum.debug_lost + c.debug_lost,
         }))
     }
 

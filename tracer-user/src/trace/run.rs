@@ -11,10 +11,12 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tracer_common::Counters;
 
 use tracer_common::Event;
 
 use super::attach::{Attachments, Changes};
+use super::debug;
 use super::header::header;
 use super::names::{KernelNames, monotonic_ns};
 use crate::bpf::btf::{BtfError, KernelBtf};
@@ -226,6 +228,7 @@ impl<'a> Run<'a> {
 
     /// Takes records that are there, and prints what they say. True when there may be more.
     fn drain(&mut self) -> Result<bool, TraceError> {
+        self.print_debug();
         // Read before the records: what was lost by now lies between records that are read below. Told ahead of
         // them it would pass for older than they are, and a journey that it cut short for one that vanished.
         let mut lost = None;
@@ -258,6 +261,16 @@ impl<'a> Run<'a> {
             }
         }
         Ok(true)
+    }
+
+    /// With `--debug-bpf`, what the programs say of themselves; an unwritable standard error stops nothing.
+    fn print_debug(&mut self) {
+        if self.plan.debug_bpf {
+            let mut stderr = io::stderr().lock();
+            self.attachments.tracer().drain_debug(|record| {
+                let _ = writeln!(stderr, "{}", debug::Line(record));
+            });
+        }
     }
 
     fn advance(&mut self) {
@@ -337,7 +350,10 @@ impl<'a> Run<'a> {
         // Nothing more comes; what came is counted to the last record.
         self.attachments.tracer().detach_all();
         while self.drain()? {}
-        let lost = self.attachments.tracer().counters()?.lost;
+        let Counters { lost, debug_lost, .. } = self.attachments.tracer().counters()?;
+        if debug_lost > 0 {
+            self.say(format!("{debug_lost} debug messages of the BPF programs were lost"));
+        }
         self.tracker.lost_in_kernel(lost);
         let missed: u64 =
             self.attachments.tracer().prog_stats().iter().map(|(_, stats)| stats.recursion_misses).sum();

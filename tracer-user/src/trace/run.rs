@@ -162,7 +162,7 @@ impl<'a> Run<'a> {
             .map(drop)
             .unwrap_or_default();
         if plan.positions == PositionChoice::Auto {
-            attachments.prepare_zooms(&topology);
+            attachments.tracer().prepare_positions();
         }
         Ok(Self {
             plan,

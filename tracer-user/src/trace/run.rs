@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::attach::{Attachments, Changes};
@@ -62,12 +62,26 @@ pub struct Outcome {
 /// # Errors
 /// When tracing cannot start, or standard output fails other than by being closed.
 pub async fn trace(plan: &Plan) -> Result<Outcome, TraceError> {
+    // Before anything is attached or printed: who sees the header may end the run.
+    let mut signals = Signals::new().map_err(TraceError::Signals)?;
     let mut run = Run::start(plan)?;
-    let result = run.go().await;
+    let result = run.go(&mut signals).await;
     let outcome = run.finish();
     match result.and(outcome) {
         Err(TraceError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(run.outcome()),
         other => other,
+    }
+}
+
+/// What ends a run from outside.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 }
 
@@ -160,9 +174,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    async fn go(&mut self) -> Result<Outcome, TraceError> {
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(TraceError::Signals)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(TraceError::Signals)?;
+    async fn go(&mut self, signals: &mut Signals) -> Result<Outcome, TraceError> {
         let mut watcher = Watcher::new(&self.netns, &self.plan.filter.hosts())?;
         let events = self.attachments.tracer().events_fd().map_err(TraceError::Wait)?;
         // SAFETY: an owned descriptor: it is the same one, and open, until `events` is dropped.
@@ -175,8 +187,8 @@ impl<'a> Run<'a> {
         loop {
             tokio::select! {
                 biased;
-                _ = interrupt.recv() => return Ok(self.outcome),
-                _ = terminate.recv() => return Ok(self.outcome),
+                _ = signals.interrupt.recv() => return Ok(self.outcome),
+                _ = signals.terminate.recv() => return Ok(self.outcome),
                 () = at(deadline) => return Ok(self.outcome),
                 () = at(counted) => return Ok(self.outcome),
                 change = watcher.changed() => {

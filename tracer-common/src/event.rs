@@ -153,6 +153,7 @@ pub struct Event {
     pub proto: u8,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// TCP flags; ICMP type.
     pub tcp_flags: u8,
     /// `DIR_FORWARD` or `DIR_REPLY`.
     pub dir: u8,

@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Following a flow across NAT: a packet's conntrack entry names the tuple before and after.
 
-use tracer_common::{CT_TUPLE_REPLY, Kind, Tuple};
+use tracer_common::{CT_TUPLE_REPLY, Kind, Settings, Tuple};
 
 use crate::{
     emit::{self, Sighting},
     field,
     judge::{Hit, insert_both, judge_tuple},
     kernel::probe,
-    maps::{CT_SEEN, CT_SLOTS, FLOWS, Flow},
-    packet::{ICMP, ICMPV6, MAPPED},
+    maps::{CT_NOT_OURS, CT_SEEN, CT_SLOTS, FLOWS, Flow},
+    packet::{ICMP, ICMPV6, MAPPED, Packet},
     probed,
 };
 
 const AF_INET: u16 = 2;
 /// IPS_SRC_NAT | IPS_DST_NAT | IPS_SRC_NAT_DONE | IPS_DST_NAT_DONE, `enum ip_conntrack_status` (uapi).
 const NAT_BITS: u64 = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8;
+/// IPS_SRC_NAT | IPS_DST_NAT.
+const TRANSLATED: u64 = 1 << 4 | 1 << 5;
+/// IP_CT_NEW, `enum ip_conntrack_info` (uapi).
+const IS_NEW: u8 = 2;
 /// IPS_TEMPLATE: not a connection.
 const TEMPLATE: u64 = 1 << 11;
-/// IPS_SRC_NAT | IPS_DST_NAT: a translation takes place.
-const TRANSLATED: u64 = 1 << 4 | 1 << 5;
-/// IP_CT_NEW, `enum ip_conntrack_info` (uapi): no packet of the connection has been answered.
-const NEW: u8 = 2;
 /// IP_CT_IS_REPLY, `enum ip_conntrack_info` (uapi): from here on the packet goes against the original direction.
 const IS_REPLY: u8 = 3;
 
@@ -58,6 +58,44 @@ impl Ct {
     pub fn detail(&self) -> [u64; 2] {
         [self.addr, self.status & 0xffff_ffff | u64::from(self.mark) << 32]
     }
+}
+
+/// Is a packet ours whose tuple says nothing? It is where it belongs to a connection that was ours before it
+/// was translated: the first packet of a flow behind a NAT, or of one that is older than the trace.
+///
+/// Asked once per connection that is not: the answer is kept for its later packets.
+#[inline(always)]
+pub fn is_ours(nfct: u64, hit: &mut Hit, settings: &Settings) -> bool {
+    let (ct, info) = (nfct & !7, nfct as u8 & 7);
+    if ct == 0 || hit.packet.tuple.proto == 0 {
+        return false;
+    }
+    let Some(slot) = CT_NOT_OURS.get_ptr_mut((ct >> 6) as u32 % (CT_SLOTS * 8)) else { return false };
+    // SAFETY: a pointer into the map's value, one word.
+    if info != IS_NEW && unsafe { *slot } == ct {
+        return false;
+    }
+    if translated(ct, info, hit, settings) {
+        return true;
+    }
+    // SAFETY: as above.
+    unsafe { *slot = ct };
+    false
+}
+
+#[inline(never)]
+fn translated(ct: u64, info: u8, hit: &mut Hit, settings: &Settings) -> bool {
+    if probed!(ct, ct_status, u64) & TRANSLATED == 0 {
+        return false;
+    }
+    let mut tuple = Packet::blank(settings).tuple;
+    if !read_tuple(ct, 0, &mut tuple) || !judge_tuple(&mut tuple, &mut hit.flow) {
+        return false;
+    }
+    if info >= IS_REPLY {
+        hit.flow.dir = 1 - (hit.flow.dir & 1);
+    }
+    true
 }
 
 /// Learns the tuples of the entry, once per entry and change of its NAT state, and reports them.
@@ -118,38 +156,14 @@ fn learn_entry(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
         sighting.position = CT_TUPLE_REPLY;
         sighting.dir = 1 - dir;
         emit::record(sighting, &hit.packet, &tuple, flow.id);
-        // With both ends translated, packets of both directions are on the node between the two translations:
-        // from the original source to the translated destination.
-        if ct.status & TRANSLATED == TRANSLATED {
-            tuple.reverse();
-            if read_source(ct.addr, &mut tuple) {
-                let flow = Flow { dir, ..flow };
-                learn(&mut tuple, &flow);
-            }
-        }
     }
     true
-}
-
-/// Is this a packet of ours that was just translated, the first one of its connection? Nothing has told the flow
-/// table yet what its tuple has become; what it was is in the entry. Asked where `judge` says no.
-#[inline(never)]
-pub fn was_ours(nfct: u64, hit: &mut Hit) -> bool {
-    if nfct as u8 & 7 != NEW || nfct & !7 == 0 {
-        return false;
-    }
-    let addr = nfct & !7;
-    if probed!(addr, ct_status, u64) & TRANSLATED == 0 {
-        return false;
-    }
-    let mut tuple = NO_TUPLE;
-    read_tuple(addr, 0, &mut tuple) && judge_tuple(&mut tuple, &mut hit.flow)
 }
 
 const NO_TUPLE: Tuple = Tuple { src: [0; 4], dst: [0; 4], sport: 0, dport: 0, proto: 0 };
 
 /// Inserts a tuple and its reverse, unless they are there already: one found by the filter stays marked as such.
-#[inline(never)]
+#[inline(always)]
 fn learn(tuple: &mut Tuple, flow: &Flow) -> bool {
     // SAFETY: only whether it is there, and whose it is, matters.
     if let Some(known) = unsafe { FLOWS.get(&*tuple) } {
@@ -164,17 +178,6 @@ fn learn(tuple: &mut Tuple, flow: &Flow) -> bool {
 #[inline(never)]
 fn read_tuple(ct: u64, which: u64, tuple: &mut Tuple) -> bool {
     read(ct, which, tuple).is_some()
-}
-
-/// Replaces the source by that of the original tuple.
-#[inline(never)]
-fn read_source(ct: u64, tuple: &mut Tuple) -> bool {
-    let (first, inside, src_at) = (field!(ct_tuplehash), field!(tuplehash_tuple), field!(tuple_src_addr));
-    let at = ct + first as u64 + inside as u64;
-    let Some(src) = probe::<[u32; 4]>(at + src_at as u64) else { return false };
-    tuple.src = if probed!(at, tuple_l3num, u16) == AF_INET { [0, 0, MAPPED, src[0]] } else { src };
-    tuple.sport = u16::from_be(probed!(at, tuple_src_port, u16));
-    true
 }
 
 #[inline(always)]

@@ -48,10 +48,15 @@ fn observe(ctx: &BtfTracePointContext) {
     let Some(settings) = SETTINGS.get(0) else { return };
     let bytes = SkbBytes { base: number(typed!(skb, skb_head, u64)) + u64::from(network_header), settings };
     let mut hit = Hit::blank(settings);
-    if !judge(&bytes, 0, &mut hit) {
-        return;
+    if judge(&bytes, 0, &mut hit) {
+        report(ctx, &bytes, &hit);
     }
+}
 
+/// Sends the records. A function of its own in the object: it shares no stack with `judge`.
+#[inline(never)]
+fn report(ctx: &BtfTracePointContext, bytes: &SkbBytes, hit: &Hit) -> bool {
+    let skb: u64 = ctx.arg(0);
     let args = frozen!(CONFIG.kfree_skb_args);
     let location: u64 = ctx.arg(1);
     let reason = if args >= 3 { ctx.arg::<u64>(2) as u32 } else { u32::MAX };
@@ -59,7 +64,7 @@ fn observe(ctx: &BtfTracePointContext) {
     let dev = number(typed!(skb, skb_dev, u64));
     let netns = namespace(skb, dev, receiver);
     if !is_watched(netns) {
-        return;
+        return false;
     }
     let meta = Meta {
         mark: typed!(skb, skb_mark, u32),
@@ -68,11 +73,11 @@ fn observe(ctx: &BtfTracePointContext) {
         netns,
         ..Meta::NONE
     };
-    stack(ctx, skb, location, &hit);
+    stack(ctx, skb, location, hit);
     if hit.is_encap() {
-        emit::outer(&hit, skb, &meta);
+        emit::outer(hit, skb, &meta);
     }
-    let transport = hit.packet.transport(&bytes);
+    let transport = hit.packet.transport(bytes);
     let detail = [location, u64::from(reason), u64::from(hit.packet.l3len) << 48];
     let sighting =
         Sighting {
@@ -86,7 +91,7 @@ fn observe(ctx: &BtfTracePointContext) {
             meta,
             detail,
         };
-    emit::hit(&sighting, &hit);
+    emit::hit(&sighting, hit)
 }
 
 /// The namespace of a packet that may have no device: from the receiving socket, its own socket or its route.

@@ -27,15 +27,21 @@ fn observe(ctx: &BtfTracePointContext) {
     let Some(settings) = SETTINGS.get(0) else { return };
     let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings };
     let mut hit = Hit::blank(settings);
-    if !judge(&bytes, 0, &mut hit) {
-        return;
+    if judge(&bytes, 0, &mut hit) {
+        report(ctx, &bytes, &hit);
     }
+}
+
+/// Sends the record. A function of its own in the object: it shares no stack with `judge`.
+#[inline(never)]
+fn report(ctx: &BtfTracePointContext, bytes: &SkbBytes, hit: &Hit) -> bool {
+    let skb: u64 = ctx.arg(0);
     let dev = number(typed!(skb, skb_dev, u64));
     let dst = number(typed!(skb, skb_dst, u64)) & !1;
     let dev = if dev == 0 && dst != 0 { probed!(dst, dst_dev, u64) } else { dev };
     let netns = netns_of_device(dev);
     if !is_watched(netns) {
-        return;
+        return false;
     }
     let meta = Meta {
         mark: typed!(skb, skb_mark, u32),
@@ -45,11 +51,11 @@ fn observe(ctx: &BtfTracePointContext) {
         ..Meta::NONE
     };
     if hit.is_encap() {
-        emit::outer(&hit, skb, &meta);
+        emit::outer(hit, skb, &meta);
     }
-    let transport = hit.packet.transport(&bytes);
+    let transport = hit.packet.transport(bytes);
     let (point, position) = (ctx.arg::<u64>(1) as u8, ctx.arg::<u64>(2) as u8);
     let detail = [0, 0, u64::from(hit.packet.l3len) << 48];
     let sighting = Sighting { kind: Kind::IcmpSend, point, position, dir: hit.flow.dir, skb, ts: emit::now(), transport, meta, detail };
-    emit::hit(&sighting, &hit);
+    emit::hit(&sighting, hit)
 }

@@ -79,7 +79,7 @@ fn judge_ip<B: Bytes>(bytes: &B, packet: &mut Packet, flow: &mut Flow) -> bool {
     if packet.is_icmp() {
         if let Some(at) = packet.quoted(bytes) {
             if judge_quoted(bytes, at, flow) {
-                packet.mark_quoted();
+                packet.mark_quoted(bytes);
                 // The error travels against the packet it is about.
                 flow.dir = 1 - (flow.dir & 1);
                 return true;

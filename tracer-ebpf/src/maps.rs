@@ -101,6 +101,9 @@ pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0)
 pub static MEMO: PerCpuArray<Memo> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static CT_SEEN: Array<CtSlot> = Array::with_max_entries(CT_SLOTS, 0);
+/// Translated connections found not to be ours, by a hash of their address; an older one gives way.
+#[map]
+pub static CT_NOT_OURS: Array<u64> = Array::with_max_entries(CT_SLOTS * 8, 0);
 #[map]
 pub static DEVICES: PerCpuArray<DevSlot> = PerCpuArray::with_max_entries(DEV_SLOTS, 0);
 

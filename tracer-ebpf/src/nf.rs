@@ -71,7 +71,7 @@ fn observe(ctx: *mut NfContext, position: u8) {
     let Some(settings) = SETTINGS.get(0) else { return };
     let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings };
     let mut hit = Hit::blank(settings);
-    if !judge(&bytes, 0, &mut hit) && !conntrack::was_ours(typed!(skb, skb_nfct, u64), &mut hit) {
+    if !judge(&bytes, 0, &mut hit) && !conntrack::is_ours(typed!(skb, skb_nfct, u64), &mut hit, settings) {
         // SAFETY: as above.
         unsafe { (*memo).miss = skb };
         return;

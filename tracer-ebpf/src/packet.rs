@@ -332,7 +332,7 @@ impl Packet {
         Some((inner + EthHdr::LEN) & MAX_OFFSET)
     }
 
-    /// Sequence numbers, TCP flags, ICMP sequence; of an ICMP error its type and code, and the MTU.
+    /// Sequence numbers and flags of TCP; type and sequence of ICMP, of an ICMP error the MTU.
     #[inline(never)]
     pub fn transport<B: Bytes>(&self, bytes: &B) -> Transport {
         let mut t = Transport { a: 0, b: 0, tcp_flags: 0, flags: 0 };
@@ -350,11 +350,12 @@ impl Packet {
             },
             ICMP | ICMPV6 => match bytes.load::<[u32; 2]>(self.l4) {
                 Some(icmp) if self.room >= 8 => {
+                    t.tcp_flags = icmp[0] as u8;
                     t.a = u32::from(u16::from_be((icmp[1] >> 16) as u16));
                     if self.flags & FLAG_QUOTED != 0 {
                         // The next-hop MTU of "fragmentation needed" and "packet too big".
                         t.b = if self.proto == ICMP { t.a } else { u32::from_be(icmp[1]) };
-                        t.a = u32::from(u16::from_be(icmp[0] as u16));
+                        t.a = 0;
                     }
                 }
                 _ => t.flags = FLAG_TRUNCATED,
@@ -365,8 +366,9 @@ impl Packet {
     }
 
     #[inline(always)]
-    pub fn mark_quoted(&mut self) {
+    pub fn mark_quoted<B: Bytes>(&mut self, bytes: &B) {
         self.flags |= FLAG_QUOTED;
+        self.tuple.sport = bytes.load::<u16>(self.l4).map_or(0, u16::from_be);
     }
 }
 

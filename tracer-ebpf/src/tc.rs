@@ -79,7 +79,6 @@ fn report(bytes: &TcBytes, point: u8, vlan: u16, hit: &mut Hit) -> bool {
     // SAFETY: the program's context, as in `observe`.
     let (mark, len, ifindex, gso_size, gso_segs) =
         unsafe { ((*skb).mark, (*skb).len, (*skb).ifindex, (*skb).gso_size as u16, (*skb).gso_segs as u16) };
-    let ct = if hit.is_encap() { Ct::NONE } else { Ct::of(probed!(address, skb_nfct, u64)) };
     let mut sighting = Sighting {
         kind: Kind::Tc,
         point,
@@ -91,6 +90,7 @@ fn report(bytes: &TcBytes, point: u8, vlan: u16, hit: &mut Hit) -> bool {
         meta: Meta { mark, len, ifindex, netns, gso_size, gso_segs, vlan },
         detail: [0; 3],
     };
+    let ct = if hit.is_encap() { Ct::NONE } else { Ct::of(probed!(address, skb_nfct, u64)) };
     if !conntrack::follow(&ct, hit, &mut sighting) {
         return false;
     }

@@ -23,11 +23,9 @@ const AF_INET6: u16 = 10;
 pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     let sk: u64 = ctx.arg(0);
     let skb: u64 = ctx.arg(1);
-    let reason = if frozen!(CONFIG.tcp_send_reset_args) >= 3 { ctx.arg::<u64>(2) as u32 } else { u32::MAX };
-    let detail = [0, u64::from(reason), 0];
     if skb == 0 {
         if sk != 0 {
-            of_socket(sk, Kind::ResetSend, 0, 0, detail);
+            of_socket(sk, Kind::ResetSend, 0, 0, reset_reason(&ctx));
         }
         return 0;
     }
@@ -35,8 +33,25 @@ pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     let Some(settings) = SETTINGS.get(0) else { return 0 };
     let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings };
     let mut hit = Hit::blank(settings);
-    if !judge(&bytes, 0, &mut hit) {
-        return 0;
+    if judge(&bytes, 0, &mut hit) {
+        report(&ctx, &bytes, &hit);
+    }
+    0
+}
+
+#[inline(always)]
+fn reset_reason(ctx: &BtfTracePointContext) -> u32 {
+    if frozen!(CONFIG.tcp_send_reset_args) >= 3 { ctx.arg::<u64>(2) as u32 } else { u32::MAX }
+}
+
+/// Sends the record of a packet that is answered with a reset. A function of its own in the object: it shares no
+/// stack with `judge`.
+#[inline(never)]
+fn report(ctx: &BtfTracePointContext, bytes: &SkbBytes, hit: &Hit) -> bool {
+    let sk: u64 = ctx.arg(0);
+    let skb: u64 = ctx.arg(1);
+    if skb == 0 {
+        return false;
     }
     let dev = number(typed!(skb, skb_dev, u64));
     // The device is forgotten before TCP sees the packet; its route still knows one.
@@ -49,7 +64,7 @@ pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
         netns_of_device(if dst == 0 { 0 } else { probed!(dst, dst_dev, u64) })
     };
     if !is_watched(netns) {
-        return 0;
+        return false;
     }
     let meta = Meta {
         mark: typed!(skb, skb_mark, u32),
@@ -58,17 +73,16 @@ pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
         netns,
         ..Meta::NONE
     };
-    let transport = hit.packet.transport(&bytes);
+    let transport = hit.packet.transport(bytes);
     let sighting =
-        Sighting { kind: Kind::ResetSend, point: 0, position: 0, dir: hit.flow.dir, skb, ts: emit::now(), transport, meta, detail };
-    emit::hit(&sighting, &hit);
-    0
+        Sighting { kind: Kind::ResetSend, point: 0, position: 0, dir: hit.flow.dir, skb, ts: emit::now(), transport, meta, detail: [0, u64::from(reset_reason(ctx)), 0] };
+    emit::hit(&sighting, hit)
 }
 
 // kernel: void tcp_receive_reset(struct sock *), 4.16 -
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
-    of_socket(ctx.arg(0), Kind::ResetReceive, 0, 0, [0; 3]);
+    of_socket(ctx.arg(0), Kind::ResetReceive, 0, 0, 0);
     0
 }
 
@@ -79,13 +93,14 @@ pub fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
     // `struct tcp_skb_cb` begins with the segment's sequence number.
     let cb = field!(skb_cb);
     let seq = if cb < 0 { 0 } else { probe::<u32>(skb + cb as u64).unwrap_or(0) };
-    of_socket(ctx.arg(0), Kind::Retransmit, skb, seq, [0; 3]);
+    of_socket(ctx.arg(0), Kind::Retransmit, skb, seq, 0);
     0
 }
 
-/// Sends a record about a socket; the tuple goes from the local to the remote end.
-#[inline(always)]
-fn of_socket(sk: u64, kind: Kind, skb: u64, seq: u32, detail: [u64; 3]) {
+/// Sends a record about a socket; the tuple goes from the local to the remote end. A function of its own in the
+/// object: it shares no stack with `judge`.
+#[inline(never)]
+fn of_socket(sk: u64, kind: Kind, skb: u64, seq: u32, reason: u32) -> bool {
     let family = probed!(sk, sk_family, u16);
     let (src, dst, flags) = match family {
         AF_INET => {
@@ -95,17 +110,17 @@ fn of_socket(sk: u64, kind: Kind, skb: u64, seq: u32, detail: [u64; 3]) {
         AF_INET6 => {
             let (src_at, dst_at) = (field!(sk_v6_rcv_saddr), field!(sk_v6_daddr));
             if src_at < 0 || dst_at < 0 {
-                return;
+                return false;
             }
-            let Some(src) = probe::<[u32; 4]>(sk + src_at as u64) else { return };
-            let Some(dst) = probe::<[u32; 4]>(sk + dst_at as u64) else { return };
+            let Some(src) = probe::<[u32; 4]>(sk + src_at as u64) else { return false };
+            let Some(dst) = probe::<[u32; 4]>(sk + dst_at as u64) else { return false };
             // An IPv6 socket that talks IPv4 has mapped addresses.
             let flags = if src[2] == MAPPED && src[0] == 0 && src[1] == 0 { 0 } else { FLAG_IPV6 };
             (src, dst, flags)
         }
-        _ => return,
+        _ => return false,
     };
-    let mut tuple = Tuple {
+    let tuple = Tuple {
         src,
         dst,
         sport: probed!(sk, sk_num, u16),
@@ -113,16 +128,16 @@ fn of_socket(sk: u64, kind: Kind, skb: u64, seq: u32, detail: [u64; 3]) {
         proto: u32::from(TCP),
     };
     let mut flow = Flow { id: 0, dir: 0, learned: 0, unused: 0 };
-    if !judge_tuple(&mut tuple, &mut flow) {
-        return;
+    let mut packet = Packet { tuple, proto: TCP, flags, ..Packet::NONE };
+    if !judge_tuple(&mut packet.tuple, &mut flow) {
+        return false;
     }
     let netns = netns_of_net(probed!(sk, sk_net, u64));
     if !is_watched(netns) {
-        return;
+        return false;
     }
-    let packet = Packet { tuple, proto: TCP, flags, ..Packet::NONE };
     let transport = Transport { a: seq, ..Transport::NONE };
     let meta = Meta { netns, ..Meta::NONE };
-    let sighting = Sighting { kind, point: 0, position: 0, dir: flow.dir, skb, ts: emit::now(), transport, meta, detail };
-    emit::record(&sighting, &packet, &packet.tuple, flow.id);
+    let sighting = Sighting { kind, point: 0, position: 0, dir: flow.dir, skb, ts: emit::now(), transport, meta, detail: [0, u64::from(reason), 0] };
+    emit::record(&sighting, &packet, &packet.tuple, flow.id)
 }

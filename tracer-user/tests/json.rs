@@ -124,7 +124,7 @@ fn everything(w: &mut World) {
     w.drop(&r, POD, ETH0, ("NO_SOCKET", "tcp_v4_rcv"), &[]);
     let mut p = Pkt { id: 1, seq: 5000, gso: (1448, 20), len: 29012, flags: 0x18, skb: 0x51, ..syn() };
     w.request_to_bridge(&mut p);
-    w.icmp_send(&p, NODE1, (3, 4), 1450);
+    w.icmp_send(&p, NODE1, (3, 4));
     let calls = ["nft_do_chain_ipv4", "nf_hook_slow", "ip_forward"];
     w.drop(&p, NODE1, CNI0, ("NETFILTER_DROP", "nft_do_chain"), &calls);
     let mut ping = Pkt { skb: 0x52, flow: 2, ..Pkt::echo("10.200.0.22", "10.200.1.22", 77, 1) };

@@ -121,7 +121,8 @@ fn ping_pairs_by_number() {
     for seq in 1..=3 {
         let mut p = Pkt { id: seq as u16, ..Pkt::echo("10.200.0.22", "10.200.1.22", 77, seq) };
         w.flannel_out(&mut p);
-        let mut r = Pkt { reply: true, skb: 0x99, ..Pkt::echo("10.200.1.22", "10.200.0.22", 77, seq) };
+        let echo = Pkt::echo("10.200.1.22", "10.200.0.22", 77, seq);
+        let mut r = Pkt { reply: true, skb: 0x99, flags: 0, ..echo };
         r.id = 100 + seq as u16;
         w.reply_through_node1(&mut r, 200_000);
     }

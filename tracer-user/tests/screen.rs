@@ -14,7 +14,7 @@ fn dropped(options: TextOptions) -> String {
     let mut w = World::new(false);
     let mut p = Pkt { len: 1500, flags: 0x18, ..syn() };
     w.request_to_bridge(&mut p);
-    w.icmp_send(&p, NODE1, (3, 4), 1450);
+    w.icmp_send(&p, NODE1, (3, 4));
     w.drop(&p, NODE1, EGRESS, ("PKT_TOO_BIG", "ip_forward"), &["ip_forward", "ip_rcv"]);
     let mut text = Text::new(options);
     let mut out = Vec::new();

@@ -39,6 +39,8 @@ struct Scene {
     about: &'static str,
     /// Of the lab's catalogue.
     fault: Option<&'static str>,
+    /// Of egwtrace, so that a scene fits a screen or two.
+    flags: &'static [&'static str],
     traffic: Probe,
 }
 
@@ -51,6 +53,7 @@ const SCENES: [Scene; 3] = [
                 Look at: the mark that node1's mangle table sets, the route it leads to, the tunnel, the source \
                 address that node2 puts in; and the way back.",
         fault: None,
+        flags: &["--count", "4"],
         traffic: Probe::Egw,
     },
     Scene {
@@ -60,6 +63,7 @@ const SCENES: [Scene; 3] = [
                 through the same device.\n\
                 Look at: the last line of each packet, with the kernel's reason, the device and the node.",
         fault: Some("rpf-gw"),
+        flags: &["--drops", "--count", "2"],
         traffic: Probe::Egw,
     },
     Scene {
@@ -67,9 +71,10 @@ const SCENES: [Scene; 3] = [
         title: "An MTU black hole",
         about: "The pod sends packets of 1500 bytes, the tunnel takes 1450, and the ICMP message that would tell \
                 the pod so is filtered: connections open, then stall.\n\
-                Look at: small packets pass; the first large one is where it ends, and what became of the ICMP \
+                Look at: small packets pass and are not shown; the first large one is where it ends, and what became of the ICMP \
                 message.",
         fault: Some("pmtu-blackhole"),
+        flags: &["--drops", "--count", "4"],
         traffic: Probe::Up,
     },
 ];
@@ -91,6 +96,7 @@ fn show(scene: &Scene, binary: &Path) -> Result<()> {
         lab.fault(fault)?;
     }
     let mut command = trace_command(&lab, binary);
+    command.args(scene.flags);
     say(&format!("$ {}\n", process::shown(&command)))?;
     let trace = Trace::start(&mut command)?;
     trace.wait_until_ready();

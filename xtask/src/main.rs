@@ -78,7 +78,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(&Workspace::find()?, &args)?,
         Command::Lab(args) => return lab::run(args),
         Command::Test(args) => test::run(&Workspace::find()?, &args)?,
-        Command::Bench(args) => bench::run(&Workspace::find()?, &args)?,
+        Command::Bench(args) => bench::run(Workspace::find, &args)?,
         Command::Lint => lint::run(&Workspace::find()?)?,
     }
     Ok(ExitCode::SUCCESS)

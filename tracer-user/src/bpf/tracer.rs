@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, Receiver};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
-use tracer_common::{Config, Counters, Event, Fields, MAX_PORTS, NF_POSITIONS, Settings};
+use tracer_common::{Config, Counters, Event, Fields, MAX_PORTS, Settings};
 
 use super::btf::KernelBtf;
 use super::link::{LinkError, TcDirection, TcOrder, link_netfilter, link_tcx};
@@ -290,12 +290,12 @@ impl Tracer {
     }
 
     /// Begins to load the zoomed positions ahead of need, in a thread: the verifier takes longer than the
-    /// packet that they wait for. Until one is there, attaching it loads it.
-    pub fn prepare_positions(&mut self) {
+    /// packet that they wait for. Until one is there, attaching it loads it. `indexes`: which.
+    pub fn prepare_positions(&mut self, indexes: std::ops::Range<usize>) {
         let (send, receive) = mpsc::channel();
         let programs = Arc::clone(&self.programs);
         let load = move || {
-            for name in (1..NF_POSITIONS).map(|index| format!("nf_pos{index}")) {
+            for name in indexes.map(|index| format!("nf_pos{index}")) {
                 let program = programs.load(&name, ProgramKind::Netfilter);
                 if send.send((name, program)).is_err() {
                     return;

@@ -90,7 +90,7 @@ pub struct TraceArgs {
     #[arg(long, value_name = "HOW", help_heading = "Where to look", value_enum, default_value_t)]
     pub tc: TcChoice,
 
-    /// Stop after this many packets
+    /// Stop after this many packets (with --drops: after this many that did not arrive)
     #[arg(long, value_name = "N", help_heading = "When to stop")]
     pub count: Option<String>,
 

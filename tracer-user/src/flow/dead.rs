@@ -211,7 +211,6 @@ impl Tracker {
             Kind::IcmpSend => NoteKind::IcmpSent {
                 icmp_type: e.point,
                 code: e.position,
-                mtu: e.l4b,
                 ipv6: e.flags & tracer_common::FLAG_IPV6 != 0,
             },
             Kind::ResetSend => NoteKind::ResetSent { reason: e.reason() },

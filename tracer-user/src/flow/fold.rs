@@ -6,7 +6,8 @@ use super::model::{Hop, Place};
 /// Whether hop `at` is left out of the short view.
 ///
 /// * of the positions of one hook, those that saw a change are shown; if none did, the last one;
-/// * of the routing lookups of one decision, the one that decided;
+/// * of the routing lookups of one decision, the one that decided: the first that found something (what the
+///   kernel looks up after it is about something else, such as where to send an ICMP error), else the last;
 /// * lookups of the way back (source validation) are left out, unless `keep_reverse`.
 pub fn is_folded(hops: &[Hop], at: usize, keep_reverse: bool) -> bool {
     let Some(hop) = hops.get(at) else { return false };
@@ -26,11 +27,11 @@ pub fn is_folded(hops: &[Hop], at: usize, keep_reverse: bool) -> bool {
         }
         Place::Route { reverse: true, .. } => !keep_reverse,
         Place::Route { error, .. } => {
-            error < 0
-                && hops[at + 1..]
-                    .iter()
-                    .take_while(|h| matches!(h.place, Place::Route { .. }))
-                    .any(|h| matches!(h.place, Place::Route { reverse: false, .. }))
+            let lookup = |h: &&Hop| matches!(h.place, Place::Route { .. });
+            let on = |h: &Hop| matches!(h.place, Place::Route { reverse: false, .. });
+            let found = |h: &Hop| matches!(h.place, Place::Route { reverse: false, error: 0, .. });
+            let decided = hops[..at].iter().rev().take_while(lookup).any(found);
+            decided || error < 0 && hops[at + 1..].iter().take_while(lookup).any(on)
         }
     }
 }

@@ -194,8 +194,8 @@ pub struct Note {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum NoteKind {
-    /// The kernel answered this packet with an ICMP error. `mtu` 0: none.
-    IcmpSent { icmp_type: u8, code: u8, mtu: u32, ipv6: bool },
+    /// The kernel answered this packet with an ICMP error.
+    IcmpSent { icmp_type: u8, code: u8, ipv6: bool },
     /// The kernel answered this packet with a RST; reason as in `enum sk_rst_reason`.
     ResetSent { reason: u32 },
     /// A socket of the flow was reset by this packet.

@@ -353,7 +353,7 @@ impl<'a> JsonJourney<'a> {
             start_ns: journey.start_ns,
             duration_ns: journey.end_ns.saturating_sub(journey.start_ns),
             resumed: journey.resumed,
-            packet: JsonPacket::new(&journey.packet, journey.reply),
+            packet: JsonPacket::new(&journey.packet),
             hops: hops.collect(),
             hops_cut: journey.hops_cut,
             conntrack: journey.conntrack.iter().map(JsonConntrack::new).collect(),
@@ -366,9 +366,9 @@ impl<'a> JsonJourney<'a> {
 }
 
 impl JsonPacket {
-    fn new(p: &Packet, reply: bool) -> Self {
+    fn new(p: &Packet) -> Self {
         Self {
-            summary: packet_kind(p, reply),
+            summary: packet_kind(p),
             protocol: protocol(p.proto).to_ascii_lowercase(),
             ip_version: if p.ipv6 { 6 } else { 4 },
             ends: JsonEnds::new(p.ends),

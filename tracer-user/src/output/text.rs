@@ -123,7 +123,7 @@ impl Text {
         text.put(Style::Bold, &format!("#{:<3}", journey.id));
         let packet = &journey.packet;
         let arrow = if journey.reply { Style::Blue } else { Style::Bold };
-        text.put(Style::Plain, " ").put(arrow, &packet_kind(packet, journey.reply));
+        text.put(Style::Plain, " ").put(arrow, &packet_kind(packet));
         text.put(Style::Plain, "  ").put(Style::Plain, &packet.ends.to_string());
         if continued {
             text.put(Style::Dim, "  (continued)");
@@ -220,7 +220,9 @@ impl Text {
             Ending::Dropped(site) => scene.drop_reason(site.reason).is_some_and(|r| r.contains("RPFILTER")),
             _ => false,
         };
-        if is_folded(&journey.hops, at, rpfilter) {
+        // The lookup of the way back is what killed it only where nothing came after.
+        let last = journey.hops[at..].iter().all(|h| matches!(h.place, Place::Route { .. }));
+        if is_folded(&journey.hops, at, rpfilter && last) {
             return false;
         }
         let hop = &journey.hops[at];

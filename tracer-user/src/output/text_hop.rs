@@ -160,11 +160,11 @@ impl Text {
     pub(crate) fn note(&self, out: &mut dyn io::Write, scene: &Scene<'_>, note: &Note) -> io::Result<()> {
         let mut text = self.line(14);
         let (style, words) = match note.what {
-            NoteKind::IcmpSent { icmp_type, code, mtu, ipv6 } => (
+            NoteKind::IcmpSent { icmp_type, code, ipv6 } => (
                 Style::Yellow,
                 format!(
                     "↩ ICMP {} sent back by {}",
-                    icmp_error(icmp_type, code, ipv6, mtu),
+                    icmp_error(icmp_type, code, ipv6, 0),
                     scene.netns(note.netns)
                 ),
             ),

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use crate::flow::Packet;
 
 /// What kind of packet it is: "SYN", "PSH-ACK", "UDP", "ICMP echo request seq 1".
-pub(crate) fn packet_kind(packet: &Packet, reply: bool) -> String {
+pub(crate) fn packet_kind(packet: &Packet) -> String {
     if let Some((icmp_type, code)) = packet.icmp_error {
         return format!("ICMP {}", icmp_error(icmp_type, code, packet.ipv6, packet.ack));
     }
@@ -16,7 +16,9 @@ pub(crate) fn packet_kind(packet: &Packet, reply: bool) -> String {
     let mut kind = match packet.proto {
         6 => tcp_flags(packet.tcp_flags).join("-"),
         1 | 58 if packet.echo_id != 0 || packet.seq != 0 => {
-            format!("ICMP echo {} seq {}", if reply { "reply" } else { "request" }, packet.seq)
+            // Echo reply is type 0 in IPv4, 129 in IPv6.
+            let answer = matches!((packet.proto, packet.tcp_flags), (1, 0) | (58, 129));
+            format!("ICMP echo {} seq {}", if answer { "reply" } else { "request" }, packet.seq)
         }
         proto => protocol(proto).into_owned(),
     };
@@ -126,12 +128,12 @@ mod tests {
     #[test]
     fn says_what_it_is() {
         let tcp = Packet { proto: 6, tcp_flags: 0x12, ..Packet::default() };
-        assert_eq!(packet_kind(&tcp, true), "SYN-ACK");
-        let ping = Packet { proto: 1, seq: 3, echo_id: 9, ..Packet::default() };
-        assert_eq!(packet_kind(&ping, false), "ICMP echo request seq 3");
+        assert_eq!(packet_kind(&tcp), "SYN-ACK");
+        let ping = Packet { proto: 1, tcp_flags: 8, seq: 3, echo_id: 9, ..Packet::default() };
+        assert_eq!(packet_kind(&ping), "ICMP echo request seq 3");
         let big = Packet { proto: 1, ack: 1450, icmp_error: Some((3, 4)), ..Packet::default() };
-        assert_eq!(packet_kind(&big, true), "ICMP frag-needed, MTU 1450");
+        assert_eq!(packet_kind(&big), "ICMP frag-needed, MTU 1450");
         let part = Packet { proto: 17, is_fragment: true, frag: 185, ..Packet::default() };
-        assert_eq!(packet_kind(&part, false), "UDP fragment at 1480");
+        assert_eq!(packet_kind(&part), "UDP fragment at 1480");
     }
 }

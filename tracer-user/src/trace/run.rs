@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The loop: drain, join, print; follow changes of the node; end cleanly.
 
+use std::collections::HashSet;
 use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -96,6 +97,8 @@ struct Run<'a> {
     outcome: Outcome,
     /// Records that could not be read.
     unreadable: u64,
+    /// Everything is attached since then, CLOCK_MONOTONIC ns: records from before show packets in part.
+    ready_ns: u64,
     counters_due: Instant,
 }
 
@@ -104,7 +107,11 @@ struct Screen {
     output: Box<dyn Output>,
     out: io::BufWriter<io::Stdout>,
     names: Arc<KernelNames>,
+    /// Journeys to show, and how many of them were begun.
     limit: u64,
+    shown: u64,
+    /// Of these, the ones that are not over.
+    open: HashSet<u64>,
     drops: u64,
     error: Option<io::Error>,
 }
@@ -127,6 +134,8 @@ impl<'a> Run<'a> {
             why: absent.why.to_string(),
             hides: "what is read from it".to_owned(),
         }));
+
+        let ready_ns = monotonic_ns();
 
         let topology = Arc::new(topology);
         let json = plan.format == Format::Json;
@@ -158,7 +167,7 @@ impl<'a> Run<'a> {
             .map(drop)
             .unwrap_or_default();
         if plan.positions == PositionChoice::Auto {
-            attachments.tracer().prepare_positions();
+            attachments.prepare_zooms(&topology);
         }
         Ok(Self {
             plan,
@@ -170,6 +179,7 @@ impl<'a> Run<'a> {
             screen,
             outcome: Outcome::default(),
             unreadable: 0,
+            ready_ns,
             counters_due: Instant::now(),
         })
     }
@@ -204,10 +214,8 @@ impl<'a> Run<'a> {
                 }
                 _ = tick.tick() => {
                     self.drain()?;
-                    if let Some(count) = self.plan.count
-                        && self.tracker.packets() >= count
-                    {
-                        if self.tracker.under_way() == 0 {
+                    if self.screen.has_enough() {
+                        if self.screen.open.is_empty() {
                             return Ok(self.outcome);
                         }
                         counted.get_or_insert(Instant::now() + COUNT_GRACE);
@@ -223,8 +231,12 @@ impl<'a> Run<'a> {
     /// Takes the records that are there, and prints what they say.
     fn drain(&mut self) -> Result<(), TraceError> {
         loop {
-            let tracker = &mut self.tracker;
-            let (taken, unreadable) = self.attachments.tracer().drain(BATCH, |event| tracker.push(&event));
+            let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
+            let (taken, unreadable) = self.attachments.tracer().drain(BATCH, |event| {
+                if event.ts >= ready_ns {
+                    tracker.push(&event);
+                }
+            });
             self.unreadable += unreadable as u64;
             if unreadable > 0 {
                 tracker.lost_outside(unreadable as u64);
@@ -343,7 +355,7 @@ impl Screen {
             }
         };
         let out = io::BufWriter::with_capacity(1 << 16, stdout);
-        Self { output, out, names, limit: plan.count.unwrap_or(u64::MAX), drops: 0, error: None }
+        Self { output, out, names, limit: plan.count.unwrap_or(u64::MAX), shown: 0, open: HashSet::new(), drops: 0, error: None }
     }
 
     fn update(&mut self, topology: &Topology, update: &Update<'_>) {
@@ -352,13 +364,28 @@ impl Screen {
                 if news.last && matches!(news.journey.ending, Ending::Dropped(_)) {
                     self.drops += 1;
                 }
-                if news.journey.id <= self.limit {
+                let id = news.journey.id;
+                let wanted = if news.first && self.shown < self.limit {
+                    self.shown += 1;
+                    self.limit == u64::MAX || self.open.insert(id)
+                } else {
+                    self.limit == u64::MAX || self.open.contains(&id)
+                };
+                if wanted {
                     self.write(topology, |output, out, scene| output.news(out, scene, news, None));
+                }
+                if news.last {
+                    self.open.remove(&id);
                 }
             }
             Update::Notice(notice) => self.notice(topology, notice),
             Update::Zoom(_) | Update::Unzoom(_) => {}
         }
+    }
+
+    /// As many journeys as were asked for have begun.
+    fn has_enough(&self) -> bool {
+        self.shown >= self.limit
     }
 
     fn header(&mut self, topology: &Topology, header: &crate::output::Header) {

@@ -284,7 +284,8 @@ impl Pkt {
 
     pub fn echo(src: &str, dst: &str, ident: u16, seq: u32) -> Self {
         let tcp = Self::tcp(src, ident, dst, ident);
-        Self { proto: if tcp.src.is_ipv6() { 58 } else { 1 }, flags: 0, seq, len: 84, ..tcp }
+        let (proto, flags) = if tcp.src.is_ipv6() { (58, 128) } else { (1, 8) };
+        Self { proto, flags, seq, len: 84, ..tcp }
     }
 
     pub fn udp(src: &str, sport: u16, dst: &str, dport: u16, len: u16) -> Self {
@@ -458,9 +459,9 @@ impl World {
         self.push(e, 100);
     }
 
-    pub fn icmp_send(&mut self, p: &Pkt, netns: u32, icmp: (u8, u8), mtu: u32) {
+    pub fn icmp_send(&mut self, p: &Pkt, netns: u32, icmp: (u8, u8)) {
         let mut e = p.event(Kind::IcmpSend);
-        (e.netns, e.point, e.position, e.l4b) = (netns, icmp.0, icmp.1, mtu);
+        (e.netns, e.point, e.position) = (netns, icmp.0, icmp.1);
         self.push(e, 100);
     }
 

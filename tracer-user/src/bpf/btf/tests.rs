@@ -293,10 +293,13 @@ fn this_kernel_has_what_we_read() -> Result {
         }
     };
     let (fields, missing) = btf.resolve_fields();
-    for missing in &missing {
-        eprintln!("absent: {missing}");
-    }
+    let (of_conntrack, others): (Vec<_>, Vec<_>) =
+        missing.iter().partition(|missing| missing.spec.container.starts_with("nf_conn"));
+    assert!(others.is_empty(), "{others:?}");
     assert!(fields.skb_mark > 0 && fields.skb_len > 0 && fields.dev_ifindex > 0);
+    if let Some(missing) = of_conntrack.first() {
+        println!("SKIP the fields of conntrack, whose module is not loaded: {missing}");
+    }
     assert!(btf.tracepoint_args("kfree_skb").is_some_and(|n| (2..=4).contains(&n)));
     assert!(!btf.enum_values("tcp_ca_state").is_empty());
     Ok(())

@@ -70,7 +70,7 @@ fn a_new_rule_is_known_to_the_next_drop() -> Result<()> {
     Probe::Egw.run(&lab, Family::V4)?;
     lab.ns("node1").exec(
         &["nft", "-f", "-"],
-        Some("table ip late { chain c { type filter hook forward priority 77; tcp dport 80 drop; } }\n"),
+        Some("table ip late {\n chain c {\n type filter hook forward priority 77;\n tcp dport 80 drop\n }\n}\n"),
     )?;
     let to = (t::ext(Family::V4), 80).into();
     client::tcp(&lab.ns("visitor"), to, client::Request::Who, std::time::Duration::from_millis(1500))?;

@@ -14,6 +14,9 @@ pub(crate) struct Journey {
 impl Journey {
     /// `None` when the line is something else.
     pub(crate) fn parse(line: &str, prefix: &str) -> Option<Self> {
+        if !line.contains(r#""type":"journey""#) {
+            return None;
+        }
         let value: Value = serde_json::from_str(&line.replace(prefix, "")).ok()?;
         (value["type"] == "journey").then_some(Self { value })
     }

@@ -2,6 +2,7 @@
 //! The real binary as a child process: started in a namespace, ready when its header is there, read line by line.
 
 use std::{
+    collections::BTreeMap,
     env,
     io::{BufRead, BufReader, Read},
     path::PathBuf,
@@ -243,14 +244,11 @@ pub(crate) struct Traced {
 
 impl Traced {
     fn new(status: ExitStatus, lines: Vec<String>, errors: String, prefix: &str) -> Self {
-        let mut journeys: Vec<Journey> = Vec::new();
+        let mut journeys = BTreeMap::new();
         let (mut header, mut summary, mut notices) = (Value::Null, Value::Null, Vec::new());
         for line in &lines {
             if let Some(journey) = Journey::parse(line, prefix) {
-                match journeys.iter_mut().find(|j| j.id() == journey.id()) {
-                    Some(known) => *known = journey,
-                    None => journeys.push(journey),
-                }
+                journeys.insert(journey.id(), journey);
                 continue;
             }
             let Ok(value) = serde_json::from_str::<Value>(line) else { continue };
@@ -261,7 +259,7 @@ impl Traced {
                 _ => {}
             }
         }
-        journeys.sort_by_key(Journey::id);
+        let journeys = journeys.into_values().collect();
         Self { status, lines, errors, journeys, header, notices, summary }
     }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
@@ -306,6 +306,24 @@ impl Tracer {
         if std::thread::Builder::new().name("verifier".into()).spawn(load).is_ok() {
             self.coming = Some(receive);
         }
+    }
+
+    /// The thread of [`Self::prepare_positions`] is at work still: to attach a zoomed position would mean to wait.
+    pub fn is_preparing(&mut self) -> bool {
+        let Some(coming) = &self.coming else { return false };
+        loop {
+            match coming.try_recv() {
+                Ok((name, Ok(program))) => {
+                    self.loaded.insert(name, program);
+                }
+                // Told when it is attached.
+                Ok((_, Err(_))) => {}
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => break,
+            }
+        }
+        self.coming = None;
+        false
     }
 
     /// Run-time statistics of every loaded program, by name.

@@ -24,8 +24,9 @@ use crate::output::{Json, Missing, Output, Scene, Text, TextOptions, TimeFormat}
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
 const TICK: Duration = Duration::from_millis(10);
-/// Records taken before what they say is printed.
-const BATCH: usize = 1 << 16;
+/// Records taken before what they say is printed: fewer than the journeys that may be under way, so that a backlog
+/// evicts none.
+const BATCH: usize = 1 << 12;
 /// After `--count` packets: how long their endings are waited for.
 const COUNT_GRACE: Duration = Duration::from_millis(1500);
 /// How often the counters of the programs are read.
@@ -94,6 +95,8 @@ struct Run<'a> {
     attachments: Attachments,
     tracker: Tracker,
     screen: Screen,
+    /// Asked for and not done yet: hooks to be looked at closely, or no longer.
+    zooms: Vec<(Zoom, bool)>,
     outcome: Outcome,
     /// Records that could not be read.
     unreadable: u64,
@@ -177,6 +180,7 @@ impl<'a> Run<'a> {
             attachments,
             tracker,
             screen,
+            zooms: Vec::new(),
             outcome: Outcome::default(),
             unreadable: 0,
             ready_ns,
@@ -254,14 +258,18 @@ impl<'a> Run<'a> {
     }
 
     fn advance(&mut self) {
-        let mut zooms: Vec<(Zoom, bool)> = Vec::new();
-        let (screen, topology) = (&mut self.screen, &self.topology);
+        let (screen, topology, zooms) = (&mut self.screen, &self.topology, &mut self.zooms);
         self.tracker.advance(monotonic_ns(), &mut |update| match update {
             Update::Zoom(zoom) => zooms.push((zoom, true)),
             Update::Unzoom(zoom) => zooms.push((zoom, false)),
             update => screen.update(topology, &update),
         });
-        for (zoom, on) in zooms {
+        // What is known is shown first: to attach takes its time.
+        self.screen.flush();
+        if self.zooms.is_empty() || self.attachments.tracer().is_preparing() {
+            return;
+        }
+        for (zoom, on) in std::mem::take(&mut self.zooms) {
             let changes = self.attachments.zoom(zoom, on, &self.topology, &self.netns);
             self.tell(&changes);
             self.screen.notice(&self.topology, &Notice::Zoomed { ts: monotonic_ns(), zoom, on });

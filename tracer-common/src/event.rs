@@ -365,6 +365,15 @@ impl Event {
     }
 }
 
+/// A device of a namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeviceKey {
+    /// Inode number of the namespace.
+    pub netns: u32,
+    pub ifindex: u32,
+}
+
 /// Per-CPU counters, read by user space.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]

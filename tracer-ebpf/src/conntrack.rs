@@ -7,7 +7,7 @@ use crate::{
     emit::{self, Sighting},
     field,
     judge::{Hit, insert_both, judge_tuple},
-    kernel::probe,
+    kernel::probe_into,
     maps::{CT_NOT_OURS, CT_SEEN, CT_SLOTS, FLOWS, Flow},
     packet::{ICMP, ICMPV6, MAPPED, Packet},
     probed,
@@ -190,8 +190,9 @@ fn read(ct: u64, which: u64, tuple: &mut Tuple) -> Option<()> {
         return None;
     }
     let at = ct + first as u64 + which * size as u64 + inside as u64;
-    tuple.src = probe(at + src_at as u64)?;
-    tuple.dst = probe(at + dst_at as u64)?;
+    if !probe_into(at + src_at as u64, &mut tuple.src) || !probe_into(at + dst_at as u64, &mut tuple.dst) {
+        return None;
+    }
     if probed!(at, tuple_l3num, u16) == AF_INET {
         tuple.src = [0, 0, MAPPED, tuple.src[0]];
         tuple.dst = [0, 0, MAPPED, tuple.dst[0]];

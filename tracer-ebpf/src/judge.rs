@@ -98,7 +98,7 @@ fn judge_ip<B: Bytes>(bytes: &B, packet: &mut Packet, flow: &mut Flow) -> bool {
 #[inline(never)]
 fn judge_quoted<B: Bytes>(bytes: &B, at: usize, flow: &mut Flow) -> bool {
     let mut tuple = Packet::blank(bytes.settings()).tuple;
-    read_quoted(bytes, at, &mut tuple).is_some() && judge_tuple(&mut tuple, flow)
+    read_quoted(bytes, at, &mut tuple) && judge_tuple(&mut tuple, flow)
 }
 
 #[inline(never)]

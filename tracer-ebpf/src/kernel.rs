@@ -77,6 +77,16 @@ pub fn probe<T: Copy>(addr: u64) -> Option<T> {
     }
 }
 
+/// The same into `value`, without a copy on the stack. False on a fault: `value` is zeroed then.
+#[inline(always)]
+pub fn probe_into<T: Copy>(addr: u64, value: &mut T) -> bool {
+    // SAFETY: the destination is `size_of::<T>()` bytes of integers; the helper checks the source itself.
+    let r = unsafe {
+        bpf_probe_read_kernel(core::ptr::from_mut(value).cast::<c_void>(), size_of::<T>() as u32, addr as *const c_void)
+    };
+    r == 0
+}
+
 /// Inode number of the namespace of a `struct net` at an untyped address.
 #[inline(always)]
 pub fn netns_of_net(net: u64) -> u32 {

@@ -171,7 +171,7 @@ pub fn memo_tag(skb: u64, flow: u32) -> u64 {
 
 /// gso_size in the low half, gso_segs in the high one; 0 when not GSO.
 #[inline(always)]
-fn gso(head: u64, end: u32, len: u32) -> u32 {
+pub fn gso(head: u64, end: u32, len: u32) -> u32 {
     // Two segments of the smallest MSS in use are longer than this.
     if len < 256 {
         return 0;

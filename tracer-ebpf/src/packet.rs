@@ -373,9 +373,14 @@ impl Packet {
 }
 
 /// Addresses and ports of the packet that an ICMP error quotes. An IPv6 one with extension headers is not
-/// looked through.
+/// looked through. False where it cannot be read.
+#[inline(never)]
+pub fn read_quoted<B: Bytes>(bytes: &B, at: usize, tuple: &mut Tuple) -> bool {
+    quoted_tuple(bytes, at, tuple).is_some()
+}
+
 #[inline(always)]
-pub fn read_quoted<B: Bytes>(bytes: &B, at: usize, tuple: &mut Tuple) -> Option<()> {
+fn quoted_tuple<B: Bytes>(bytes: &B, at: usize, tuple: &mut Tuple) -> Option<()> {
     let head: [u32; 6] = bytes.load(at)?;
     let ports: u32;
     let mut id_at = at;

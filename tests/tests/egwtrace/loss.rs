@@ -14,7 +14,7 @@ use tests::{
     ns::Ns,
 };
 
-use crate::running::{SOON, Running, Traced, skip_unless_able, trace, trace_text};
+use crate::running::{SOON, skip_unless_able, trace, trace_text};
 
 /// Sends `count` datagrams at this pace (packets a second), in bursts of a millisecond.
 fn paced(ns: &Ns, to: &str, count: usize, pace: usize) -> Result<()> {
@@ -55,10 +55,6 @@ fn sink(lab: &Lab) -> Result<UdpSocket> {
     Ok(lab.ns("b").run(|| UdpSocket::bind("10.9.0.2:9"))??)
 }
 
-fn sums(trace: Running) -> Result<Traced> {
-    trace.stop()
-}
-
 #[test]
 fn of_100_000_packets_none_is_lost() -> Result<()> {
     skip_unless_able!();
@@ -66,8 +62,7 @@ fn of_100_000_packets_none_is_lost() -> Result<()> {
     let _sink = sink(&lab)?;
     let trace = trace(&lab, "a", "--dst 10.9.0.2:9 --node-netns @a")?;
     paced(&lab.ns("a"), "10.9.0.2:9", 100_000, 50_000)?;
-    let traced = sums(trace)?.clean()?;
-    println!("{}", traced.summary);
+    let traced = trace.stop()?.clean()?;
     assert_eq!(traced.count("packets"), 100_000);
     assert_eq!(traced.count("unwatched"), 100_000);
     assert_eq!(traced.journeys.len(), 100_000);
@@ -87,10 +82,16 @@ fn what_an_overload_loses_is_counted_exactly() -> Result<()> {
     trace.signal(libc::SIGSTOP)?;
     let sent = client::flood(&lab.ns("a"), "10.9.0.2:9".parse()?, 60_000, 5)?;
     trace.signal(libc::SIGCONT)?;
-    let traced = sums(trace)?;
+    let traced = trace.stop()?;
     assert_eq!(traced.status.code(), Some(0), "{}", traced.errors);
     let lost = traced.count("events_lost");
     assert!(lost > 0, "{}", traced.summary);
-    println!("sent {sent}: {}", traced.summary);
+    // OUTPUT, POSTROUTING, eth0; and the route of each of the two sockets.
+    let seen = 3 * (sent as u64 + 1) + 2;
+    assert_eq!(traced.count("events") + lost, seen, "{}", traced.summary);
+    // What may be due to the loss is not called vanished.
+    assert_eq!(traced.count("vanished"), 0, "{}", traced.summary);
+    assert_eq!(traced.count("evicted"), 0, "{}", traced.summary);
+    assert!(traced.notices.iter().any(|notice| notice["notice"] == "lost"), "{:?}", traced.notices);
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
-use tracer_common::{Config, Counters, Event, Fields, MAX_PORTS, Settings};
+use tracer_common::{Config, Counters, DeviceKey, Event, Fields, MAX_PORTS, Settings};
 
 use super::btf::KernelBtf;
 use super::link::{LinkError, TcDirection, TcOrder, link_netfilter, link_tcx};
@@ -35,11 +35,18 @@ const TRACEPOINTS: &[(&str, &str)] = &[
     ("tcp_retransmit_skb", "TCP retransmissions"),
 ];
 
+/// Those that stand in for TCX: what comes in at a device, what goes out.
+const DEVICE_TRACEPOINTS: [&str; 2] = ["netif_receive_skb", "net_dev_start_xmit"];
+
 /// Why tracing cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TracerError {
     #[error("BPF map `{name}`: {source}")]
     Map { name: &'static str, source: aya::maps::MapError },
+    #[error("this kernel has no tracepoint {0}")]
+    NoTracepoint(&'static str),
+    #[error("cannot attach to tracepoint {name}: {source}")]
+    Tracepoint { name: &'static str, source: io::Error },
     #[error("cannot enter the network namespace: {0}; needs CAP_SYS_ADMIN")]
     Netns(io::Error),
     #[error(transparent)]
@@ -63,7 +70,7 @@ pub struct HookStatus {
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 struct Plain<T: Copy>(T);
-// SAFETY: used with `Config`, `Fields` and `Counters` only, which are `repr(C)` structures of integers without padding.
+// SAFETY: used with `Config`, `Fields`, `Settings`, `DeviceKey` and `Counters` only, which are `repr(C)` structures of integers without padding.
 unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
 
 type TcKey = (NetnsId, u32, TcDirection);
@@ -74,12 +81,16 @@ pub struct Tracer {
     events: RingBuf<MapData>,
     counters: PerCpuArray<MapData, Plain<Counters>>,
     watched: BpfHashMap<MapData, u32, u32>,
+    path_devices: BpfHashMap<MapData, Plain<DeviceKey>, u32>,
     settings: Array<MapData, Plain<Settings>>,
     /// Loaded programs by function; those of the tracepoints with their links.
     loaded: HashMap<String, OwnedFd>,
     /// Programs that a thread is loading.
     coming: Option<Receiver<(String, Result<OwnedFd, LoadError>)>>,
-    _tracepoints: Vec<OwnedFd>,
+    tracepoints: Vec<OwnedFd>,
+    /// Links of the tracepoints that stand in for TCX; `Some` once devices are watched that way.
+    device_tracepoints: Option<Vec<OwnedFd>>,
+    btf_ids: [Option<u32>; 2],
     tc_links: HashMap<TcKey, OwnedFd>,
     nf_links: HashMap<Position, OwnedFd>,
     status: Vec<HookStatus>,
@@ -101,11 +112,14 @@ impl Tracer {
             events: programs.take_map("EVENTS")?,
             counters: programs.take_map("COUNTERS")?,
             watched: programs.take_map("NETNS")?,
+            path_devices: programs.take_map("PATH_DEVICES")?,
+            device_tracepoints: None,
+            btf_ids: DEVICE_TRACEPOINTS.map(|name| btf.tracepoint_id(name)),
             settings: programs.take_map("SETTINGS")?,
             programs: Arc::new(programs),
             loaded: HashMap::new(),
             coming: None,
-            _tracepoints: Vec::new(),
+            tracepoints: Vec::new(),
             tc_links: HashMap::new(),
             nf_links: HashMap::new(),
             status: Vec::new(),
@@ -153,7 +167,7 @@ impl Tracer {
             let why_not = match result {
                 Ok((program, link)) => {
                     self.loaded.insert((*name).to_owned(), program);
-                    self._tracepoints.extend(link);
+                    self.tracepoints.extend(link);
                     None
                 }
                 // Those without a word of loss are asked for again where they are attached, and answer there.
@@ -192,6 +206,30 @@ impl Tracer {
         Ok(ports.len().saturating_sub(MAX_PORTS))
     }
 
+    /// Watches devices by tracepoint from now on: for kernels without TCX. Every packet of the machine then
+    /// costs a look, whatever its device.
+    ///
+    /// # Errors
+    /// When a tracepoint cannot be attached.
+    pub fn use_device_tracepoints(&mut self) -> Result<(), TracerError> {
+        let mut links = Vec::new();
+        for (name, btf_id) in DEVICE_TRACEPOINTS.into_iter().zip(self.btf_ids) {
+            let btf_id = btf_id.ok_or(TracerError::NoTracepoint(name))?;
+            let program = self.program(name, ProgramKind::Tracepoint { btf_id })?;
+            links.push(
+                sys::raw_tracepoint_open(program)
+                    .map_err(|source| TracerError::Tracepoint { name, source })?,
+            );
+        }
+        self.device_tracepoints = Some(links);
+        Ok(())
+    }
+
+    /// Devices are watched by tracepoint.
+    pub fn uses_device_tracepoints(&self) -> bool {
+        self.device_tracepoints.is_some()
+    }
+
     /// Attaches to both directions of a device.
     ///
     /// # Errors
@@ -203,6 +241,12 @@ impl Tracer {
         ifindex: u32,
         layer3: bool,
     ) -> Result<(), TracerError> {
+        if self.uses_device_tracepoints() {
+            return self
+                .path_devices
+                .insert(Plain(DeviceKey { netns: id, ifindex }), 1, 0)
+                .map_err(|source| TracerError::Map { name: "PATH_DEVICES", source });
+        }
         for (direction, order, name) in [
             // First on the way in, last on the way out: what the wire sees, whatever other programs do.
             (TcDirection::Ingress, TcOrder::First, if layer3 { "tc_ingress_l3" } else { "tc_ingress" }),
@@ -222,6 +266,8 @@ impl Tracer {
     /// Forgets a device: it is not on the path any more, or gone.
     pub fn detach_tc(&mut self, id: NetnsId, ifindex: u32) {
         self.tc_links.retain(|(netns, index, _), _| (*netns, *index) != (id, ifindex));
+        // It need not be there.
+        let _ = self.path_devices.remove(&Plain(DeviceKey { netns: id, ifindex }));
     }
 
     /// Devices that have programs of ours.
@@ -259,6 +305,14 @@ impl Tracer {
         use std::os::fd::AsRawFd as _;
         // SAFETY: the descriptor is open as long as `self` is borrowed.
         unsafe { BorrowedFd::borrow_raw(self.events.as_raw_fd()) }.try_clone_to_owned()
+    }
+
+    /// Takes every program of ours away from its hook. The records that they sent stay to be read.
+    pub fn detach_all(&mut self) {
+        self.tc_links.clear();
+        self.nf_links.clear();
+        self.tracepoints.clear();
+        self.device_tracepoints = None;
     }
 
     /// Takes what has arrived, at most `max` records: `each` is called with every one that could be read.

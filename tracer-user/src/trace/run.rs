@@ -12,6 +12,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use tracer_common::Event;
+
 use super::attach::{Attachments, Changes};
 use super::header::header;
 use super::names::{KernelNames, monotonic_ns};
@@ -24,9 +26,11 @@ use crate::output::{Json, Missing, Output, Scene, Text, TextOptions, TimeFormat}
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
 const TICK: Duration = Duration::from_millis(10);
-/// Records taken before what they say is printed: fewer than the journeys that may be under way, so that a backlog
-/// evicts none.
-const BATCH: usize = 1 << 12;
+/// Records taken before what they say is printed: fewer than the journeys that may be under way, so that a
+/// backlog evicts none.
+const BATCH: usize = 4096;
+/// Batches taken before signals and the clock are looked at: a flood of records must not keep us from ending.
+const BATCHES: usize = 16;
 /// After `--count` packets: how long their endings are waited for.
 const COUNT_GRACE: Duration = Duration::from_millis(1500);
 /// How often the counters of the programs are read.
@@ -98,6 +102,8 @@ struct Run<'a> {
     /// Asked for and not done yet: hooks to be looked at closely, or no longer.
     zooms: Vec<(Zoom, bool)>,
     outcome: Outcome,
+    /// Records being looked at; kept for its room.
+    batch: Vec<Event>,
     /// Records that could not be read.
     unreadable: u64,
     /// Everything is attached since then, CLOCK_MONOTONIC ns: records from before show packets in part.
@@ -182,6 +188,7 @@ impl<'a> Run<'a> {
             screen,
             zooms: Vec::new(),
             outcome: Outcome::default(),
+            batch: Vec::with_capacity(BATCH),
             unreadable: 0,
             ready_ns,
             counters_due: Instant::now(),
@@ -232,34 +239,44 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Takes the records that are there, and prints what they say.
-    fn drain(&mut self) -> Result<(), TraceError> {
-        loop {
+    /// Takes records that are there, and prints what they say. True when there may be more.
+    fn drain(&mut self) -> Result<bool, TraceError> {
+        for _ in 0..BATCHES {
             let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
-            let (taken, unreadable) = self.attachments.tracer().drain(BATCH, |event| {
-                if event.ts >= ready_ns {
-                    tracker.push(&event);
-                }
-            });
+            let batch = &mut self.batch;
+            batch.clear();
+            let (taken, unreadable) = self.attachments.tracer().drain(BATCH, |event| batch.push(event));
+            // Two CPUs may have noted the time and got their place in the buffer in different orders.
+            batch.sort_by_key(|event| event.ts);
+            for event in batch.iter().filter(|event| event.ts >= ready_ns) {
+                tracker.push(event);
+            }
             self.unreadable += unreadable as u64;
             if unreadable > 0 {
                 tracker.lost_outside(unreadable as u64);
             }
-            if Instant::now() >= self.counters_due {
+            let behind = taken == BATCH;
+            // Of a backlog neither the clock nor the counters are true yet: what was lost is behind what is read
+            // now, and what would be overdue may be told by the next record.
+            if !behind && Instant::now() >= self.counters_due {
                 self.counters_due = Instant::now() + COUNTERS;
                 let lost = self.attachments.tracer().counters()?.lost;
                 self.tracker.lost_in_kernel(lost);
             }
-            self.advance();
-            if taken < BATCH {
-                return self.screen.take_error();
+            let last_ns = self.batch.last().map(|event| event.ts);
+            self.advance(last_ns.filter(|_| behind).unwrap_or_else(monotonic_ns));
+            self.screen.take_error()?;
+            if !behind {
+                return Ok(false);
             }
         }
+        Ok(true)
     }
 
-    fn advance(&mut self) {
+    /// `now_ns`: CLOCK_MONOTONIC, or where in a backlog of records we are.
+    fn advance(&mut self, now_ns: u64) {
         let (screen, topology, zooms) = (&mut self.screen, &self.topology, &mut self.zooms);
-        self.tracker.advance(monotonic_ns(), &mut |update| match update {
+        self.tracker.advance(now_ns, &mut |update| match update {
             Update::Zoom(zoom) => zooms.push((zoom, true)),
             Update::Unzoom(zoom) => zooms.push((zoom, false)),
             update => screen.update(topology, &update),
@@ -280,6 +297,12 @@ impl<'a> Run<'a> {
 
     /// Something changed on the node; true when the set of namespaces did.
     fn node_changed(&mut self, change: &Change) -> Result<bool, TraceError> {
+        if !change.rules.is_empty() || !change.hooks.is_empty() {
+            self.tracker.rules_changed();
+        }
+        if *change == (Change { rules: change.rules.clone(), ..Change::default() }) {
+            return Ok(false);
+        }
         for id in &change.gone {
             let name = self.topology.namespaces.get(id).map_or_else(|| id.to_string(), |ns| ns.name.clone());
             self.attachments.forget(*id);
@@ -293,7 +316,7 @@ impl<'a> Run<'a> {
             return Ok(false);
         }
         // What was under way is told in the words of the topology that it was seen in.
-        self.advance();
+        self.advance(monotonic_ns());
         let before = std::mem::replace(&mut self.topology, Arc::new(topology));
         let changes = self.attachments.reconcile(&self.topology, &self.netns)?;
         self.tell(&changes);
@@ -329,9 +352,19 @@ impl<'a> Run<'a> {
 
     /// Takes what is still in the buffer and prints the sums.
     fn finish(&mut self) -> Result<Outcome, TraceError> {
-        self.drain()?;
+        // Nothing more comes; what came is counted to the last record.
+        self.attachments.tracer().detach_all();
+        while self.drain()? {}
         let lost = self.attachments.tracer().counters()?.lost;
         self.tracker.lost_in_kernel(lost);
+        let missed: u64 =
+            self.attachments.tracer().prog_stats().iter().map(|(_, stats)| stats.recursion_misses).sum();
+        if missed > 0 {
+            self.tracker.lost_outside(missed);
+            self.say(format!(
+                "{missed} events not seen: they came while the program for them was at work on that CPU"
+            ));
+        }
         let (screen, topology) = (&mut self.screen, &self.topology);
         let summary = self.tracker.finish(monotonic_ns(), &mut |update| screen.update(topology, &update));
         self.outcome = Outcome { dropped: summary.dropped_total(), events_lost: summary.events_lost };
@@ -363,7 +396,16 @@ impl Screen {
             }
         };
         let out = io::BufWriter::with_capacity(1 << 16, stdout);
-        Self { output, out, names, limit: plan.count.unwrap_or(u64::MAX), shown: 0, open: HashSet::new(), drops: 0, error: None }
+        Self {
+            output,
+            out,
+            names,
+            limit: plan.count.unwrap_or(u64::MAX),
+            shown: 0,
+            open: HashSet::new(),
+            drops: 0,
+            error: None,
+        }
     }
 
     fn update(&mut self, topology: &Topology, update: &Update<'_>) {

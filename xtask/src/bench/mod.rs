@@ -71,7 +71,7 @@ enum Load {
     Udp,
     /// One TCP connection.
     Tcp,
-    /// ICMP echoes, one after the other.
+    /// A UDP packet there and one back, over and over.
     Rtt,
 }
 
@@ -84,6 +84,7 @@ pub(crate) fn run(find: impl FnOnce() -> Result<Workspace>, args: &Args) -> Resu
         return net::watch_over(parent);
     }
     process::require_root("the bench")?;
+    process::end_with_a_closed_pipe();
     if !(0.01..=60.0).contains(&args.seconds) || args.rounds == 0 {
         bail!("--seconds takes 0.01 to 60, --rounds at least 1");
     }

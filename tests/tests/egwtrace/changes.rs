@@ -58,7 +58,11 @@ fn a_pods_namespace_that_goes_is_told_and_the_run_goes_on() -> Result<()> {
     // The tracer's own descriptor keeps the namespace: what tells is that the name, and everybody in it, are gone.
     trace.until_says("is gone")?;
     let traced = trace.stop()?.clean()?;
-    assert!(traced.notices.iter().any(|notice| notice.to_string().contains("visitor")), "{:?}", traced.notices);
+    assert!(
+        traced.notices.iter().any(|notice| notice.to_string().contains("visitor")),
+        "{:?}",
+        traced.notices
+    );
     Ok(())
 }
 

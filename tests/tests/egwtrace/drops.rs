@@ -106,7 +106,13 @@ fn at_each_hook(backend: Backend, by: By, table: &str) -> Result<()> {
             case.device,
             case.hook.name().to_uppercase()
         );
-        assert_dropped(&lab, one, case.place_of_tracer, &format!("{} --positions all", case.line), &expected)?;
+        assert_dropped(
+            &lab,
+            one,
+            case.place_of_tracer,
+            &format!("{} --positions all", case.line),
+            &expected,
+        )?;
     }
     Ok(())
 }
@@ -141,7 +147,13 @@ fn by_a_policy_of_iptables_with_legacy() -> Result<()> {
         family: Family::V4,
     };
     let line = "--pod @visitor --dst 172.16.25.183:80";
-    assert_dropped(&lab, one, "node1", line, "dropped NETFILTER_DROP at nf_hook_slow in visitor OUTPUT filter")
+    assert_dropped(
+        &lab,
+        one,
+        "node1",
+        line,
+        "dropped NETFILTER_DROP at nf_hook_slow in visitor OUTPUT filter",
+    )
 }
 
 #[test]
@@ -237,14 +249,18 @@ fn by_a_neighbour_that_does_not_answer() -> Result<()> {
     skip_unless_able!();
     let lab = Lab::up(Spec::unique().without_mesh())?;
     // Nobody has 172.16.25.99; three requests, a second apart, then the packets that wait are dropped.
-    lab.ns("node1").sysctl(&[("ipv4/neigh/eth0/retrans_time_ms", "100"), ("ipv4/neigh/eth0/mcast_solicit", "1")])?;
+    lab.ns("node1")
+        .sysctl(&[("ipv4/neigh/eth0/retrans_time_ms", "100"), ("ipv4/neigh/eth0/mcast_solicit", "1")])?;
     let mut trace = trace(&lab, "node1", "--pod @visitor --dst 172.16.25.99")?;
     ask(&lab, "172.16.25.99:80")?;
     trace.until_journeys(has_dropped)?;
     let traced = trace.stop()?.clean()?;
     let dropped = traced.journeys.iter().find(|journey| journey.is_dropped()).expect("a drop");
     let ending = dropped.ending();
-    assert!(ending.starts_with("dropped NEIGH_FAILED at ") && ending.ends_with(" in node1 (eth0)"), "{ending}");
+    assert!(
+        ending.starts_with("dropped NEIGH_FAILED at ") && ending.ends_with(" in node1 (eth0)"),
+        "{ending}"
+    );
     Ok(())
 }
 
@@ -265,7 +281,8 @@ fn too_big_for_the_tunnel_with_an_icmp_error() -> Result<()> {
     let error = error.unwrap_or_else(|| panic!("no ICMP error among\n{}", traced.list()));
     assert!(error.is_reply());
     assert_eq!(error.ending(), "delivered in visitor");
-    assert_eq!(error.value["packet"]["icmp_error"]["mtu"], 1450);
+    let icmp = &error.value["packet"]["icmp_error"];
+    assert_eq!((&icmp["type"], &icmp["code"], &icmp["mtu"]), (&3.into(), &4.into(), &1450.into()), "{icmp}");
     Ok(())
 }
 

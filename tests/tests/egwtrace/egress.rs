@@ -19,12 +19,12 @@ const BACKENDS: [Backend; 2] = [Backend::Nft, Backend::Legacy];
 
 /// One request of the visitor over the egress path, traced as `line` says (`SRC`, `DST` for its ends).
 fn request(lab: &Lab, family: Family, place: &str, line: &str) -> Result<Traced> {
-    let line = line
-        .replace("SRC", &t::visitor(family).to_string())
-        .replace("DST", &t::ext(family).to_string());
-    let trace = trace(lab, place, &line)?;
+    let line =
+        line.replace("SRC", &t::visitor(family).to_string()).replace("DST", &t::ext(family).to_string());
+    let mut trace = trace(lab, place, &line)?;
     let report = Probe::Egw.run(lab, family)?;
     assert_eq!(report.last().client(), Some(t::egress_ip(family)), "{report}");
+    trace.until_closed()?;
     trace.stop()?.clean()
 }
 
@@ -166,7 +166,8 @@ fn spec(family: Family) -> Spec {
 
 #[track_caller]
 fn assert_all_arrived(traced: &Traced) {
-    let lost: u64 = ["vanished", "dropped", "unclear", "under_way"].iter().map(|what| traced.count(what)).sum();
+    let lost: u64 =
+        ["vanished", "dropped", "unclear", "under_way"].iter().map(|what| traced.count(what)).sum();
     assert_eq!(lost, 0, "{}", traced.list());
 }
 
@@ -202,9 +203,12 @@ fn zooming_attributes_a_mark_to_one_table_within_a_few_packets() -> Result<()> {
         let to = (t::ext(Family::V4), 7).into();
         let by_mangle = |journey: &crate::journey::Journey| {
             let hops = journey.hops();
-            ["PREROUTING mark 0x0→0x26b7b4e4 by mangle", "FORWARD mark 0x26b7b4e4→0x26000000 by mangle ttl 63"]
-                .iter()
-                .all(|end| hops.iter().any(|hop| hop.ends_with(end)))
+            [
+                "PREROUTING mark 0x0→0x26b7b4e4 by mangle",
+                "FORWARD mark 0x26b7b4e4→0x26000000 by mangle ttl 63",
+            ]
+            .iter()
+            .all(|end| hops.iter().any(|hop| hop.ends_with(end)))
         };
         // Each packet when the one before has been told: positions come between.
         let end = Instant::now() + SOON;

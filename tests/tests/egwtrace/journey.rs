@@ -44,17 +44,14 @@ impl Journey {
     }
 
     pub(crate) fn title(&self) -> String {
-        format!("#{} {} {}: {}; {}", self.id(), self.kind(), self.ends(), self.ending(), self.notes().join(", "))
-    }
-
-    /// The lines of the short view.
-    pub(crate) fn hops(&self) -> Vec<String> {
-        self.lines(|hop| hop["folded"] != true)
-    }
-
-    /// All of them.
-    pub(crate) fn all_hops(&self) -> Vec<String> {
-        self.lines(|_| true)
+        format!(
+            "#{} {} {}: {}; {}",
+            self.id(),
+            self.kind(),
+            self.ends(),
+            self.ending(),
+            self.notes().join(", ")
+        )
     }
 
     /// The devices and hooks only, without what happened there.
@@ -66,11 +63,12 @@ impl Journey {
         self.value["hops"].as_array().expect("hops")
     }
 
-    fn lines(&self, wanted: impl Fn(&Value) -> bool) -> Vec<String> {
+    /// The lines of the short view.
+    pub(crate) fn hops(&self) -> Vec<String> {
         let packet = &self.value["packet"];
         let mut before = (packet["mark"].clone(), packet["ttl"].clone(), ends(packet));
         let mut lines = Vec::new();
-        for hop in self.raw() {
+        for hop in self.raw().iter().filter(|hop| hop["folded"] != true) {
             let mut line = place(hop);
             if hop["kind"] != "route" {
                 let now = (hop["mark"].clone(), hop["ttl"].clone(), ends(hop));
@@ -92,17 +90,13 @@ impl Journey {
                 if now.1 != before.1 {
                     let _ = write!(line, " ttl {}", now.1);
                 }
-                if wanted(hop) {
-                    before = now;
-                }
+                before = now;
             }
             if let Some(outer) = hop.get("encap") {
                 let (src, dst) = (text(&outer["src"]), text(&outer["dst"]));
                 let _ = write!(line, " in vxlan {src} → {dst}:{} vni {}", outer["dport"], outer["vni"]);
             }
-            if wanted(hop) {
-                lines.push(line);
-            }
+            lines.push(line);
         }
         lines
     }
@@ -116,7 +110,8 @@ impl Journey {
             "delivered" => format!("delivered in {netns}"),
             "unwatched" => format!("unwatched beyond {device} of {netns}"),
             "dropped" => {
-                let mut line = format!("dropped {} at {} in {netns}", text(&ending["reason"]), text(&ending["symbol"]));
+                let mut line =
+                    format!("dropped {} at {} in {netns}", text(&ending["reason"]), text(&ending["symbol"]));
                 if ending.get("device").is_some() {
                     let _ = write!(line, " ({device})");
                 }

@@ -66,7 +66,8 @@ fn other_pods_and_other_ports_are_not_shown() -> Result<()> {
 fn two_flows_at_once_are_not_mixed() -> Result<()> {
     skip_unless_able!();
     let lab = Lab::up(Spec::unique().without_mesh())?;
-    let trace = trace(&lab, "node1", "--pod @visitor --dst 172.16.25.183 --node-netns @node1 --node-netns @node2")?;
+    let trace =
+        trace(&lab, "node1", "--pod @visitor --dst 172.16.25.183 --node-netns @node1 --node-netns @node2")?;
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| Probe::Egw.run(&lab, Family::V4));
@@ -81,7 +82,9 @@ fn two_flows_at_once_are_not_mixed() -> Result<()> {
         for journey in traced.journeys.iter().filter(|journey| journey.flow() == flow) {
             kinds.push(journey.kind());
             for hop in journey.raw() {
-                ports.extend(["sport", "dport"].iter().filter_map(|end| hop[*end].as_u64()).filter(|p| *p != 80));
+                ports.extend(
+                    ["sport", "dport"].iter().filter_map(|end| hop[*end].as_u64()).filter(|p| *p != 80),
+                );
             }
             let places = journey.places();
             let mut once: Vec<_> = places.clone();

@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::process::CommandExt,
     process::Command,
     time::{Duration, Instant},
 };
@@ -70,7 +69,8 @@ fn a_closed_pipe_is_a_clean_end() -> Result<()> {
     let lab = lab()?;
     for output in ["text", "json"] {
         let mut command = Invocation::new(&lab, "node1", &format!("-o {output} {FLOW}"))?.command;
-        let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn()?;
+        let mut child =
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn()?;
         let mut line = String::new();
         // As `| head -1`: reads the header and goes away, while packets come.
         std::io::BufRead::read_line(
@@ -153,7 +153,12 @@ fn without_privileges_it_names_those_that_are_missing() -> Result<()> {
         println!("SKIP another user cannot run the binary where it is");
         return Ok(());
     }
-    let done = lab.ns("node1").command("setpriv")?.args(setpriv.get_args()).args(["--dst", "172.16.25.183"]).output()?;
+    let done = lab
+        .ns("node1")
+        .command("setpriv")?
+        .args(setpriv.get_args())
+        .args(["--dst", "172.16.25.183"])
+        .output()?;
     let errors = String::from_utf8_lossy(&done.stderr);
     assert_eq!(done.status.code(), Some(2), "{}", errors);
     for capability in ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"] {
@@ -182,9 +187,12 @@ fn a_line_is_there_soon_after_its_packet() -> Result<()> {
 fn text_for_a_pipe_has_no_escape_codes() -> Result<()> {
     skip_unless_able!();
     let lab = lab()?;
-    for (flags, no_color, coloured) in
-        [("", false, false), ("", true, false), ("--color always", false, true), ("--color never", false, false)]
-    {
+    for (flags, no_color, coloured) in [
+        ("", false, false),
+        ("", true, false),
+        ("--color always", false, true),
+        ("--color never", false, false),
+    ] {
         let mut invocation = Invocation::new(&lab, "node1", &format!("{FLOW} --count 1 {flags}"))?;
         if no_color {
             invocation.command.env("NO_COLOR", "1");
@@ -197,7 +205,14 @@ fn text_for_a_pipe_has_no_escape_codes() -> Result<()> {
         let text = traced.text(&lab.ns("node1"));
         assert_eq!(text.contains('\u{1b}'), coloured, "{flags}: {text}");
         if !coloured {
-            for part in ["node1", "vethpod", "egress.vxlan", "mark 0x0 → 0x26b7b4e4", "left node1 by eth0", "0 events lost"] {
+            for part in [
+                "node1",
+                "vethpod",
+                "egress.vxlan",
+                "mark 0x0 → 0x26b7b4e4",
+                "left node1 by eth0",
+                "0 events lost",
+            ] {
                 assert!(text.contains(part), "no {part:?} in\n{text}");
             }
         }
@@ -205,29 +220,7 @@ fn text_for_a_pipe_has_no_escape_codes() -> Result<()> {
     Ok(())
 }
 
-/// Ids of all BPF programs and links which `egwtrace` could have made, and qdiscs of the lab.
-fn what_is_there(lab: &Lab, pid: i32) -> Result<BTreeSet<String>> {
-    let mut there = BTreeSet::new();
-    // Other tests run traces too: only what this process holds counts.
-    for what in ["prog", "link"] {
-        let listed = Command::new("bpftool").args(["-j", what, "list"]).output().context("bpftool")?;
-        let listed: serde_json::Value = serde_json::from_slice(&listed.stdout)?;
-        for one in listed.as_array().into_iter().flatten() {
-            let holders = one["pids"].as_array().into_iter().flatten();
-            if holders.into_iter().any(|holder| holder["pid"] == pid) {
-                there.insert(format!("{what} {}", one["id"]));
-            }
-        }
-    }
-    for place in ["node1", "visitor"] {
-        for line in lab.sh(place, "tc qdisc show")?.lines().filter(|line| line.contains("clsact")) {
-            there.insert(line.to_owned());
-        }
-    }
-    Ok(there)
-}
-
-/// Ids alone, of the whole machine.
+/// Ids of all programs or links of the machine.
 fn ids(what: &str) -> Result<BTreeSet<u64>> {
     let listed = Command::new("bpftool").args(["-j", what, "list"]).output().context("bpftool")?;
     let listed: serde_json::Value = serde_json::from_slice(&listed.stdout)?;
@@ -241,11 +234,9 @@ fn nothing_is_left_after_sigkill() -> Result<()> {
     let trace = trace(&lab, "node1", &format!("{FLOW} --positions all"))?;
     let held = held_by(trace.pid())?;
     assert!(held.len() > 20, "{held:?}");
-    let before = what_is_there(&lab, trace.pid())?;
-    assert!(before.iter().all(|one| !one.contains("clsact")), "{before:?}");
     trace.kill()?;
     // The kernel frees them behind our back, but soon.
-    let gone = |_: &()| -> Result<bool> {
+    let gone = || -> Result<bool> {
         let (programs, links) = (ids("prog")?, ids("link")?);
         Ok(held.iter().all(|(kind, id)| match kind.as_str() {
             "prog" => !programs.contains(id),
@@ -253,7 +244,7 @@ fn nothing_is_left_after_sigkill() -> Result<()> {
         }))
     };
     let end = Instant::now() + SOON;
-    while !gone(&())? {
+    while !gone()? {
         assert!(Instant::now() < end, "programs or links are left");
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -272,9 +263,8 @@ fn held_by(pid: i32) -> Result<BTreeSet<(String, u64)>> {
     let mut held = BTreeSet::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
         let text = fs::read_to_string(entry?.path()).unwrap_or_default();
-        let number = |key: &str| {
-            text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok())
-        };
+        let number =
+            |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
         match (number("link_id:"), number("prog_id:")) {
             (Some(link), program) => {
                 held.insert(("link".to_owned(), link));

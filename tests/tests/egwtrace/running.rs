@@ -157,6 +157,15 @@ impl Running {
         })
     }
 
+    /// Reads until a TCP connection is closed from both sides: until then packets are under way.
+    pub(crate) fn until_closed(&mut self) -> Result<()> {
+        self.until_journeys(|all| {
+            let last = all.iter().max_by_key(|journey| journey.id());
+            all.iter().filter(|journey| journey.kind() == "FIN-ACK").count() == 2
+                && last.is_some_and(|journey| journey.kind() == "ACK")
+        })
+    }
+
     /// Reads until a line contains `text`.
     pub(crate) fn until_says(&mut self, text: &str) -> Result<Instant> {
         let mut when = None;
@@ -170,7 +179,7 @@ impl Running {
 
     pub(crate) fn signal(&self, signal: i32) -> Result<()> {
         // SAFETY: kill takes a pid, of a child that was not waited for, and a signal.
-        tests_check(unsafe { libc::kill(self.pid(), signal) })
+        check(unsafe { libc::kill(self.pid(), signal) })
     }
 
     /// Ctrl-C, and all it printed.
@@ -198,14 +207,6 @@ impl Running {
         Ok(Traced::new(status, lines, errors, &self.prefix))
     }
 
-    /// Stops listening, as `| head` does.
-    pub(crate) fn close(mut self) -> Result<ExitStatus> {
-        let (_, nobody) = mpsc::channel();
-        // The reading thread ends with its next line, and the pipe with it.
-        self.lines = nobody;
-        self.child.wait().context("waiting for egwtrace")
-    }
-
     /// SIGKILL.
     pub(crate) fn kill(mut self) -> Result<()> {
         self.child.kill()?;
@@ -225,7 +226,7 @@ impl Drop for Running {
     }
 }
 
-fn tests_check(result: i32) -> Result<()> {
+fn check(result: i32) -> Result<()> {
     if result < 0 { Err(std::io::Error::last_os_error().into()) } else { Ok(()) }
 }
 
@@ -237,7 +238,6 @@ pub(crate) struct Traced {
     pub(crate) errors: String,
     /// In order of first sight; the last word on each.
     pub(crate) journeys: Vec<Journey>,
-    pub(crate) header: Value,
     pub(crate) notices: Vec<Value>,
     pub(crate) summary: Value,
 }
@@ -245,7 +245,7 @@ pub(crate) struct Traced {
 impl Traced {
     fn new(status: ExitStatus, lines: Vec<String>, errors: String, prefix: &str) -> Self {
         let mut journeys = BTreeMap::new();
-        let (mut header, mut summary, mut notices) = (Value::Null, Value::Null, Vec::new());
+        let (mut summary, mut notices) = (Value::Null, Vec::new());
         for line in &lines {
             if let Some(journey) = Journey::parse(line, prefix) {
                 journeys.insert(journey.id(), journey);
@@ -253,14 +253,13 @@ impl Traced {
             }
             let Ok(value) = serde_json::from_str::<Value>(line) else { continue };
             match value["type"].as_str() {
-                Some("header") => header = value,
                 Some("summary") => summary = value,
                 Some("notice") => notices.push(value),
                 _ => {}
             }
         }
         let journeys = journeys.into_values().collect();
-        Self { status, lines, errors, journeys, header, notices, summary }
+        Self { status, lines, errors, journeys, notices, summary }
     }
 
     /// Ended as it should, and nothing was lost.

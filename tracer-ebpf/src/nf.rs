@@ -6,7 +6,7 @@ use tracer_common::Kind;
 use crate::{
     conntrack::{self, Ct},
     emit::{self, Meta, Sighting},
-    judge::{Hit, judge},
+    judge::{Hit, is_foreign, judge},
     kernel::number,
     maps::{MEMO, Memo, SETTINGS, STAGE_NONE, STAGE_ROUTE},
     packet::{SkbBytes, Transport},
@@ -70,8 +70,17 @@ fn observe(ctx: *mut NfContext, position: u8) {
     let head = number(typed!(skb, skb_head, u64));
     let Some(settings) = SETTINGS.get(0) else { return };
     let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings };
+    let nfct = typed!(skb, skb_nfct, u64);
+    // One that was ours at the hook before most likely still is.
+    // SAFETY: as above.
+    let was_ours = unsafe { (*memo).hit } == skb;
+    if !was_ours && is_foreign(&bytes, 0) && conntrack::is_plain(nfct) {
+        // SAFETY: as above.
+        unsafe { (*memo).miss = skb };
+        return;
+    }
     let mut hit = Hit::blank(settings);
-    if !judge(&bytes, 0, &mut hit) && !conntrack::is_ours(typed!(skb, skb_nfct, u64), &mut hit, settings) {
+    if !judge(&bytes, 0, &mut hit) && !conntrack::is_ours(nfct, &mut hit, settings) {
         // SAFETY: as above.
         unsafe { (*memo).miss = skb };
         return;

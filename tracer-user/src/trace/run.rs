@@ -241,6 +241,13 @@ impl<'a> Run<'a> {
 
     /// Takes records that are there, and prints what they say. True when there may be more.
     fn drain(&mut self) -> Result<bool, TraceError> {
+        // Read before the records: what was lost by now lies between records that are read below. Told ahead of
+        // them it would pass for older than they are, and a journey that it cut short for one that vanished.
+        let mut lost = None;
+        if Instant::now() >= self.counters_due {
+            self.counters_due = Instant::now() + COUNTERS;
+            lost = Some(self.attachments.tracer().counters()?.lost);
+        }
         for _ in 0..BATCHES {
             let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
             let batch = &mut self.batch;
@@ -255,18 +262,15 @@ impl<'a> Run<'a> {
             if unreadable > 0 {
                 tracker.lost_outside(unreadable as u64);
             }
-            let behind = taken == BATCH;
-            // Of a backlog neither the clock nor the counters are true yet: what was lost is behind what is read
-            // now, and what would be overdue may be told by the next record.
-            if !behind && Instant::now() >= self.counters_due {
-                self.counters_due = Instant::now() + COUNTERS;
-                let lost = self.attachments.tracer().counters()?.lost;
+            let more = taken == BATCH;
+            if !more && let Some(lost) = lost {
                 self.tracker.lost_in_kernel(lost);
             }
+            // In a backlog, what would be overdue by the clock may be told by the next record.
             let last_ns = self.batch.last().map(|event| event.ts);
-            self.advance(last_ns.filter(|_| behind).unwrap_or_else(monotonic_ns));
+            self.advance(last_ns.filter(|_| more).unwrap_or_else(monotonic_ns));
             self.screen.take_error()?;
-            if !behind {
+            if !more {
                 return Ok(false);
             }
         }

@@ -179,7 +179,8 @@ impl Programs {
     /// # Errors
     /// When there is no such map, or the kernel refuses.
     pub fn put_program(&self, map: &str, program: BorrowedFd<'_>) -> Result<(), LoadError> {
-        let data = self.maps.get(map).ok_or_else(|| LoadError::Object(format!("map `{map}`: there is none")))?;
+        let data =
+            self.maps.get(map).ok_or_else(|| LoadError::Object(format!("map `{map}`: there is none")))?;
         sys::map_update(data.fd().as_fd(), &0u32.to_ne_bytes(), &program.as_raw_fd().to_ne_bytes())
             .map_err(|source| LoadError::Map { name: map.to_owned(), source })
     }

@@ -388,4 +388,6 @@ pub struct Counters {
     pub insert_failed: u64,
     /// When user space was last woken, CLOCK_MONOTONIC ns.
     pub woken: u64,
+    /// Debug messages for which their ring buffer had no room.
+    pub debug_lost: u64,
 }

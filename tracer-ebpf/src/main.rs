@@ -7,6 +7,7 @@
 #![feature(asm_experimental_arch)]
 
 mod conntrack;
+mod debug;
 mod devices;
 mod drops;
 mod emit;

@@ -46,7 +46,7 @@ pub struct Config {
     pub kfree_skb_args: u32,
     /// Arguments of `tcp_send_reset` (2 or 3).
     pub tcp_send_reset_args: u32,
-    /// 1: write debug messages through aya-log.
+    /// 1: send debug messages, see [`crate::DebugRecord`].
     pub debug: u32,
     pub reserved: u32,
 }

@@ -365,6 +365,15 @@ impl Event {
     }
 }
 
+/// A device of a namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeviceKey {
+    /// Inode number of the namespace.
+    pub netns: u32,
+    pub ifindex: u32,
+}
+
 /// Per-CPU counters, read by user space.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -379,4 +388,6 @@ pub struct Counters {
     pub insert_failed: u64,
     /// When user space was last woken, CLOCK_MONOTONIC ns.
     pub woken: u64,
+    /// Debug messages for which their ring buffer had no room.
+    pub debug_lost: u64,
 }

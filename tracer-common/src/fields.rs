@@ -53,6 +53,7 @@ fields! {
     skb_sk: "sk_buff", "sk", [8];
     skb_len: "sk_buff", "len", [4];
     skb_mark: "sk_buff", "mark", [4];
+    skb_data: "sk_buff", "data", [8];
     skb_head: "sk_buff", "head", [8];
     skb_end: "sk_buff", "end", [4];
     skb_protocol: "sk_buff", "protocol", [2];

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Following a flow across NAT: a packet's conntrack entry names the tuple before and after.
 
-use tracer_common::{CT_TUPLE_REPLY, Kind, Settings, Tuple};
+use tracer_common::{CT_TUPLE_REPLY, DebugCode, Kind, Tuple};
 
 use crate::{
+    debug,
     emit::{self, Sighting},
     field,
     judge::{Hit, insert_both, judge_tuple},
     kernel::probe_into,
-    maps::{CT_NOT_OURS, CT_SEEN, CT_SLOTS, FLOWS, Flow},
+    maps::{CT_NOT_OURS, CT_SEEN, CT_SLOTS, FLOWS, Flow, SETTINGS},
     packet::{ICMP, ICMPV6, MAPPED, Packet},
     probed,
 };
@@ -65,7 +66,7 @@ impl Ct {
 ///
 /// Asked once per connection that is not: the answer is kept for its later packets.
 #[inline(always)]
-pub fn is_ours(nfct: u64, hit: &mut Hit, settings: &Settings) -> bool {
+pub fn is_ours(nfct: u64, hit: &mut Hit) -> bool {
     let (ct, info) = (nfct & !7, nfct as u8 & 7);
     if ct == 0 || hit.packet.tuple.proto == 0 {
         return false;
@@ -75,7 +76,7 @@ pub fn is_ours(nfct: u64, hit: &mut Hit, settings: &Settings) -> bool {
     if info != IS_NEW && unsafe { *slot } == ct {
         return false;
     }
-    if translated(ct, info, hit, settings) {
+    if translated(ct, info, hit) {
         return true;
     }
     // SAFETY: as above.
@@ -83,8 +84,21 @@ pub fn is_ours(nfct: u64, hit: &mut Hit, settings: &Settings) -> bool {
     false
 }
 
+/// Does the packet's connection say nothing about whose it is: there is none, or it is not translated?
+#[inline(always)]
+pub fn is_plain(nfct: u64) -> bool {
+    let (ct, info) = (nfct & !7, nfct as u8 & 7);
+    if ct == 0 {
+        return true;
+    }
+    let Some(slot) = CT_NOT_OURS.get_ptr_mut((ct >> 6) as u32 % (CT_SLOTS * 8)) else { return false };
+    // SAFETY: a pointer into the map's value, one word.
+    (info != IS_NEW && unsafe { *slot } == ct) || probed!(ct, ct_status, u64) & TRANSLATED == 0
+}
+
 #[inline(never)]
-fn translated(ct: u64, info: u8, hit: &mut Hit, settings: &Settings) -> bool {
+fn translated(ct: u64, info: u8, hit: &mut Hit) -> bool {
+    let Some(settings) = SETTINGS.get(0) else { return false };
     if probed!(ct, ct_status, u64) & TRANSLATED == 0 {
         return false;
     }
@@ -130,6 +144,7 @@ fn learn_entry(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
         // one end takes a translated packet for a flow of its own.
         Some(known) => hit.flow.id = known.id,
         None if hit.flow.learned != 0 => {
+            debug::say(DebugCode::Forgotten, Kind::Conntrack as u8, ct.addr, hit.flow.id, &hit.packet.tuple);
             let _ = FLOWS.remove(&hit.packet.tuple);
             hit.packet.tuple.reverse();
             let _ = FLOWS.remove(&hit.packet.tuple);
@@ -143,6 +158,7 @@ fn learn_entry(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
     let against = ct.info >= IS_REPLY;
     let dir = if against { 1 - (hit.flow.dir & 1) } else { hit.flow.dir & 1 };
     let flow = Flow { id: hit.flow.id, dir, learned: 1, unused: 0 };
+    debug::say(DebugCode::Followed, Kind::Conntrack as u8, ct.addr, flow.id, &tuple);
     learn(&mut tuple, &flow);
     let [a, b] = ct.detail();
     sighting.kind = Kind::Conntrack;
@@ -152,6 +168,7 @@ fn learn_entry(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
     emit::record(sighting, &hit.packet, &tuple, flow.id);
     if read_tuple(ct.addr, 1, &mut tuple) {
         let flow = Flow { dir: 1 - dir, ..flow };
+        debug::say(DebugCode::Followed, Kind::Conntrack as u8, ct.addr, flow.id, &tuple);
         learn(&mut tuple, &flow);
         sighting.position = CT_TUPLE_REPLY;
         sighting.dir = 1 - dir;
@@ -201,7 +218,10 @@ fn read(ct: u64, which: u64, tuple: &mut Tuple) -> Option<()> {
     tuple.proto = u32::from(proto);
     tuple.sport = u16::from_be(probed!(at, tuple_src_port, u16));
     // An ICMP tuple has type and code where the others have the destination port.
-    tuple.dport =
-        if proto == ICMP || proto == ICMPV6 { tuple.sport } else { u16::from_be(probed!(at, tuple_dst_port, u16)) };
+    tuple.dport = if proto == ICMP || proto == ICMPV6 {
+        tuple.sport
+    } else {
+        u16::from_be(probed!(at, tuple_dst_port, u16))
+    };
     Some(())
 }

@@ -8,9 +8,10 @@ use aya_ebpf::{
     maps::PerCpuArray,
     programs::BtfTracePointContext,
 };
-use tracer_common::{Kind, STACK_DEPTH};
+use tracer_common::{DebugCode, Kind, STACK_DEPTH};
 
 use crate::{
+    debug,
     emit::{self, Meta, Sighting},
     frozen,
     judge::{Hit, judge},
@@ -49,6 +50,7 @@ fn observe(ctx: &BtfTracePointContext) {
     let bytes = SkbBytes { base: number(typed!(skb, skb_head, u64)) + u64::from(network_header), settings };
     let mut hit = Hit::blank(settings);
     if judge(&bytes, 0, &mut hit) {
+        debug::judged(Kind::Drop, skb, true, &hit);
         report(ctx, &bytes, &hit);
     }
 }
@@ -79,18 +81,17 @@ fn report(ctx: &BtfTracePointContext, bytes: &SkbBytes, hit: &Hit) -> bool {
     }
     let transport = hit.packet.transport(bytes);
     let detail = [location, u64::from(reason), u64::from(hit.packet.l3len) << 48];
-    let sighting =
-        Sighting {
-            kind: Kind::Drop,
-            point: 0,
-            position: 0,
-            dir: hit.flow.dir,
-            skb,
-            ts: emit::now(),
-            transport,
-            meta,
-            detail,
-        };
+    let sighting = Sighting {
+        kind: Kind::Drop,
+        point: 0,
+        position: 0,
+        dir: hit.flow.dir,
+        skb,
+        ts: emit::now(),
+        transport,
+        meta,
+        detail,
+    };
     emit::hit(&sighting, hit)
 }
 
@@ -134,7 +135,10 @@ fn stack(ctx: &BtfTracePointContext, skb: u64, location: u64, hit: &Hit) {
         }
     }
     let now = emit::now();
-    let Some((event, seq)) = emit::reserve() else { return };
+    let Some((event, seq)) = emit::reserve() else {
+        debug::say(DebugCode::NoRoom, Kind::Stack as u8, skb, hit.flow.id, &hit.packet.tuple);
+        return;
+    };
     let bytes = event.cast::<u8>();
     // SAFETY: `event` points at 128 reserved bytes; every one of them is written.
     unsafe {

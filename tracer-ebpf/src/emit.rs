@@ -4,7 +4,7 @@
 use core::arch::asm;
 
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
-use tracer_common::{Event, Kind, Tuple};
+use tracer_common::{FLAG_QUOTED, Event, Kind, Tuple};
 
 use crate::{
     conntrack::Ct,
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// BPF_RB_NO_WAKEUP: user space looks every few milliseconds; waking it costs more than the record.
-const NO_WAKEUP: u64 = 1;
+pub const NO_WAKEUP: u64 = 1;
 /// Wakes user space if it has read all before this record.
 const WAKE_IF_IDLE: u64 = 0;
 /// So that it learns of a new flow while that is young, it is woken, but not more often than this (ns, per CPU).
@@ -82,7 +82,8 @@ pub fn record(sighting: &Sighting, packet: &Packet, tuple: &Tuple, flow: u32) ->
         (*event).l4b = transport.b;
         (&raw mut (*event).src).cast::<[u32; 4]>().write(tuple.src);
         (&raw mut (*event).dst).cast::<[u32; 4]>().write(tuple.dst);
-        (*event).sport = tuple.sport;
+        // An ICMP error has no ports: its type and code go there, as `Event` says.
+        (*event).sport = if packet.flags & FLAG_QUOTED != 0 { transport.a as u16 } else { tuple.sport };
         (*event).dport = tuple.dport;
         (*event).ip_id = packet.ip_id;
         (*event).frag = packet.frag;
@@ -107,7 +108,7 @@ pub fn record(sighting: &Sighting, packet: &Packet, tuple: &Tuple, flow: u32) ->
 /// Adds one to a counter and returns what it was. Atomic, because an interrupt on this CPU may send records
 /// between our read and write.
 #[inline(always)]
-fn count(counter: *mut u64) -> u64 {
+pub fn count(counter: *mut u64) -> u64 {
     let mut value: u64 = 1;
     // SAFETY: `counter` points at an aligned counter of this CPU. (`core`'s atomics have no read-modify-write
     // for this target.)
@@ -120,6 +121,17 @@ fn count(counter: *mut u64) -> u64 {
         );
     }
     value
+}
+
+/// Counts a record that cannot be made as lost.
+#[inline(always)]
+pub fn lose() {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: this CPU's value of the map.
+        let (seen, lost) = unsafe { (&raw mut (*counters).seen, &raw mut (*counters).lost) };
+        count(seen);
+        count(lost);
+    }
 }
 
 /// Reserves a record and numbers it.

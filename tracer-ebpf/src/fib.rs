@@ -6,13 +6,13 @@ use tracer_common::{FLAG_IPV6, FLAG_REVERSE, Kind, SCOPE_NOWHERE, Tuple};
 
 use crate::{
     emit::{self, Meta, Sighting},
-    frozen,
+    field, frozen,
     judge::{NOT_OURS, filter, judge_tuple},
     kernel::{is_watched, netns_of_device, probe},
     maps::{CONFIG, Flow, MEMO, Memo, SETTINGS, STAGE_ENCAP, STAGE_NONE},
     nf::memo_tag,
     packet::{MAPPED, Packet, Transport, is_vxlan_port},
-    field, probed, typed,
+    probed, typed,
 };
 
 const AF_INET: u8 = 2;
@@ -50,6 +50,9 @@ struct Lookup {
 #[btf_tracepoint(function = "fib_table_lookup")]
 pub fn fib_table_lookup(ctx: BtfTracePointContext) -> i32 {
     let key: u64 = ctx.arg(1);
+    if is_of_no_interest(typed!(key, fl4_iif, u32)) {
+        return 0;
+    }
     let (src, dst) = (typed!(key, fl4_saddr, u32), typed!(key, fl4_daddr, u32));
     let lookup = Lookup {
         tuple: Tuple {
@@ -117,6 +120,13 @@ pub fn fib6_table_lookup(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// A packet under way that is not the one last found to be ours: most lookups of a node.
+#[inline(always)]
+fn is_of_no_interest(iif: u32) -> bool {
+    // SAFETY: this CPU's value of the map.
+    iif > 1 && MEMO.get_ptr(0).is_none_or(|memo| unsafe { (*memo).stage } == STAGE_NONE)
+}
+
 #[inline(always)]
 fn observe(lookup: &Lookup) {
     let Some(memo) = MEMO.get_ptr(0) else { return };
@@ -160,7 +170,11 @@ fn about(memo: &Memo, lookup: &Lookup) -> Option<u8> {
     let (src, dst) = (&lookup.tuple.src, &lookup.tuple.dst);
     if memo.stage == STAGE_ENCAP {
         // vxlan_xmit looks up the way of the outer packet.
-        return if SETTINGS.get(0).is_some_and(|s| is_vxlan_port(s, lookup.tuple.dport)) { Some(tracer_common::FLAG_ENCAP) } else { None };
+        return if SETTINGS.get(0).is_some_and(|s| is_vxlan_port(s, lookup.tuple.dport)) {
+            Some(tracer_common::FLAG_ENCAP)
+        } else {
+            None
+        };
     }
     if same(src, &memo.src) && same(dst, &memo.dst) {
         return Some(0);

@@ -56,6 +56,16 @@ fn report(ctx: &BtfTracePointContext, bytes: &SkbBytes, hit: &Hit) -> bool {
     let transport = hit.packet.transport(bytes);
     let (point, position) = (ctx.arg::<u64>(1) as u8, ctx.arg::<u64>(2) as u8);
     let detail = [0, 0, u64::from(hit.packet.l3len) << 48];
-    let sighting = Sighting { kind: Kind::IcmpSend, point, position, dir: hit.flow.dir, skb, ts: emit::now(), transport, meta, detail };
+    let sighting = Sighting {
+        kind: Kind::IcmpSend,
+        point,
+        position,
+        dir: hit.flow.dir,
+        skb,
+        ts: emit::now(),
+        transport,
+        meta,
+        detail,
+    };
     emit::hit(&sighting, hit)
 }

@@ -30,7 +30,11 @@ macro_rules! typed {
 macro_rules! probed {
     ($addr:expr, $name:ident, $ty:ty) => {{
         let offset = $crate::field!($name);
-        if offset < 0 { 0 as $ty } else { $crate::kernel::probe::<$ty>($addr as u64 + offset as u64).unwrap_or(0) }
+        if offset < 0 {
+            0 as $ty
+        } else {
+            $crate::kernel::probe::<$ty>($addr as u64 + offset as u64).unwrap_or(0)
+        }
     }};
 }
 
@@ -67,7 +71,11 @@ pub fn probe<T: Copy>(addr: u64) -> Option<T> {
     let mut value = core::mem::MaybeUninit::<T>::uninit();
     // SAFETY: the destination is `size_of::<T>()` bytes; the helper checks the source itself.
     let r = unsafe {
-        bpf_probe_read_kernel(value.as_mut_ptr().cast::<c_void>(), size_of::<T>() as u32, addr as *const c_void)
+        bpf_probe_read_kernel(
+            value.as_mut_ptr().cast::<c_void>(),
+            size_of::<T>() as u32,
+            addr as *const c_void,
+        )
     };
     if r == 0 {
         // SAFETY: the helper filled all of it. `T` is integers or arrays of them.
@@ -82,7 +90,11 @@ pub fn probe<T: Copy>(addr: u64) -> Option<T> {
 pub fn probe_into<T: Copy>(addr: u64, value: &mut T) -> bool {
     // SAFETY: the destination is `size_of::<T>()` bytes of integers; the helper checks the source itself.
     let r = unsafe {
-        bpf_probe_read_kernel(core::ptr::from_mut(value).cast::<c_void>(), size_of::<T>() as u32, addr as *const c_void)
+        bpf_probe_read_kernel(
+            core::ptr::from_mut(value).cast::<c_void>(),
+            size_of::<T>() as u32,
+            addr as *const c_void,
+        )
     };
     r == 0
 }

@@ -7,6 +7,8 @@
 #![feature(asm_experimental_arch)]
 
 mod conntrack;
+mod debug;
+mod devices;
 mod drops;
 mod emit;
 mod fib;

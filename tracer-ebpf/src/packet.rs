@@ -45,7 +45,12 @@ impl Bytes for TcBytes {
         let mut value = core::mem::MaybeUninit::<T>::uninit();
         // SAFETY: the destination is `size_of::<T>()` bytes; the helper checks the packet's length.
         let r = unsafe {
-            bpf_skb_load_bytes(self.skb.cast(), offset as u32, value.as_mut_ptr().cast(), size_of::<T>() as u32)
+            bpf_skb_load_bytes(
+                self.skb.cast(),
+                offset as u32,
+                value.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+            )
         };
         if r == 0 {
             // SAFETY: the helper filled all of it.
@@ -90,7 +95,7 @@ pub struct Packet {
     /// Bytes by the IP header, from the IP header on; 0 for a jumbo GSO packet.
     pub l3len: u16,
     /// Bytes of transport header and payload by the IP header; `0xffff` when it does not say.
-    pub room: usize,
+    pub room: u16,
     pub ip_id: u16,
     pub frag: u16,
     pub proto: u8,
@@ -116,7 +121,6 @@ pub struct Outer {
     /// 4 or 6; 0: the packet is in no encapsulation.
     pub family: u32,
 }
-
 
 impl Transport {
     pub const NONE: Self = Self { a: 0, b: 0, tcp_flags: 0, flags: 0 };
@@ -151,9 +155,15 @@ impl Packet {
     pub fn blank(settings: &Settings) -> Self {
         let zero = settings.zero as u32;
         Self {
-            tuple: Tuple { src: [zero; 4], dst: [zero; 4], sport: zero as u16, dport: zero as u16, proto: zero },
+            tuple: Tuple {
+                src: [zero; 4],
+                dst: [zero; 4],
+                sport: zero as u16,
+                dport: zero as u16,
+                proto: zero,
+            },
             l4: settings.zero as usize,
-            room: settings.zero as usize,
+            room: settings.zero as u16,
             l3len: zero as u16,
             ip_id: zero as u16,
             frag: zero as u16,
@@ -190,7 +200,7 @@ impl Packet {
         self.proto = self.proto.wrapping_add(zero as u8);
         self.flags = self.flags.wrapping_add(zero as u8);
         self.l4 = self.l4.wrapping_add(zero as usize) & MAX_OFFSET;
-        self.room = self.room.wrapping_add(zero as usize);
+        self.room = self.room.wrapping_add(zero as u16);
         self.l3len = self.l3len.wrapping_add(zero as u16);
         self.ip_id = self.ip_id.wrapping_add(zero as u16);
     }
@@ -206,9 +216,9 @@ impl Packet {
         self.tuple.dst = [zero, zero, zero.wrapping_add(MAPPED), head[4]];
         self.l4 = (offset + words * 4) & MAX_OFFSET;
         self.l3len = u16::from_be((head[0] >> 16) as u16);
-        self.room = match usize::from(self.l3len) {
+        self.room = match self.l3len {
             0 => 0xffff,
-            len => len.saturating_sub(words * 4),
+            len => len.saturating_sub(words as u16 * 4),
         };
         self.ip_id = u16::from_be(head[1] as u16);
         self.frag = u16::from_be((head[1] >> 16) as u16);
@@ -227,7 +237,7 @@ impl Packet {
         self.tuple.dst = [rest[0], rest[1], rest[2], rest[3]];
         self.l4 = (offset + 40) & MAX_OFFSET;
         self.l3len = if payload == 0 { 0 } else { payload.saturating_add(40) };
-        self.room = if payload == 0 { 0xffff } else { usize::from(payload) };
+        self.room = if payload == 0 { 0xffff } else { payload };
         self.ip_id = 0;
         self.frag = 0;
         self.proto = (head[1] >> 16) as u8;
@@ -273,7 +283,7 @@ impl Packet {
                 _ => return Some(()),
             };
             self.l4 = (self.l4 + size) & MAX_OFFSET;
-            self.room = self.room.saturating_sub(size);
+            self.room = self.room.saturating_sub(size as u16);
             self.forget(bytes);
         }
         Some(())
@@ -311,14 +321,19 @@ impl Packet {
             return None;
         }
         let kind: [u8; 4] = bytes.load(self.l4)?;
-        let error = if self.proto == ICMP { matches!(kind[0], 3 | 5 | 11 | 12) } else { matches!(kind[0], 1..=4 | 137) };
+        let error = if self.proto == ICMP {
+            matches!(kind[0], 3 | 5 | 11 | 12)
+        } else {
+            matches!(kind[0], 1..=4 | 137)
+        };
         if error { Some((self.l4 + 8) & MAX_OFFSET) } else { None }
     }
 
     /// Offset of the inner IP packet when this is VXLAN, and the outer addresses.
     #[inline(always)]
     pub fn vxlan<B: Bytes>(&self, bytes: &B, outer: &mut Outer) -> Option<usize> {
-        if self.proto != UDP || self.is_later_fragment() || !is_vxlan_port(bytes.settings(), self.tuple.dport) {
+        if self.proto != UDP || self.is_later_fragment() || !is_vxlan_port(bytes.settings(), self.tuple.dport)
+        {
             return None;
         }
         let at = (self.l4 + UdpHdr::LEN) & MAX_OFFSET;
@@ -328,7 +343,11 @@ impl Packet {
         if protocol != ETH_P_IP.to_be() && protocol != ETH_P_IPV6.to_be() {
             return None;
         }
-        *outer = Outer { tuple: self.tuple, vni: u32::from_be(vni) >> 8, family: if self.flags & FLAG_IPV6 != 0 { 6 } else { 4 } };
+        *outer = Outer {
+            tuple: self.tuple,
+            vni: u32::from_be(vni) >> 8,
+            family: if self.flags & FLAG_IPV6 != 0 { 6 } else { 4 },
+        };
         Some((inner + EthHdr::LEN) & MAX_OFFSET)
     }
 
@@ -341,7 +360,7 @@ impl Packet {
         }
         match self.proto {
             TCP => match bytes.load::<[u32; 4]>(self.l4) {
-                Some(tcp) if self.room >= TcpHdr::LEN => {
+                Some(tcp) if usize::from(self.room) >= TcpHdr::LEN => {
                     t.a = u32::from_be(tcp[1]);
                     t.b = u32::from_be(tcp[2]);
                     t.tcp_flags = (tcp[3] >> 8) as u8;
@@ -422,7 +441,7 @@ fn is_extension(proto: u8) -> bool {
 }
 
 #[inline(always)]
-fn is_echo(proto: u8, kind: u8) -> bool {
+pub fn is_echo(proto: u8, kind: u8) -> bool {
     if proto == ICMP { kind == 8 || kind == 0 } else { kind == 128 || kind == 129 }
 }
 

@@ -6,8 +6,9 @@ use tracer_common::Kind;
 
 use crate::{
     conntrack::{self, Ct},
+    debug,
     emit::{self, Meta, Sighting},
-    judge::{Hit, judge},
+    judge::{Hit, is_foreign, judge},
     kernel::netns_of_device,
     maps::{MEMO, SETTINGS, STAGE_ENCAP},
     nf::remember,
@@ -63,8 +64,13 @@ fn observe<const POINT: u8, const HEADER: usize>(ctx: &TcContext) -> i32 {
     if protocol != ETH_P_IP && protocol != ETH_P_IPV6 {
         return NEXT;
     }
+    if protocol == ETH_P_IP && is_foreign(&bytes, offset) {
+        return NEXT;
+    }
     let mut hit = Hit::blank(settings);
-    if judge(&bytes, offset, &mut hit) {
+    let ours = judge(&bytes, offset, &mut hit);
+    debug::judged(Kind::Tc, skb as u64, ours, &hit);
+    if ours {
         report(&bytes, POINT, vlan, &mut hit);
     }
     NEXT

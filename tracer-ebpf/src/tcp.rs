@@ -8,7 +8,7 @@ use crate::{
     emit::{self, Meta, Sighting},
     field, frozen,
     judge::{Hit, judge, judge_tuple},
-    kernel::{is_watched, netns_of_device, netns_of_net, probe, number},
+    kernel::{is_watched, netns_of_device, netns_of_net, number, probe},
     maps::{CONFIG, Flow, SETTINGS},
     packet::{MAPPED, Packet, SkbBytes, TCP, Transport},
     probed, typed,
@@ -74,8 +74,17 @@ fn report(ctx: &BtfTracePointContext, bytes: &SkbBytes, hit: &Hit) -> bool {
         ..Meta::NONE
     };
     let transport = hit.packet.transport(bytes);
-    let sighting =
-        Sighting { kind: Kind::ResetSend, point: 0, position: 0, dir: hit.flow.dir, skb, ts: emit::now(), transport, meta, detail: [0, u64::from(reset_reason(ctx)), 0] };
+    let sighting = Sighting {
+        kind: Kind::ResetSend,
+        point: 0,
+        position: 0,
+        dir: hit.flow.dir,
+        skb,
+        ts: emit::now(),
+        transport,
+        meta,
+        detail: [0, u64::from(reset_reason(ctx)), 0],
+    };
     emit::hit(&sighting, hit)
 }
 
@@ -138,6 +147,16 @@ fn of_socket(sk: u64, kind: Kind, skb: u64, seq: u32, reason: u32) -> bool {
     }
     let transport = Transport { a: seq, ..Transport::NONE };
     let meta = Meta { netns, ..Meta::NONE };
-    let sighting = Sighting { kind, point: 0, position: 0, dir: flow.dir, skb, ts: emit::now(), transport, meta, detail: [0, u64::from(reason), 0] };
+    let sighting = Sighting {
+        kind,
+        point: 0,
+        position: 0,
+        dir: flow.dir,
+        skb,
+        ts: emit::now(),
+        transport,
+        meta,
+        detail: [0, u64::from(reason), 0],
+    };
     emit::record(&sighting, &packet, &packet.tuple, flow.id)
 }

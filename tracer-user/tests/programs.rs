@@ -82,7 +82,7 @@ fn symbol(
 }
 
 fn programs(verdict: u32) -> Result<Programs> {
-    Ok(Programs::new(&bpf_object()?, &[("VERDICT", &verdict.to_ne_bytes())])?)
+    Ok(Programs::new(&bpf_object()?, &[("VERDICT", &verdict.to_ne_bytes())], &[])?)
 }
 
 /// Runs `test` in a thread with a network namespace of its own; says so when that is not allowed.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use aya::maps::{Map, MapData};
 use aya_obj::generated::{bpf_attach_type, bpf_insn, bpf_prog_type};
@@ -104,11 +104,12 @@ struct Function {
 }
 
 impl Programs {
-    /// Creates the maps of `object`, its constants replaced by `globals` and frozen. Loads no program yet.
+    /// Creates the maps of `object`, its constants replaced by `globals` and frozen, those in `sizes` as large as
+    /// said there. Loads no program yet.
     ///
     /// # Errors
     /// When the object cannot be parsed, or a map not created.
-    pub fn new(object: &[u8], globals: &[(&str, &[u8])]) -> Result<Self, LoadError> {
+    pub fn new(object: &[u8], globals: &[(&str, &[u8])], sizes: &[(&str, u32)]) -> Result<Self, LoadError> {
         let features = aya::features();
         let mut object = Object::parse(object).map_err(unusable)?;
         let globals = globals.iter().map(|(name, bytes)| (*name, (*bytes, true))).collect();
@@ -121,13 +122,15 @@ impl Programs {
             }
             None => None,
         };
-        let btf = btf.and_then(|btf| {
-            sys::btf_load(&btf)
-                .inspect_err(|error| log::warn!("the kernel refuses the BPF object's own BTF: {error}"))
-                .ok()
-        });
+        // A kernel that does not take it loses the names in the verifier's words.
+        let btf = btf.and_then(|btf| sys::btf_load(&btf).ok());
 
-        let definitions = std::mem::take(&mut object.maps);
+        let mut definitions = std::mem::take(&mut object.maps);
+        for (name, size) in sizes {
+            let map = definitions.get_mut(*name);
+            map.ok_or_else(|| LoadError::Object(format!("map `{name}`: there is none")))?
+                .set_max_entries(*size);
+        }
         let mut maps = HashMap::new();
         let mut descriptors = Vec::new();
         for (name, definition) in &definitions {
@@ -169,6 +172,17 @@ impl Programs {
         let unusable = |why: String| LoadError::Object(format!("map `{name}`: {why}"));
         let data = self.maps.remove(name).ok_or_else(|| unusable("there is none".into()))?;
         Map::from_map_data(data).and_then(T::try_from).map_err(|e| unusable(e.to_string()))
+    }
+
+    /// Puts a loaded program into the program array `map`, at index 0.
+    ///
+    /// # Errors
+    /// When there is no such map, or the kernel refuses.
+    pub fn put_program(&self, map: &str, program: BorrowedFd<'_>) -> Result<(), LoadError> {
+        let data =
+            self.maps.get(map).ok_or_else(|| LoadError::Object(format!("map `{map}`: there is none")))?;
+        sys::map_update(data.fd().as_fd(), &0u32.to_ne_bytes(), &program.as_raw_fd().to_ne_bytes())
+            .map_err(|source| LoadError::Map { name: map.to_owned(), source })
     }
 
     /// Functions that can be loaded.

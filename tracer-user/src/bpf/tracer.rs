@@ -8,11 +8,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
-use tracer_common::{Config, Counters, Event, Fields, MAX_PORTS, Settings};
+use tracer_common::{Config, Counters, DebugRecord, DeviceKey, Event, Fields, MAX_PORTS, Settings};
 
 use super::btf::KernelBtf;
 use super::link::{LinkError, TcDirection, TcOrder, link_netfilter, link_tcx};
@@ -35,11 +35,24 @@ const TRACEPOINTS: &[(&str, &str)] = &[
     ("tcp_retransmit_skb", "TCP retransmissions"),
 ];
 
+/// Those that stand in for TCX: what comes in at a device, what goes out.
+const DEVICE_TRACEPOINTS: [&str; 2] = ["netif_receive_skb", "net_dev_start_xmit"];
+
+/// For the programs' messages, emptied every few milliseconds.
+const DEBUG_BYTES: u32 = 1 << 20;
+
+/// What the zoomed positions go on in.
+const NF_MAIN: &str = "nf_main";
+
 /// Why tracing cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TracerError {
     #[error("BPF map `{name}`: {source}")]
     Map { name: &'static str, source: aya::maps::MapError },
+    #[error("this kernel has no tracepoint {0}")]
+    NoTracepoint(&'static str),
+    #[error("cannot attach to tracepoint {name}: {source}")]
+    Tracepoint { name: &'static str, source: io::Error },
     #[error("cannot enter the network namespace: {0}; needs CAP_SYS_ADMIN")]
     Netns(io::Error),
     #[error(transparent)]
@@ -63,7 +76,7 @@ pub struct HookStatus {
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 struct Plain<T: Copy>(T);
-// SAFETY: used with `Config`, `Fields` and `Counters` only, which are `repr(C)` structures of integers without padding.
+// SAFETY: used with `Config`, `Fields`, `Settings`, `DeviceKey` and `Counters` only, which are `repr(C)` structures of integers without padding.
 unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
 
 type TcKey = (NetnsId, u32, TcDirection);
@@ -72,14 +85,20 @@ type TcKey = (NetnsId, u32, TcDirection);
 pub struct Tracer {
     programs: Arc<Programs>,
     events: RingBuf<MapData>,
+    /// Their own messages, when they were asked for.
+    debug: Option<RingBuf<MapData>>,
     counters: PerCpuArray<MapData, Plain<Counters>>,
     watched: BpfHashMap<MapData, u32, u32>,
+    path_devices: BpfHashMap<MapData, Plain<DeviceKey>, u32>,
     settings: Array<MapData, Plain<Settings>>,
     /// Loaded programs by function; those of the tracepoints with their links.
     loaded: HashMap<String, OwnedFd>,
-    /// Programs that a thread is loading.
-    coming: Option<Receiver<(String, Result<OwnedFd, LoadError>)>>,
-    _tracepoints: Vec<OwnedFd>,
+    /// `nf_main`, which a thread is loading.
+    coming: Option<Receiver<Result<OwnedFd, LoadError>>>,
+    tracepoints: Vec<OwnedFd>,
+    /// Links of the tracepoints that stand in for TCX; `Some` once devices are watched that way.
+    device_tracepoints: Option<Vec<OwnedFd>>,
+    btf_ids: [Option<u32>; 2],
     tc_links: HashMap<TcKey, OwnedFd>,
     nf_links: HashMap<Position, OwnedFd>,
     status: Vec<HookStatus>,
@@ -95,17 +114,22 @@ impl Tracer {
         config.tcp_send_reset_args = btf.tracepoint_args("tcp_send_reset").unwrap_or(0);
         let globals = [("CONFIG", bytes_of(&Plain(config))), ("FIELDS", bytes_of(&Plain(*fields)))].map(own);
         let globals = globals.each_ref().map(|(name, bytes)| (*name, bytes.as_slice()));
-        let mut programs = Programs::new(OBJECT, &globals)?;
+        let sizes: &[_] = if config.debug == 0 { &[] } else { &[("DEBUG", DEBUG_BYTES)] };
+        let mut programs = Programs::new(OBJECT, &globals, sizes)?;
 
         let mut tracer = Self {
             events: programs.take_map("EVENTS")?,
+            debug: if config.debug == 0 { None } else { Some(programs.take_map("DEBUG")?) },
             counters: programs.take_map("COUNTERS")?,
             watched: programs.take_map("NETNS")?,
+            path_devices: programs.take_map("PATH_DEVICES")?,
+            device_tracepoints: None,
+            btf_ids: DEVICE_TRACEPOINTS.map(|name| btf.tracepoint_id(name)),
             settings: programs.take_map("SETTINGS")?,
             programs: Arc::new(programs),
             loaded: HashMap::new(),
             coming: None,
-            _tracepoints: Vec::new(),
+            tracepoints: Vec::new(),
             tc_links: HashMap::new(),
             nf_links: HashMap::new(),
             status: Vec::new(),
@@ -153,7 +177,7 @@ impl Tracer {
             let why_not = match result {
                 Ok((program, link)) => {
                     self.loaded.insert((*name).to_owned(), program);
-                    self._tracepoints.extend(link);
+                    self.tracepoints.extend(link);
                     None
                 }
                 // Those without a word of loss are asked for again where they are attached, and answer there.
@@ -192,6 +216,30 @@ impl Tracer {
         Ok(ports.len().saturating_sub(MAX_PORTS))
     }
 
+    /// Watches devices by tracepoint from now on: for kernels without TCX. Every packet of the machine then
+    /// costs a look, whatever its device.
+    ///
+    /// # Errors
+    /// When a tracepoint cannot be attached.
+    pub fn use_device_tracepoints(&mut self) -> Result<(), TracerError> {
+        let mut links = Vec::new();
+        for (name, btf_id) in DEVICE_TRACEPOINTS.into_iter().zip(self.btf_ids) {
+            let btf_id = btf_id.ok_or(TracerError::NoTracepoint(name))?;
+            let program = self.program(name, ProgramKind::Tracepoint { btf_id })?;
+            links.push(
+                sys::raw_tracepoint_open(program)
+                    .map_err(|source| TracerError::Tracepoint { name, source })?,
+            );
+        }
+        self.device_tracepoints = Some(links);
+        Ok(())
+    }
+
+    /// Devices are watched by tracepoint.
+    pub fn uses_device_tracepoints(&self) -> bool {
+        self.device_tracepoints.is_some()
+    }
+
     /// Attaches to both directions of a device.
     ///
     /// # Errors
@@ -203,6 +251,12 @@ impl Tracer {
         ifindex: u32,
         layer3: bool,
     ) -> Result<(), TracerError> {
+        if self.uses_device_tracepoints() {
+            return self
+                .path_devices
+                .insert(Plain(DeviceKey { netns: id, ifindex }), 1, 0)
+                .map_err(|source| TracerError::Map { name: "PATH_DEVICES", source });
+        }
         for (direction, order, name) in [
             // First on the way in, last on the way out: what the wire sees, whatever other programs do.
             (TcDirection::Ingress, TcOrder::First, if layer3 { "tc_ingress_l3" } else { "tc_ingress" }),
@@ -222,6 +276,8 @@ impl Tracer {
     /// Forgets a device: it is not on the path any more, or gone.
     pub fn detach_tc(&mut self, id: NetnsId, ifindex: u32) {
         self.tc_links.retain(|(netns, index, _), _| (*netns, *index) != (id, ifindex));
+        // It need not be there.
+        let _ = self.path_devices.remove(&Plain(DeviceKey { netns: id, ifindex }));
     }
 
     /// Devices that have programs of ours.
@@ -236,6 +292,9 @@ impl Tracer {
     pub fn attach_position(&mut self, netns: BorrowedFd<'_>, position: Position) -> Result<(), TracerError> {
         if self.nf_links.contains_key(&position) {
             return Ok(());
+        }
+        if position.index != 0 {
+            self.zoomed_positions_ready()?;
         }
         let program = self.program(&format!("nf_pos{}", position.index), ProgramKind::Netfilter)?;
         let link =
@@ -261,6 +320,14 @@ impl Tracer {
         unsafe { BorrowedFd::borrow_raw(self.events.as_raw_fd()) }.try_clone_to_owned()
     }
 
+    /// Takes every program of ours away from its hook. The records that they sent stay to be read.
+    pub fn detach_all(&mut self) {
+        self.tc_links.clear();
+        self.nf_links.clear();
+        self.tracepoints.clear();
+        self.device_tracepoints = None;
+    }
+
     /// Takes what has arrived, at most `max` records: `each` is called with every one that could be read.
     /// Returns the number taken, and of these the ones that were not readable.
     pub fn drain(&mut self, max: usize, mut each: impl FnMut(Event)) -> (usize, usize) {
@@ -276,6 +343,14 @@ impl Tracer {
         (taken, unreadable)
     }
 
+    /// Takes what the programs said of themselves since the last time.
+    pub fn drain_debug(&mut self, mut each: impl FnMut(&DebugRecord)) {
+        let Some(debug) = &mut self.debug else { return };
+        while let Some(item) = debug.next() {
+            DebugRecord::parse(&item).iter().for_each(&mut each);
+        }
+    }
+
     /// Sums of the per-CPU counters; of the wake-ups the last.
     pub fn counters(&self) -> Result<Counters, TracerError> {
         let values =
@@ -286,26 +361,49 @@ impl Tracer {
             inserted: sum.inserted + c.inserted,
             insert_failed: sum.insert_failed + c.insert_failed,
             woken: sum.woken.max(c.woken),
+            debug_lost: sum.debug_lost + c.debug_lost,
         }))
     }
 
-    /// Begins to load the zoomed positions ahead of need, in a thread: the verifier takes longer than the
-    /// packet that they wait for. Until one is there, attaching it loads it. `indexes`: which.
-    pub fn prepare_positions(&mut self, indexes: std::ops::Range<usize>) {
+    /// Begins to load what the zoomed positions go on in, in a thread: the verifier takes longer than the packet
+    /// that they wait for.
+    pub fn prepare_positions(&mut self) {
         let (send, receive) = mpsc::channel();
         let programs = Arc::clone(&self.programs);
         let load = move || {
-            for name in indexes.map(|index| format!("nf_pos{index}")) {
-                let program = programs.load(&name, ProgramKind::Netfilter);
-                if send.send((name, program)).is_err() {
-                    return;
-                }
-            }
+            // Nobody waits for it when the run is over.
+            let _ = send.send(load_main(&programs));
         };
-        // Without the thread they are loaded when they are needed.
+        // Without the thread it is loaded when it is needed.
         if std::thread::Builder::new().name("verifier".into()).spawn(load).is_ok() {
             self.coming = Some(receive);
         }
+    }
+
+    /// The thread of [`Self::prepare_positions`] is at work still: to attach a zoomed position would mean to wait.
+    pub fn is_preparing(&mut self) -> bool {
+        match self.coming.as_ref().map(Receiver::try_recv) {
+            Some(Err(TryRecvError::Empty)) => return true,
+            Some(Ok(Ok(program))) => {
+                self.loaded.insert(NF_MAIN.to_owned(), program);
+            }
+            // A failure is told by trying again.
+            _ => {}
+        }
+        self.coming = None;
+        false
+    }
+
+    /// Sees to it that zoomed positions have something to go on in.
+    fn zoomed_positions_ready(&mut self) -> Result<(), TracerError> {
+        if let Some(Ok(Ok(program))) = self.coming.take().map(|coming| coming.recv()) {
+            self.loaded.insert(NF_MAIN.to_owned(), program);
+        }
+        if !self.loaded.contains_key(NF_MAIN) {
+            let program = load_main(&self.programs)?;
+            self.loaded.insert(NF_MAIN.to_owned(), program);
+        }
+        Ok(())
     }
 
     /// Run-time statistics of every loaded program, by name.
@@ -320,9 +418,6 @@ impl Tracer {
     }
 
     fn program(&mut self, name: &str, kind: ProgramKind) -> Result<BorrowedFd<'_>, TracerError> {
-        // A failure is told by trying again.
-        let arrived = self.coming.iter().flat_map(Receiver::try_iter);
-        self.loaded.extend(arrived.filter_map(|(name, program)| Some((name, program.ok()?))));
         if !self.loaded.contains_key(name) {
             let program = self.programs.load(name, kind)?;
             self.loaded.insert(name.to_owned(), program);
@@ -332,6 +427,13 @@ impl Tracer {
             .map(OwnedFd::as_fd)
             .ok_or_else(|| TracerError::Load(LoadError::NoFunction(name.to_owned())))
     }
+}
+
+/// Loads the program that zoomed positions go on in, and puts it where they look for it.
+fn load_main(programs: &Programs) -> Result<OwnedFd, LoadError> {
+    let program = programs.load(NF_MAIN, ProgramKind::Netfilter)?;
+    programs.put_program("NF_MAIN", program.as_fd())?;
+    Ok(program)
 }
 
 fn load_one(

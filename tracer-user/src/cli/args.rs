@@ -189,8 +189,8 @@ pub enum TcChoice {
     Auto,
     /// With TCX links or not at all
     Tcx,
-    /// With clsact filters, for older kernels: adds a qdisc while it runs
-    Clsact,
+    /// With tracepoints: for kernels without TCX; every packet of the machine costs a look
+    Tracepoints,
     /// Not at all
     Off,
 }

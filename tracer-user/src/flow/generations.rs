@@ -48,6 +48,11 @@ impl<K: Eq + Hash + Copy, V> Generations<K, V> {
         self.young.insert(key, value);
     }
 
+    pub(crate) fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
+    }
+
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.young.len() + self.old.len()

@@ -172,6 +172,11 @@ impl Tracker {
         self.topology = topology;
     }
 
+    /// Call it when rules changed: who made a change may be somebody else from now on.
+    pub fn rules_changed(&mut self) {
+        self.zooming.forget();
+    }
+
     /// All positions that stand now. Call it after each change, before records of the new ones.
     pub fn set_positions(&mut self, positions: &[Position]) {
         self.positions.set(positions);

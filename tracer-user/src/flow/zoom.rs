@@ -10,11 +10,11 @@ use crate::node::{Family, Hook, NetnsId};
 
 const SECOND: u64 = 1_000_000_000;
 /// Without the wanted packet for this long, the positions are taken away again.
-const GIVE_UP: u64 = 3 * SECOND;
+const GIVE_UP: u64 = 30 * SECOND;
 /// And not asked for again for this long.
 const PAUSE: u64 = 10 * SECOND;
-/// What was learned holds this long; rules do change.
-const REMEMBER: u64 = 30 * SECOND;
+/// What was learned holds this long, or until the rulesets change.
+const REMEMBER: u64 = 300 * SECOND;
 const HOOKS: usize = 64;
 
 /// One hook to look at closely.
@@ -65,6 +65,11 @@ enum State {
 impl Zooming {
     pub(crate) fn new(enabled: bool) -> Self {
         Self { enabled, learned: Generations::new(256), hooks: Vec::new(), requests: Vec::new() }
+    }
+
+    /// The rulesets changed: what was learned may no longer hold.
+    pub(crate) fn forget(&mut self) {
+        self.learned.clear();
     }
 
     /// One author is known for this change: what an equal one showed within the last seconds.
@@ -160,7 +165,9 @@ mod tests {
         assert_eq!(requests(&mut z, 4), [false]);
         let known = z.recall(CHANGE, &interval(i32::MIN, i32::MAX), 5).expect("learned");
         assert_eq!((known.after, known.until, known.learned), (-150, -149, true));
-        assert_eq!(z.recall(CHANGE, &interval(i32::MIN, i32::MAX), 40 * SECOND), None);
+        assert_eq!(z.recall(CHANGE, &interval(i32::MIN, i32::MAX), 10 + REMEMBER), None);
+        z.forget();
+        assert_eq!(z.recall(CHANGE, &interval(i32::MIN, i32::MAX), 6), None);
     }
 
     #[test]
@@ -168,11 +175,12 @@ mod tests {
         let mut z = Zooming::new(true);
         z.want(CHANGE, 0);
         assert_eq!(requests(&mut z, 1), [true]);
-        assert_eq!(requests(&mut z, 4 * SECOND), [false]);
-        z.want(CHANGE, 5 * SECOND);
-        assert_eq!(requests(&mut z, 5 * SECOND), [false; 0]);
-        assert_eq!(requests(&mut z, 15 * SECOND), [false; 0]);
-        z.want(CHANGE, 16 * SECOND);
-        assert_eq!(requests(&mut z, 17 * SECOND), [true]);
+        let given_up = GIVE_UP + SECOND;
+        assert_eq!(requests(&mut z, given_up), [false]);
+        z.want(CHANGE, given_up + SECOND);
+        assert_eq!(requests(&mut z, given_up + SECOND), [false; 0]);
+        assert_eq!(requests(&mut z, given_up + PAUSE + SECOND), [false; 0]);
+        z.want(CHANGE, given_up + PAUSE + 2 * SECOND);
+        assert_eq!(requests(&mut z, given_up + PAUSE + 3 * SECOND), [true]);
     }
 }

@@ -39,6 +39,8 @@ pub struct Change {
     pub routes: BTreeSet<NetnsId>,
     /// Chains and tables: what is registered at the hooks.
     pub hooks: BTreeSet<NetnsId>,
+    /// Rules inside nftables chains (iptables-nft's too). Those of iptables-legacy change unnoticed.
+    pub rules: BTreeSet<NetnsId>,
     /// Namespaces that ended: detach and [`super::Observer::forget`] them. They are no longer watched.
     pub gone: BTreeSet<NetnsId>,
 }
@@ -119,6 +121,7 @@ fn merge(into: &mut Change, mut from: Change) {
     into.devices.append(&mut from.devices);
     into.routes.append(&mut from.routes);
     into.hooks.append(&mut from.hooks);
+    into.rules.append(&mut from.rules);
     into.gone.append(&mut from.gone);
 }
 
@@ -206,6 +209,12 @@ impl Watched {
         })?;
         let Some(netfilter) = &mut self.netfilter else { return Ok(()) };
         drain(netfilter, cx, |message| {
+            let concerns_rules = message.is_none_or(|(kind, _)| {
+                matches!(libc::c_int::from(kind & 0xff), libc::NFT_MSG_NEWRULE | libc::NFT_MSG_DELRULE)
+            });
+            if concerns_rules {
+                change.rules.insert(id);
+            }
             // Rules and sets come and go without changing what is registered.
             let concerns_hooks = message.is_none_or(|(kind, _)| {
                 matches!(

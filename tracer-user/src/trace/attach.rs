@@ -97,16 +97,6 @@ impl Attachments {
         changes
     }
 
-    /// Has the positions loaded that looking closely at any one hook would take.
-    pub(super) fn prepare_zooms(&mut self, topology: &Topology) {
-        let most = topology
-            .namespaces
-            .values()
-            .flat_map(|ns| hooks().map(|(family, hook)| zoomed(ns, family, hook).len()))
-            .max();
-        self.tracer.prepare_positions(1..most.unwrap_or(1));
-    }
-
     fn vxlan_ports(&mut self, topology: &Topology, changes: &mut Changes) -> Result<(), TracerError> {
         let ports: BTreeSet<u16> = topology
             .namespaces
@@ -132,6 +122,9 @@ impl Attachments {
 
     fn reconcile_devices(&mut self, topology: &Topology, netns: &[Netns], changes: &mut Changes) {
         let mut wanted = BTreeMap::new();
+        if self.tc == TcChoice::Tracepoints {
+            self.by_tracepoint(changes);
+        }
         if self.tc != TcChoice::Off {
             for ns in topology.namespaces.values() {
                 for device in ns.devices.values().filter(|d| d.watched.is_some()) {
@@ -152,7 +145,14 @@ impl Attachments {
                 continue;
             }
             let Some(handle) = netns.iter().find(|n| n.id() == id) else { continue };
-            match self.tracer.attach_tc(handle.as_fd(), id, ifindex, device.layer3) {
+            let mut attached = self.tracer.attach_tc(handle.as_fd(), id, ifindex, device.layer3);
+            if matches!(&attached, Err(TracerError::Link(error)) if error.is_unsupported())
+                && self.tc == TcChoice::Auto
+                && self.by_tracepoint(changes)
+            {
+                attached = self.tracer.attach_tc(handle.as_fd(), id, ifindex, device.layer3);
+            }
+            match attached {
                 Ok(()) => {
                     self.devices.insert((id, ifindex), device.name.clone());
                     changes.devices.push((ns.name.clone(), device.name.clone(), true));
@@ -165,6 +165,19 @@ impl Attachments {
                 ),
             }
         }
+    }
+
+    /// Watches devices by tracepoint; false where that cannot be done either.
+    fn by_tracepoint(&mut self, changes: &mut Changes) -> bool {
+        if self.tracer.uses_device_tracepoints() {
+            return true;
+        }
+        let done = self.tracer.use_device_tracepoints();
+        if let Err(error) = &done {
+            let what = "devices by tracepoint".to_owned();
+            self.tell(changes, what, error.to_string(), "packets at any device");
+        }
+        done.is_ok()
     }
 
     fn reconcile_positions(&mut self, topology: &Topology, netns: &[Netns], changes: &mut Changes) {

@@ -40,7 +40,10 @@ pub(super) fn header(
     };
     let tc = match plan.tc {
         TcChoice::Off => "tc: off".to_owned(),
-        _ => format!("tc: tcx on {}", counted(attachments.device_count(), "device")),
+        _ => {
+            let how = if attachments.tracer().uses_device_tracepoints() { "tracepoints" } else { "tcx" };
+            format!("tc: {how} on {}", counted(attachments.device_count(), "device"))
+        }
     };
     Header {
         version: env!("CARGO_PKG_VERSION").to_owned(),

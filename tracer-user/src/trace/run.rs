@@ -9,10 +9,14 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tracer_common::Counters;
+
+use tracer_common::Event;
 
 use super::attach::{Attachments, Changes};
+use super::debug;
 use super::header::header;
 use super::names::{KernelNames, monotonic_ns};
 use crate::bpf::btf::{BtfError, KernelBtf};
@@ -24,8 +28,11 @@ use crate::output::{Json, Missing, Output, Scene, Text, TextOptions, TimeFormat}
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
 const TICK: Duration = Duration::from_millis(10);
-/// Records taken before what they say is printed.
-const BATCH: usize = 1 << 16;
+/// Records taken before what they say is printed: fewer than the journeys that may be under way, so that a
+/// backlog evicts none.
+const BATCH: usize = 4096;
+/// Batches taken before signals and the clock are looked at: a flood of records must not keep us from ending.
+const BATCHES: usize = 16;
 /// After `--count` packets: how long their endings are waited for.
 const COUNT_GRACE: Duration = Duration::from_millis(1500);
 /// How often the counters of the programs are read.
@@ -63,12 +70,26 @@ pub struct Outcome {
 /// # Errors
 /// When tracing cannot start, or standard output fails other than by being closed.
 pub async fn trace(plan: &Plan) -> Result<Outcome, TraceError> {
+    // Before anything is attached or printed: who sees the header may end the run.
+    let mut signals = Signals::new().map_err(TraceError::Signals)?;
     let mut run = Run::start(plan)?;
-    let result = run.go().await;
+    let result = run.go(&mut signals).await;
     let outcome = run.finish();
     match result.and(outcome) {
         Err(TraceError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(run.outcome()),
         other => other,
+    }
+}
+
+/// What ends a run from outside.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 }
 
@@ -80,7 +101,11 @@ struct Run<'a> {
     attachments: Attachments,
     tracker: Tracker,
     screen: Screen,
+    /// Asked for and not done yet: hooks to be looked at closely, or no longer.
+    zooms: Vec<(Zoom, bool)>,
     outcome: Outcome,
+    /// Records being looked at; kept for its room.
+    batch: Vec<Event>,
     /// Records that could not be read.
     unreadable: u64,
     /// Everything is attached since then, CLOCK_MONOTONIC ns: records from before show packets in part.
@@ -153,7 +178,7 @@ impl<'a> Run<'a> {
             .map(drop)
             .unwrap_or_default();
         if plan.positions == PositionChoice::Auto {
-            attachments.prepare_zooms(&topology);
+            attachments.tracer().prepare_positions();
         }
         Ok(Self {
             plan,
@@ -163,16 +188,16 @@ impl<'a> Run<'a> {
             attachments,
             tracker,
             screen,
+            zooms: Vec::new(),
             outcome: Outcome::default(),
+            batch: Vec::with_capacity(BATCH),
             unreadable: 0,
             ready_ns,
             counters_due: Instant::now(),
         })
     }
 
-    async fn go(&mut self) -> Result<Outcome, TraceError> {
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(TraceError::Signals)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(TraceError::Signals)?;
+    async fn go(&mut self, signals: &mut Signals) -> Result<Outcome, TraceError> {
         let mut watcher = Watcher::new(&self.netns, &self.plan.filter.hosts())?;
         let events = self.attachments.tracer().events_fd().map_err(TraceError::Wait)?;
         // SAFETY: an owned descriptor: it is the same one, and open, until `events` is dropped.
@@ -185,8 +210,8 @@ impl<'a> Run<'a> {
         loop {
             tokio::select! {
                 biased;
-                _ = interrupt.recv() => return Ok(self.outcome),
-                _ = terminate.recv() => return Ok(self.outcome),
+                _ = signals.interrupt.recv() => return Ok(self.outcome),
+                _ = signals.terminate.recv() => return Ok(self.outcome),
                 () = at(deadline) => return Ok(self.outcome),
                 () = at(counted) => return Ok(self.outcome),
                 change = watcher.changed() => {
@@ -216,40 +241,69 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Takes the records that are there, and prints what they say.
-    fn drain(&mut self) -> Result<(), TraceError> {
-        loop {
+    /// Takes records that are there, and prints what they say. True when there may be more.
+    fn drain(&mut self) -> Result<bool, TraceError> {
+        self.print_debug();
+        // Read before the records: what was lost by now lies between records that are read below. Told ahead of
+        // them it would pass for older than they are, and a journey that it cut short for one that vanished.
+        let mut lost = None;
+        if Instant::now() >= self.counters_due {
+            self.counters_due = Instant::now() + COUNTERS;
+            lost = Some(self.attachments.tracer().counters()?.lost);
+        }
+        for _ in 0..BATCHES {
             let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
-            let (taken, unreadable) = self.attachments.tracer().drain(BATCH, |event| {
-                if event.ts >= ready_ns {
-                    tracker.push(&event);
-                }
-            });
+            let batch = &mut self.batch;
+            batch.clear();
+            let (taken, unreadable) = self.attachments.tracer().drain(BATCH, |event| batch.push(event));
+            // Two CPUs may have noted the time and got their place in the buffer in different orders.
+            batch.sort_by_key(|event| event.ts);
+            for event in batch.iter().filter(|event| event.ts >= ready_ns) {
+                tracker.push(event);
+            }
             self.unreadable += unreadable as u64;
             if unreadable > 0 {
                 tracker.lost_outside(unreadable as u64);
             }
-            if Instant::now() >= self.counters_due {
-                self.counters_due = Instant::now() + COUNTERS;
-                let lost = self.attachments.tracer().counters()?.lost;
+            let more = taken == BATCH;
+            if !more && let Some(lost) = lost {
                 self.tracker.lost_in_kernel(lost);
             }
-            self.advance();
-            if taken < BATCH {
-                return self.screen.take_error();
+            // In a backlog, what would be overdue by the clock may be told by the next record.
+            let last_ns = self.batch.last().map(|event| event.ts);
+            self.advance(last_ns.filter(|_| more).unwrap_or_else(monotonic_ns));
+            self.screen.take_error()?;
+            if !more {
+                return Ok(false);
             }
+        }
+        Ok(true)
+    }
+
+    /// With `--debug-bpf`, what the programs say of themselves; an unwritable standard error stops nothing.
+    fn print_debug(&mut self) {
+        if self.plan.debug_bpf {
+            let mut stderr = io::stderr().lock();
+            self.attachments.tracer().drain_debug(|record| {
+                let _ = writeln!(stderr, "{}", debug::Line(record));
+            });
         }
     }
 
-    fn advance(&mut self) {
-        let mut zooms: Vec<(Zoom, bool)> = Vec::new();
-        let (screen, topology) = (&mut self.screen, &self.topology);
-        self.tracker.advance(monotonic_ns(), &mut |update| match update {
+    /// `now_ns`: CLOCK_MONOTONIC, or where in a backlog of records we are.
+    fn advance(&mut self, now_ns: u64) {
+        let (screen, topology, zooms) = (&mut self.screen, &self.topology, &mut self.zooms);
+        self.tracker.advance(now_ns, &mut |update| match update {
             Update::Zoom(zoom) => zooms.push((zoom, true)),
             Update::Unzoom(zoom) => zooms.push((zoom, false)),
             update => screen.update(topology, &update),
         });
-        for (zoom, on) in zooms {
+        // What is known is shown first: to attach takes its time.
+        self.screen.flush();
+        if self.zooms.is_empty() || self.attachments.tracer().is_preparing() {
+            return;
+        }
+        for (zoom, on) in std::mem::take(&mut self.zooms) {
             let changes = self.attachments.zoom(zoom, on, &self.topology, &self.netns);
             self.tell(&changes);
             self.screen.notice(&self.topology, &Notice::Zoomed { ts: monotonic_ns(), zoom, on });
@@ -260,6 +314,12 @@ impl<'a> Run<'a> {
 
     /// Something changed on the node; true when the set of namespaces did.
     fn node_changed(&mut self, change: &Change) -> Result<bool, TraceError> {
+        if !change.rules.is_empty() || !change.hooks.is_empty() {
+            self.tracker.rules_changed();
+        }
+        if *change == (Change { rules: change.rules.clone(), ..Change::default() }) {
+            return Ok(false);
+        }
         for id in &change.gone {
             let name = self.topology.namespaces.get(id).map_or_else(|| id.to_string(), |ns| ns.name.clone());
             self.attachments.forget(*id);
@@ -273,7 +333,7 @@ impl<'a> Run<'a> {
             return Ok(false);
         }
         // What was under way is told in the words of the topology that it was seen in.
-        self.advance();
+        self.advance(monotonic_ns());
         let before = std::mem::replace(&mut self.topology, Arc::new(topology));
         let changes = self.attachments.reconcile(&self.topology, &self.netns)?;
         self.tell(&changes);
@@ -309,9 +369,22 @@ impl<'a> Run<'a> {
 
     /// Takes what is still in the buffer and prints the sums.
     fn finish(&mut self) -> Result<Outcome, TraceError> {
-        self.drain()?;
-        let lost = self.attachments.tracer().counters()?.lost;
+        // Nothing more comes; what came is counted to the last record.
+        self.attachments.tracer().detach_all();
+        while self.drain()? {}
+        let Counters { lost, debug_lost, .. } = self.attachments.tracer().counters()?;
+        if debug_lost > 0 {
+            self.say(format!("{debug_lost} debug messages of the BPF programs were lost"));
+        }
         self.tracker.lost_in_kernel(lost);
+        let missed: u64 =
+            self.attachments.tracer().prog_stats().iter().map(|(_, stats)| stats.recursion_misses).sum();
+        if missed > 0 {
+            self.tracker.lost_outside(missed);
+            self.say(format!(
+                "{missed} events not seen: they came while the program for them was at work on that CPU"
+            ));
+        }
         let (screen, topology) = (&mut self.screen, &self.topology);
         let summary = self.tracker.finish(monotonic_ns(), &mut |update| screen.update(topology, &update));
         self.outcome = Outcome { dropped: summary.dropped_total(), events_lost: summary.events_lost };

@@ -6,25 +6,28 @@ mod code;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd as _;
 
 use code::{At, Call, Code, Function};
 use object::build::elf::Builder;
 use object::{Object as _, ObjectSection as _};
-use tracer_common::{Event, FIELD_SPECS, Fields};
+use tracer_common::{Config, DebugRecord, Event, Fields};
 use tracer_user::bpf::btf::KernelBtf;
+use tracer_user::bpf::{ProgramKind, Programs, prog_stats};
 use values::Value;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egwtrace.bpf"));
 
 /// What a program may ask of the kernel; numbers of `enum bpf_func_id`, include/uapi/linux/bpf.h. None of these
 /// changes a packet, its mark, or anything else outside our maps.
-const HELPERS: [(i32, &str); 12] = [
+const HELPERS: [(i32, &str); 13] = [
     (1, "map_lookup_elem"),
     (2, "map_update_elem"),
     (3, "map_delete_elem"),
     (5, "ktime_get_ns"),
     (8, "get_smp_processor_id"),
     (26, "skb_load_bytes"),
+    (12, "tail_call"),
     (67, "get_stack"),
     (113, "probe_read_kernel"),
     (130, "ringbuf_output"),
@@ -50,7 +53,7 @@ fn verdict(section: &str) -> i64 {
         // TCX_NEXT, TC_ACT_UNSPEC: the return value is 32 bits wide.
         "classifier" => 0xffff_ffff,
         // NF_ACCEPT
-        name if name.starts_with("raw_tp/nf_pos") => 1,
+        name if name.starts_with("raw_tp/nf_") => 1,
         // Ignored.
         name if name.starts_with("tp_btf/") => 0,
         name => panic!("what do programs in section {name} return?"),
@@ -79,7 +82,8 @@ fn every_packet_goes_on() {
             assert_eq!(returned & 0xffff_ffff, verdict, "{}", program.name);
         }
     }
-    assert_eq!(kinds.get(&1), Some(&tracer_common::NF_POSITIONS));
+    // One for each position, and what the zoomed ones go on in.
+    assert_eq!(kinds.get(&1), Some(&(tracer_common::NF_POSITIONS + 1)));
     assert_eq!(kinds.get(&0xffff_ffff), Some(&4));
 }
 
@@ -122,7 +126,7 @@ fn the_verifier_takes_tc_programs_for_socket_filters() {
     let mut object = Vec::new();
     builder.write(&mut object).unwrap();
     let mut loader = aya::EbpfLoader::new();
-    let mut programs = loader.override_global("FIELDS", bytes_of(&fields), true).load(&object).unwrap();
+    let mut programs = loader.override_global("FIELDS", fields.bytes(), true).load(&object).unwrap();
     for name in ["tc_ingress", "tc_egress", "tc_ingress_l3", "tc_egress_l3"] {
         let program: &mut aya::programs::SocketFilter =
             programs.program_mut(name).unwrap().try_into().unwrap();
@@ -167,17 +171,54 @@ fn deepest(code: &Code, at: At) -> Vec<(&str, i64)> {
 
 #[test]
 fn records_have_the_size_that_user_space_reads() {
-    let mut reserved = 0;
+    let mut reserved = BTreeSet::new();
     for function in running(&Code::parse(OBJECT)).values() {
         let before = values::before_each(function);
         for (at, _) in function.calls().filter(|(_, call)| *call == Call::Helper(RINGBUF_RESERVE)) {
             let Some(registers) = before[at] else { continue };
-            assert_eq!(registers[2], Value::Const(size_of::<Event>() as i64), "{}", function.name);
-            reserved += 1;
+            reserved.insert(format!("{:?}", registers[2]));
         }
     }
-    assert_eq!(size_of::<Event>(), 128);
-    assert!(reserved > 0);
+    // An `Event`, and a `DebugRecord`.
+    assert_eq!(reserved, ["Const(128)", "Const(64)"].map(String::from).into());
+    assert_eq!((size_of::<Event>(), size_of::<DebugRecord>()), (128, 64));
+}
+
+/// The constant is read where a message could be sent; nothing of the message is walked through.
+#[test]
+fn without_debugging_the_verifier_takes_the_messages_out() {
+    let btf = match KernelBtf::load() {
+        Ok(btf) if is_root() => btf,
+        Ok(_) => return println!("SKIP needs root"),
+        Err(error) => return println!("SKIP {error}"),
+    };
+    let (fields, _) = btf.resolve_fields();
+    let programs = |debug: u32| {
+        let config = Config { debug, kfree_skb_args: 2, ..Config::default() };
+        Programs::new(OBJECT, &[("FIELDS", fields.bytes()), ("CONFIG", config.bytes())], &[]).unwrap()
+    };
+    let (without, with) = (programs(0), programs(1));
+    let drops = btf.tracepoint_id("kfree_skb").map(|btf_id| ProgramKind::Tracepoint { btf_id });
+    let kinds = [
+        ("tc_ingress", Some(ProgramKind::Tc)),
+        ("nf_pos0", Some(ProgramKind::Netfilter)),
+        ("kfree_skb", drops),
+    ];
+    for (name, kind) in kinds {
+        let Some(kind) = kind else { continue };
+        let verified = |programs: &Programs| match programs.load(name, kind) {
+            Ok(program) => Some(prog_stats(program.as_fd()).unwrap().verified_insns),
+            Err(error) if error.is_unsupported() => None,
+            Err(error) => panic!("{error}"),
+        };
+        let (Some(without), Some(with)) = (verified(&without), verified(&with)) else { continue };
+        println!("{name}: {without} instructions verified, {with} with debugging");
+        // Kernels before 5.16 count none.
+        assert!(
+            without < with || with == 0,
+            "{name}: {without} instructions verified, {with} with debugging"
+        );
+    }
 }
 
 #[test]
@@ -190,11 +231,15 @@ fn the_object_has_its_types_and_no_dwarf() {
     assert!(!names.iter().any(|name| name.contains("debug")), "{names:?}");
 }
 
-fn bytes_of(fields: &Fields) -> &[u8] {
-    const { assert!(size_of::<Fields>() == FIELD_SPECS.len() * 4) };
-    // SAFETY: a structure of `i32` only, by the assertion without padding; the slice borrows it.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(fields).cast(), size_of::<Fields>()) }
+/// Structures of integers without padding.
+trait Plain: Sized {
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: every byte of such a structure is initialised; the slice borrows it.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
 }
+impl Plain for Fields {}
+impl Plain for Config {}
 
 fn is_root() -> bool {
     // SAFETY: geteuid has no preconditions and cannot fail.

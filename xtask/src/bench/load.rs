@@ -4,15 +4,15 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::mem;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::net::{B, Net};
+use super::net::{A, B, Net};
 use super::stats::Series;
 
 const UDP_PORT: u16 = 5001;
@@ -21,6 +21,8 @@ const TCP_PORT: u16 = 5002;
 const UDP_PAYLOAD: usize = 64 - 28;
 const BATCH: usize = 32;
 const TCP_WRITE: usize = 128 << 10;
+/// How often arrived packets are fetched: some hundreds then, and the socket holds many thousands.
+const LOOK: Duration = Duration::from_millis(1);
 /// Rates are the median of windows of this length: an interruption spoils one of them, not the measurement.
 const WINDOW: Duration = Duration::from_millis(5);
 
@@ -41,11 +43,8 @@ pub(super) struct Rtt {
 
 /// UDP packets of 64 bytes from a to b, as fast as they go, or `pace` a second.
 pub(super) fn udp(net: &Net, time: Duration, pace: Option<f64>) -> Result<Udp> {
-    let receiver = net.b.run(|| UdpSocket::bind((B, UDP_PORT)))?.context("binding UDP in b")?;
-    receiver.set_read_timeout(Some(Duration::from_millis(20)))?;
+    let (sender, receiver) = udp_pair(net)?;
     set(&receiver, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20)?;
-    let sender = net.a.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?.context("binding UDP in a")?;
-    sender.connect((B, UDP_PORT)).context("connecting UDP")?;
 
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -107,7 +106,8 @@ fn send(socket: &UdpSocket, time: Duration, pace: Option<f64>) -> Result<(u64, f
     }
 }
 
-/// Counts what arrives until the sender is done and nothing more comes.
+/// Counts what arrives until the sender is done and nothing more comes. Looks every now and then and never waits
+/// in the kernel: whether the sender has somebody to wake would decide about its rate more than anything else.
 fn receive(socket: &UdpSocket, done: &AtomicBool) -> Result<u64> {
     let mut payloads = [[0u8; 128]; BATCH];
     let mut parts = payloads
@@ -125,7 +125,7 @@ fn receive(socket: &UdpSocket, done: &AtomicBool) -> Result<u64> {
                 socket.as_raw_fd(),
                 headers.as_mut_ptr(),
                 BATCH as u32,
-                libc::MSG_WAITFORONE,
+                libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )
         };
@@ -139,6 +139,7 @@ fn receive(socket: &UdpSocket, done: &AtomicBool) -> Result<u64> {
                 if finished {
                     return Ok(arrived);
                 }
+                thread::sleep(LOOK);
             }
         }
     }
@@ -219,105 +220,48 @@ impl Windows {
     }
 }
 
-/// ICMP echoes from a to b, each sent when the one before has been answered.
+/// A UDP packet from a to b and one back, over and over. One thread does both ends: there is nobody to wake, and
+/// a packet's way through the kernel is done when the call that sends it returns.
 pub(super) fn rtt(net: &Net, time: Duration) -> Result<Rtt> {
-    let socket = net.a.run(raw_icmp)?.context("a raw socket in a")?;
+    let (a, b) = udp_pair(net)?;
     thread::scope(|scope| {
-        let pinging = scope.spawn(|| {
+        let echoing = scope.spawn(|| {
             pin(0);
-            ping(&socket, time)
+            echo(&a, &b, time)
         });
-        pinging.join().expect("the pinger does not panic")
+        echoing.join().expect("the echo does not panic")
     })
 }
 
-fn raw_icmp() -> io::Result<OwnedFd> {
-    // SAFETY: socket takes numbers only.
-    let raw = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_ICMP) };
-    if raw < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel just gave us this descriptor, nobody else owns it.
-    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
-    let limit = libc::timeval { tv_sec: 1, tv_usec: 0 };
-    // SAFETY: a valid descriptor, and an option of the size given.
-    let result = unsafe {
-        libc::setsockopt(
-            raw,
-            libc::SOL_SOCKET,
-            libc::SO_RCVTIMEO,
-            (&raw const limit).cast(),
-            size_of_val(&limit) as libc::socklen_t,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
-}
-
-fn ping(socket: &OwnedFd, time: Duration) -> Result<Rtt> {
-    // SAFETY: a structure of numbers; all zero is a value of it.
-    let mut to: libc::sockaddr_in = unsafe { mem::zeroed() };
-    to.sin_family = libc::AF_INET as libc::sa_family_t;
-    to.sin_addr.s_addr = u32::from(B).to_be();
-    let id = (std::process::id() as u16).to_be_bytes();
+fn echo(a: &UdpSocket, b: &UdpSocket, time: Duration) -> Result<Rtt> {
+    let mut payload = [0u8; UDP_PAYLOAD];
     let mut times = Vec::with_capacity(1 << 16);
     let start = Instant::now();
-    let mut seq = 0u16;
     while start.elapsed() < time {
-        seq = seq.wrapping_add(1);
-        let echo = echo_request(id, seq);
         let sent = Instant::now();
-        // SAFETY: message and address are alive and of the sizes given.
-        let n = unsafe {
-            libc::sendto(
-                socket.as_raw_fd(),
-                echo.as_ptr().cast(),
-                echo.len(),
-                0,
-                (&raw const to).cast(),
-                size_of_val(&to) as libc::socklen_t,
-            )
-        };
-        if n < 0 {
-            return Err(io::Error::last_os_error()).context("sending an echo request");
-        }
-        if answered(socket, id, seq)? {
-            times.push(sent.elapsed().as_nanos() as u64);
-        }
+        a.send(&payload).context("sending UDP from a")?;
+        b.recv(&mut payload).context("receiving UDP in b")?;
+        b.send(&payload).context("sending UDP from b")?;
+        a.recv(&mut payload).context("receiving UDP in a")?;
+        times.push(sent.elapsed().as_nanos() as u64);
     }
     times.sort_unstable();
-    ensure!(times.len() >= 100, "only {} echo requests were answered", times.len());
+    ensure!(times.len() >= 100, "only {} packets came back", times.len());
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize] as f64;
     Ok(Rtt { median: at(0.5), p99: at(0.99) })
 }
 
-/// Waits for the answer; false when it does not come.
-fn answered(socket: &OwnedFd, id: [u8; 2], seq: u16) -> Result<bool> {
-    let mut packet = [0u8; 256];
-    loop {
-        // SAFETY: a buffer of the size given.
-        let n = unsafe { libc::recv(socket.as_raw_fd(), packet.as_mut_ptr().cast(), packet.len(), 0) };
-        if n < 0 {
-            let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error.into()) };
-        }
-        // After an IP header without options: type 0, then identifier and sequence number.
-        if n >= 28 && packet[20] == 0 && packet[24..26] == id && packet[26..28] == seq.to_be_bytes() {
-            return Ok(true);
-        }
+/// Sockets in a and b, connected to each other: their packets need no route looked up in a and b, which share
+/// the kernel, and with it the tracepoints, with the router. On a real node only the router's are there.
+fn udp_pair(net: &Net) -> Result<(UdpSocket, UdpSocket)> {
+    let a = net.a.run(|| UdpSocket::bind((A, UDP_PORT)))?.context("binding UDP in a")?;
+    let b = net.b.run(|| UdpSocket::bind((B, UDP_PORT)))?.context("binding UDP in b")?;
+    a.connect((B, UDP_PORT)).context("connecting UDP in a")?;
+    b.connect((A, UDP_PORT)).context("connecting UDP in b")?;
+    for socket in [&a, &b] {
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     }
-}
-
-/// 64 bytes of ICMP, as `ping` sends them.
-fn echo_request(id: [u8; 2], seq: u16) -> [u8; 64] {
-    let mut echo = [0u8; 64];
-    echo[0] = 8;
-    echo[4..6].copy_from_slice(&id);
-    echo[6..8].copy_from_slice(&seq.to_be_bytes());
-    let sum: u32 = echo.chunks_exact(2).map(|two| u32::from(u16::from_be_bytes([two[0], two[1]]))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let folded = !((folded & 0xffff) + (folded >> 16)) as u16;
-    echo[2..4].copy_from_slice(&folded.to_be_bytes());
-    echo
+    Ok((a, b))
 }
 
 fn set(socket: &UdpSocket, level: i32, option: i32, value: i32) -> Result<()> {
@@ -348,17 +292,5 @@ fn pin(cpu: usize) {
         libc::sched_setaffinity(0, size_of_val(&set), &raw const set);
         let first = libc::sched_param { sched_priority: 1 };
         libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_echo_request_has_a_valid_checksum() {
-        let echo = echo_request([1, 2], 0x1234);
-        let sum: u32 = echo.chunks_exact(2).map(|two| u32::from(u16::from_be_bytes([two[0], two[1]]))).sum();
-        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: u32,
     /// Length of one measurement.
-    #[arg(long, value_name = "S", default_value_t = 0.3)]
+    #[arg(long, value_name = "S", default_value_t = 0.2)]
     seconds: f64,
     /// Measure this only; may be given several times.
     #[arg(long, value_enum, value_name = "NAME")]
@@ -71,7 +71,7 @@ enum Load {
     Udp,
     /// One TCP connection.
     Tcp,
-    /// ICMP echoes, one after the other.
+    /// A UDP packet there and one back, over and over.
     Rtt,
 }
 
@@ -84,6 +84,7 @@ pub(crate) fn run(find: impl FnOnce() -> Result<Workspace>, args: &Args) -> Resu
         return net::watch_over(parent);
     }
     process::require_root("the bench")?;
+    process::end_with_a_closed_pipe();
     if !(0.01..=60.0).contains(&args.seconds) || args.rounds == 0 {
         bail!("--seconds takes 0.01 to 60, --rounds at least 1");
     }

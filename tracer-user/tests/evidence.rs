@@ -211,3 +211,26 @@ fn ten_thousand_rules_are_read_in_time() {
         assert!(found.rules[0].text.contains("10.200.3.100:801"));
     }
 }
+
+#[test]
+fn native_tables_beside_those_of_iptables() {
+    let Some(node) = Node::new("native") else { return };
+    if !["iptables-nft", "nft"].iter().all(|tool| Node::has(tool)) {
+        println!("SKIP native_tables_beside_those_of_iptables: iptables or nft is not installed");
+        return;
+    }
+    node.run("iptables-nft -A FORWARD -d 1.1.1.1 -j DROP");
+    let rules = "table inet a { set bad { type ipv4_addr; flags interval; elements = { 9.0.0.0/8 }; }; chain f { type filter hook forward priority 5; ip daddr @bad drop comment \"bad\"; }; }\n\
+                 table ip b { chain f { type filter hook forward priority 6; policy drop; }; }\n";
+    node.feed("nft -f -", rules);
+    let evidence = node.evidence();
+    assert_eq!(evidence.unreadable, Vec::<String>::new());
+    let dropped = |dst| {
+        let found = attribute_drop(&evidence, &all_of(Hook::Forward), &packet(dst, 80));
+        assert!(found.certain, "{found:#?}");
+        found.rules[0].to_string()
+    };
+    assert_eq!(dropped("1.1.1.1"), "filter FORWARD rule 1");
+    assert!(dropped("9.9.9.9").starts_with("inet a f handle ") && dropped("9.9.9.9").ends_with(" \"bad\""));
+    assert_eq!(dropped("8.8.8.8"), "ip b f policy");
+}

@@ -20,6 +20,8 @@ const NFTA_TABLE_NAME: u16 = 1;
 /// The tables that iptables knows.
 const XTABLES: [&str; 5] = ["filter", "mangle", "nat", "raw", "security"];
 
+const TABLES_AT_A_TIME: usize = 4;
+
 #[derive(Default)]
 pub(super) struct Read {
     pub(super) tables: Vec<Table>,
@@ -114,18 +116,29 @@ fn read_native(tables: &[(TableFamily, String)], out: &mut Read) {
     for strange in names.iter().filter(|name| !plain(name)) {
         out.unreadable.push(format!("table {strange} not read: its name cannot be handed to nft"));
     }
-    let commands: Vec<_> = names.iter().filter(plain).map(|name| format!("list table {name}")).collect();
-    if commands.is_empty() {
-        return;
-    }
-    match tool::output(&tool, &["-j", &commands.join("; ")]) {
-        Ok(json) => {
-            let mut read = nft::parse(&json);
-            out.tables.append(&mut read.tables);
-            out.sets.append(&mut read.sets);
-            out.unreadable.append(&mut read.problems);
+    // One run each: nft loads only what its first `list table` names.
+    let names: Vec<_> = names.iter().filter(plain).collect();
+    for some in names.chunks(TABLES_AT_A_TIME) {
+        let listed: Vec<_> = thread::scope(|scope| {
+            let list = |name: &&String| {
+                let command = format!("list table {name}");
+                let tool = &tool;
+                scope.spawn(move || tool::output(tool, &["-j", &command]))
+            };
+            let threads: Vec<_> = some.iter().map(list).collect();
+            threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        });
+        for json in listed {
+            match json {
+                Ok(json) => {
+                    let mut read = nft::parse(&json);
+                    out.tables.append(&mut read.tables);
+                    out.sets.append(&mut read.sets);
+                    out.unreadable.append(&mut read.problems);
+                }
+                Err(error) => out.unreadable.push(format!("native nftables rules not read: {error}")),
+            }
         }
-        Err(error) => out.unreadable.push(format!("native nftables rules not read: {error}")),
     }
 }
 

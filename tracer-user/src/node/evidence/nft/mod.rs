@@ -1,21 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What `nft -j` prints, read (libnftables-json(5)).
+//! What `nft -j` prints, read (libnftables-json(5)). The text comes from outside, and its schema grows: what
+//! is not understood is kept as text and named.
 
-use std::collections::BTreeMap;
+mod actions;
+mod fields;
+mod listing;
+mod values;
 
-use super::rule::Table;
-use super::set::IpSet;
-
-/// What was understood.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Listed {
-    pub tables: Vec<Table>,
-    /// Named sets, as `FAMILY TABLE NAME`.
-    pub sets: BTreeMap<String, IpSet>,
-    pub problems: Vec<String>,
-}
-
-/// Reads the output of `nft -j list ...`.
-pub fn parse(_json: &str) -> Listed {
-    Listed { problems: vec!["native nftables rules are not read yet".to_owned()], ..Listed::default() }
-}
+pub use listing::{Listed, parse};

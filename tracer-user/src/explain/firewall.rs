@@ -15,7 +15,9 @@ pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     if let Some(finding) = by_the_kernel(view, site, &at) {
         return Some(finding.at(place));
     }
-    if let Some(finding) = by_rule(view, site, &at) {
+    // Positions that come or go while the packet is under way can make the interval too narrow.
+    let whole = Interval { after: i32::MIN, until: i32::MAX, ..at };
+    if let Some(finding) = by_rule(view, site, &at).or_else(|| by_rule(view, site, &whole)) {
         return Some(finding.at(place));
     }
     let suspects: Vec<&HookEntry> = candidates(view.topology, &at, site.deed)
@@ -29,7 +31,11 @@ pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
             tables.push(label);
         }
     }
-    let sure = if tables.len() == 1 { Certain } else { Likely };
+    if tables.is_empty() {
+        return None;
+    }
+    // Where the rules were read and none of them did it, they changed, or the interval is wrong.
+    let sure = if tables.len() == 1 && view.of(site.netns).is_none() { Certain } else { Likely };
     let whose = if site.encap.is_some() { "the tunnel's outer packet" } else { "the packet" };
     let name = view.netns(site.netns);
     let hook = at.hook.name();

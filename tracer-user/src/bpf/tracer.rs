@@ -92,7 +92,7 @@ pub struct Tracer {
     loaded: HashMap<String, OwnedFd>,
     /// Programs that a thread is loading.
     coming: Option<Receiver<(String, Result<OwnedFd, LoadError>)>>,
-    _tracepoints: Vec<OwnedFd>,
+    tracepoints: Vec<OwnedFd>,
     /// Links of the tracepoints that stand in for TCX; `Some` once devices are watched that way.
     device_tracepoints: Option<Vec<OwnedFd>>,
     btf_ids: [Option<u32>; 2],
@@ -126,7 +126,7 @@ impl Tracer {
             programs: Arc::new(programs),
             loaded: HashMap::new(),
             coming: None,
-            _tracepoints: Vec::new(),
+            tracepoints: Vec::new(),
             tc_links: HashMap::new(),
             nf_links: HashMap::new(),
             status: Vec::new(),
@@ -174,7 +174,7 @@ impl Tracer {
             let why_not = match result {
                 Ok((program, link)) => {
                     self.loaded.insert((*name).to_owned(), program);
-                    self._tracepoints.extend(link);
+                    self.tracepoints.extend(link);
                     None
                 }
                 // Those without a word of loss are asked for again where they are attached, and answer there.
@@ -224,7 +224,8 @@ impl Tracer {
             let btf_id = btf_id.ok_or(TracerError::NoTracepoint(name))?;
             let program = self.program(name, ProgramKind::Tracepoint { btf_id })?;
             links.push(
-                sys::raw_tracepoint_open(program).map_err(|source| TracerError::Tracepoint { name, source })?,
+                sys::raw_tracepoint_open(program)
+                    .map_err(|source| TracerError::Tracepoint { name, source })?,
             );
         }
         self.device_tracepoints = Some(links);
@@ -311,6 +312,14 @@ impl Tracer {
         use std::os::fd::AsRawFd as _;
         // SAFETY: the descriptor is open as long as `self` is borrowed.
         unsafe { BorrowedFd::borrow_raw(self.events.as_raw_fd()) }.try_clone_to_owned()
+    }
+
+    /// Takes every program of ours away from its hook. The records that they sent stay to be read.
+    pub fn detach_all(&mut self) {
+        self.tc_links.clear();
+        self.nf_links.clear();
+        self.tracepoints.clear();
+        self.device_tracepoints = None;
     }
 
     /// Takes what has arrived, at most `max` records: `each` is called with every one that could be read.

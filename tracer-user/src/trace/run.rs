@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracer_common::Counters;
+use tracer_common::{Counters, Event};
 
 use super::attach::{Attachments, Changes};
 use super::debug;
@@ -26,8 +26,11 @@ use crate::output::{Json, Missing, Output, Scene, Text, TextOptions, TimeFormat}
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
 const TICK: Duration = Duration::from_millis(10);
-/// Records taken before what they say is printed.
-const BATCH: usize = 1 << 16;
+/// Records taken before what they say is printed: fewer than the journeys that may be under way, so that a
+/// backlog evicts none.
+const BATCH: usize = 4096;
+/// Batches taken before signals and the clock are looked at: a flood of records must not keep us from ending.
+const BATCHES: usize = 16;
 /// After `--count` packets: how long their endings are waited for.
 const COUNT_GRACE: Duration = Duration::from_millis(1500);
 /// How often the counters of the programs are read.
@@ -83,6 +86,8 @@ struct Run<'a> {
     tracker: Tracker,
     screen: Screen,
     outcome: Outcome,
+    /// Records being looked at; kept for its room.
+    batch: Vec<Event>,
     /// Records that could not be read.
     unreadable: u64,
     /// Everything is attached since then, CLOCK_MONOTONIC ns: records from before show packets in part.
@@ -166,6 +171,7 @@ impl<'a> Run<'a> {
             tracker,
             screen,
             outcome: Outcome::default(),
+            batch: Vec::with_capacity(BATCH),
             unreadable: 0,
             ready_ns,
             counters_due: Instant::now(),
@@ -218,30 +224,41 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Takes the records that are there, and prints what they say.
-    fn drain(&mut self) -> Result<(), TraceError> {
+    /// Takes records that are there, and prints what they say. True when there may be more.
+    fn drain(&mut self) -> Result<bool, TraceError> {
         self.print_debug();
-        loop {
+        // Read before the records: what was lost by now lies between records that are read below. Told ahead of
+        // them it would pass for older than they are, and a journey that it cut short for one that vanished.
+        let mut lost = None;
+        if Instant::now() >= self.counters_due {
+            self.counters_due = Instant::now() + COUNTERS;
+            lost = Some(self.attachments.tracer().counters()?.lost);
+        }
+        for _ in 0..BATCHES {
             let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
-            let (taken, unreadable) = self.attachments.tracer().drain(BATCH, |event| {
-                if event.ts >= ready_ns {
-                    tracker.push(&event);
-                }
-            });
+            let batch = &mut self.batch;
+            batch.clear();
+            let (taken, unreadable) = self.attachments.tracer().drain(BATCH, |event| batch.push(event));
+            // Two CPUs may have noted the time and got their place in the buffer in different orders.
+            batch.sort_by_key(|event| event.ts);
+            for event in batch.iter().filter(|event| event.ts >= ready_ns) {
+                tracker.push(event);
+            }
             self.unreadable += unreadable as u64;
             if unreadable > 0 {
                 tracker.lost_outside(unreadable as u64);
             }
-            if Instant::now() >= self.counters_due {
-                self.counters_due = Instant::now() + COUNTERS;
-                let lost = self.attachments.tracer().counters()?.lost;
+            let more = taken == BATCH;
+            if !more && let Some(lost) = lost {
                 self.tracker.lost_in_kernel(lost);
             }
             self.advance();
-            if taken < BATCH {
-                return self.screen.take_error();
+            self.screen.take_error()?;
+            if !more {
+                return Ok(false);
             }
         }
+        Ok(true)
     }
 
     /// With `--debug-bpf`, what the programs say of themselves; an unwritable standard error stops nothing.
@@ -328,12 +345,22 @@ impl<'a> Run<'a> {
 
     /// Takes what is still in the buffer and prints the sums.
     fn finish(&mut self) -> Result<Outcome, TraceError> {
-        self.drain()?;
+        // Nothing more comes; what came is counted to the last record.
+        self.attachments.tracer().detach_all();
+        while self.drain()? {}
         let Counters { lost, debug_lost, .. } = self.attachments.tracer().counters()?;
         if debug_lost > 0 {
             self.say(format!("{debug_lost} debug messages of the BPF programs were lost"));
         }
         self.tracker.lost_in_kernel(lost);
+        let missed: u64 =
+            self.attachments.tracer().prog_stats().iter().map(|(_, stats)| stats.recursion_misses).sum();
+        if missed > 0 {
+            self.tracker.lost_outside(missed);
+            self.say(format!(
+                "{missed} events not seen: they came while the program for them was at work on that CPU"
+            ));
+        }
         let (screen, topology) = (&mut self.screen, &self.topology);
         let summary = self.tracker.finish(monotonic_ns(), &mut |update| screen.update(topology, &update));
         self.outcome = Outcome { dropped: summary.dropped_total(), events_lost: summary.events_lost };
@@ -365,7 +392,16 @@ impl Screen {
             }
         };
         let out = io::BufWriter::with_capacity(1 << 16, stdout);
-        Self { output, out, names, limit: plan.count.unwrap_or(u64::MAX), shown: 0, open: HashSet::new(), drops: 0, error: None }
+        Self {
+            output,
+            out,
+            names,
+            limit: plan.count.unwrap_or(u64::MAX),
+            shown: 0,
+            open: HashSet::new(),
+            drops: 0,
+            error: None,
+        }
     }
 
     fn update(&mut self, topology: &Topology, update: &Update<'_>) {

@@ -78,15 +78,14 @@ fn judge_ip<B: Bytes>(bytes: &B, packet: &mut Packet, flow: &mut Flow) -> bool {
     if packet.flags & FLAG_FRAG != 0 && packet.is_later_fragment() {
         return later_fragment(packet, flow);
     }
-    if packet.is_icmp() {
-        if let Some(at) = packet.quoted(bytes) {
-            if judge_quoted(bytes, at, flow) {
-                packet.mark_quoted(bytes);
-                // The error travels against the packet it is about.
-                flow.dir = 1 - (flow.dir & 1);
-                return true;
-            }
-        }
+    if packet.is_icmp()
+        && let Some(at) = packet.quoted(bytes)
+        && judge_quoted(bytes, at, flow)
+    {
+        packet.mark_quoted(bytes);
+        // The error travels against the packet it is about.
+        flow.dir = 1 - (flow.dir & 1);
+        return true;
     }
     if !judge_tuple(&mut packet.tuple, flow) {
         return false;

@@ -128,7 +128,8 @@ impl Programs {
         let mut definitions = std::mem::take(&mut object.maps);
         for (name, size) in sizes {
             let map = definitions.get_mut(*name);
-            map.ok_or_else(|| LoadError::Object(format!("map `{name}`: there is none")))?.set_max_entries(*size);
+            map.ok_or_else(|| LoadError::Object(format!("map `{name}`: there is none")))?
+                .set_max_entries(*size);
         }
         let mut maps = HashMap::new();
         let mut descriptors = Vec::new();

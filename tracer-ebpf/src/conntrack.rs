@@ -84,6 +84,18 @@ pub fn is_ours(nfct: u64, hit: &mut Hit) -> bool {
     false
 }
 
+/// Does the packet's connection say nothing about whose it is: there is none, or it is not translated?
+#[inline(always)]
+pub fn is_plain(nfct: u64) -> bool {
+    let (ct, info) = (nfct & !7, nfct as u8 & 7);
+    if ct == 0 {
+        return true;
+    }
+    let Some(slot) = CT_NOT_OURS.get_ptr_mut((ct >> 6) as u32 % (CT_SLOTS * 8)) else { return false };
+    // SAFETY: a pointer into the map's value, one word.
+    (info != IS_NEW && unsafe { *slot } == ct) || probed!(ct, ct_status, u64) & TRANSLATED == 0
+}
+
 #[inline(never)]
 fn translated(ct: u64, info: u8, hit: &mut Hit) -> bool {
     let Some(settings) = SETTINGS.get(0) else { return false };

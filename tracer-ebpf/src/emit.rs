@@ -4,11 +4,10 @@
 use core::arch::asm;
 
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
-use tracer_common::{DebugCode, Event, Kind, Tuple};
+use tracer_common::{Event, Kind, Tuple};
 
 use crate::{
     conntrack::Ct,
-    debug,
     judge::Hit,
     maps::{COUNTERS, EVENTS},
     packet::{Packet, Transport},
@@ -67,10 +66,7 @@ pub fn hit(sighting: &Sighting, hit: &Hit) -> bool {
 /// Sends one record. Where the ring buffer has no room the record is counted as lost, and its number skipped.
 #[inline(never)]
 pub fn record(sighting: &Sighting, packet: &Packet, tuple: &Tuple, flow: u32) -> bool {
-    let Some((event, seq)) = reserve() else {
-        debug::say(DebugCode::NoRoom, sighting.kind as u8, sighting.skb, flow, tuple);
-        return false;
-    };
+    let Some((event, seq)) = reserve() else { return false };
     let (meta, transport) = (&sighting.meta, &sighting.transport);
     // SAFETY: `event` points at 128 reserved bytes; every one of them is written below.
     unsafe {
@@ -124,6 +120,17 @@ pub fn count(counter: *mut u64) -> u64 {
         );
     }
     value
+}
+
+/// Counts a record that cannot be made as lost.
+#[inline(always)]
+pub fn lose() {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: this CPU's value of the map.
+        let (seen, lost) = unsafe { (&raw mut (*counters).seen, &raw mut (*counters).lost) };
+        count(seen);
+        count(lost);
+    }
 }
 
 /// Reserves a record and numbers it.

@@ -50,6 +50,9 @@ struct Lookup {
 #[btf_tracepoint(function = "fib_table_lookup")]
 pub fn fib_table_lookup(ctx: BtfTracePointContext) -> i32 {
     let key: u64 = ctx.arg(1);
+    if is_of_no_interest(typed!(key, fl4_iif, u32)) {
+        return 0;
+    }
     let (src, dst) = (typed!(key, fl4_saddr, u32), typed!(key, fl4_daddr, u32));
     let lookup = Lookup {
         tuple: Tuple {
@@ -115,6 +118,13 @@ pub fn fib6_table_lookup(ctx: BtfTracePointContext) -> i32 {
     };
     observe(&lookup);
     0
+}
+
+/// A packet under way that is not the one last found to be ours: most lookups of a node.
+#[inline(always)]
+fn is_of_no_interest(iif: u32) -> bool {
+    // SAFETY: this CPU's value of the map.
+    iif > 1 && MEMO.get_ptr(0).is_none_or(|memo| unsafe { (*memo).stage } == STAGE_NONE)
 }
 
 #[inline(always)]

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Netfilter: positions between the tables. They always accept.
 
+use aya_ebpf::{
+    helpers::generated::bpf_tail_call,
+    macros::map,
+    maps::{PerCpuArray, ProgramArray},
+};
 use tracer_common::Kind;
 
 use crate::{
     conntrack::{self, Ct},
     debug,
     emit::{self, Meta, Sighting},
-    judge::{Hit, judge},
+    judge::{Hit, is_foreign, judge},
     kernel::number,
     maps::{MEMO, Memo, SETTINGS, STAGE_NONE, STAGE_ROUTE},
     packet::{SkbBytes, Transport},
@@ -25,23 +30,75 @@ pub struct NfContext {
     skb: u64,
 }
 
+/// What a zoomed position leaves for `nf_main`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Standing {
+    /// The packet that it was called for; 0: taken.
+    skb: u64,
+    position: u64,
+}
+
+#[map]
+static NF_STANDING: PerCpuArray<Standing> = PerCpuArray::with_max_entries(1, 0);
+/// Holds `nf_main`.
+#[map]
+static NF_MAIN: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
 // kernel: unsigned int (*)(const struct bpf_nf_ctx *), BPF_PROG_TYPE_NETFILTER, 6.4 -
 //
-// The section only has to be one that aya parses; these are loaded by `bpf/netfilter.rs`. One function for
-// each position, because nothing in the context tells positions apart.
+// The section only has to be one that aya parses; `bpf/programs.rs` loads these. The standing position is a
+// program of its own. Nothing in the context tells positions apart, so each zoomed one has an entry function,
+// which only notes its number and goes on in `nf_main`: the verifier has to walk that once.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/nf_pos0")]
+pub fn nf_pos0(ctx: *mut NfContext) -> i32 {
+    observe(ctx, 0);
+    NF_ACCEPT
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/nf_main")]
+pub fn nf_main(ctx: *mut NfContext) -> i32 {
+    // SAFETY: the program's context.
+    let skb = unsafe { (*ctx).skb };
+    if let Some(standing) = NF_STANDING.get_ptr_mut(0) {
+        // SAFETY: this CPU's value of the map.
+        let noted = unsafe { *standing };
+        if noted.skb == skb {
+            // SAFETY: as above.
+            unsafe { (*standing).skb = 0 };
+            observe(ctx, noted.position as u8);
+        } else {
+            // An interrupt came between, and a position of its own overwrote the note: which one this is is lost.
+            emit::lose();
+        }
+    }
+    NF_ACCEPT
+}
+
+#[inline(always)]
+fn zoomed(ctx: *mut NfContext, position: u64) {
+    if let Some(standing) = NF_STANDING.get_ptr_mut(0) {
+        // SAFETY: the program's context; this CPU's value of the map.
+        unsafe { *standing = Standing { skb: (*ctx).skb, position } };
+        // SAFETY: the map holds a program of this type, or nothing.
+        unsafe { bpf_tail_call(ctx.cast(), (&raw const NF_MAIN).cast_mut().cast(), 0) };
+    }
+}
+
 macro_rules! positions {
     ($($name:ident = $index:literal, $section:literal;)+) => {$(
         #[unsafe(no_mangle)]
         #[unsafe(link_section = $section)]
         pub fn $name(ctx: *mut NfContext) -> i32 {
-            observe(ctx, $index);
+            zoomed(ctx, $index);
             NF_ACCEPT
         }
     )+};
 }
 
 positions! {
-    nf_pos0 = 0, "raw_tp/nf_pos0";
     nf_pos1 = 1, "raw_tp/nf_pos1";
     nf_pos2 = 2, "raw_tp/nf_pos2";
     nf_pos3 = 3, "raw_tp/nf_pos3";
@@ -71,6 +128,14 @@ fn observe(ctx: *mut NfContext, position: u8) {
     let head = number(typed!(skb, skb_head, u64));
     let Some(settings) = SETTINGS.get(0) else { return };
     let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings };
+    // One that was ours at the hook before most likely still is.
+    // SAFETY: as above.
+    let was_ours = unsafe { (*memo).hit } == skb;
+    if !was_ours && is_foreign(&bytes, 0) && conntrack::is_plain(typed!(skb, skb_nfct, u64)) {
+        // SAFETY: as above.
+        unsafe { (*memo).miss = skb };
+        return;
+    }
     let mut hit = Hit::blank(settings);
     let ours = judge(&bytes, 0, &mut hit) || conntrack::is_ours(typed!(skb, skb_nfct, u64), &mut hit);
     debug::judged(Kind::Nf, skb, ours, &hit);

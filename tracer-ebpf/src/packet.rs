@@ -441,7 +441,7 @@ fn is_extension(proto: u8) -> bool {
 }
 
 #[inline(always)]
-fn is_echo(proto: u8, kind: u8) -> bool {
+pub fn is_echo(proto: u8, kind: u8) -> bool {
     if proto == ICMP { kind == 8 || kind == 0 } else { kind == 128 || kind == 129 }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     conntrack::{self, Ct},
     debug,
     emit::{self, Meta, Sighting},
-    judge::{Hit, judge},
+    judge::{Hit, is_foreign, judge},
     kernel::netns_of_device,
     maps::{MEMO, SETTINGS, STAGE_ENCAP},
     nf::remember,
@@ -62,6 +62,9 @@ fn observe<const POINT: u8, const HEADER: usize>(ctx: &TcContext) -> i32 {
         }
     }
     if protocol != ETH_P_IP && protocol != ETH_P_IPV6 {
+        return NEXT;
+    }
+    if protocol == ETH_P_IP && is_foreign(&bytes, offset) {
         return NEXT;
     }
     let mut hit = Hit::blank(settings);

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use aya::maps::{Map, MapData};
 use aya_obj::generated::{bpf_attach_type, bpf_insn, bpf_prog_type};
@@ -172,6 +172,17 @@ impl Programs {
         let unusable = |why: String| LoadError::Object(format!("map `{name}`: {why}"));
         let data = self.maps.remove(name).ok_or_else(|| unusable("there is none".into()))?;
         Map::from_map_data(data).and_then(T::try_from).map_err(|e| unusable(e.to_string()))
+    }
+
+    /// Puts a loaded program into the program array `map`, at index 0.
+    ///
+    /// # Errors
+    /// When there is no such map, or the kernel refuses.
+    pub fn put_program(&self, map: &str, program: BorrowedFd<'_>) -> Result<(), LoadError> {
+        let data =
+            self.maps.get(map).ok_or_else(|| LoadError::Object(format!("map `{map}`: there is none")))?;
+        sys::map_update(data.fd().as_fd(), &0u32.to_ne_bytes(), &program.as_raw_fd().to_ne_bytes())
+            .map_err(|source| LoadError::Map { name: map.to_owned(), source })
     }
 
     /// Functions that can be loaded.

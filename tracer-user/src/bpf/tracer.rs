@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
@@ -39,6 +39,9 @@ const DEVICE_TRACEPOINTS: [&str; 2] = ["netif_receive_skb", "net_dev_start_xmit"
 
 /// For the programs' messages, emptied every few milliseconds.
 const DEBUG_BYTES: u32 = 1 << 20;
+
+/// What the zoomed positions go on in.
+const NF_MAIN: &str = "nf_main";
 
 /// Why tracing cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -92,8 +95,8 @@ pub struct Tracer {
     settings: Array<MapData, Plain<Settings>>,
     /// Loaded programs by function; those of the tracepoints with their links.
     loaded: HashMap<String, OwnedFd>,
-    /// Programs that a thread is loading.
-    coming: Option<Receiver<(String, Result<OwnedFd, LoadError>)>>,
+    /// `nf_main`, which a thread is loading.
+    coming: Option<Receiver<Result<OwnedFd, LoadError>>>,
     tracepoints: Vec<OwnedFd>,
     /// Links of the tracepoints that stand in for TCX; `Some` once devices are watched that way.
     device_tracepoints: Option<Vec<OwnedFd>>,
@@ -285,6 +288,9 @@ impl Tracer {
         if self.nf_links.contains_key(&position) {
             return Ok(());
         }
+        if position.index != 0 {
+            self.zoomed_positions_ready()?;
+        }
         let program = self.program(&format!("nf_pos{}", position.index), ProgramKind::Netfilter)?;
         let attach = || link_netfilter(program, position.family, position.hook, position.priority);
         let link = netns.run(attach)??;
@@ -353,23 +359,45 @@ impl Tracer {
         }))
     }
 
-    /// Begins to load the zoomed positions ahead of need, in a thread: the verifier takes longer than the
-    /// packet that they wait for. Until one is there, attaching it loads it. `indexes`: which.
-    pub fn prepare_positions(&mut self, indexes: std::ops::Range<usize>) {
+    /// Begins to load what the zoomed positions go on in, in a thread: the verifier takes longer than the packet
+    /// that they wait for.
+    pub fn prepare_positions(&mut self) {
         let (send, receive) = mpsc::channel();
         let programs = Arc::clone(&self.programs);
         let load = move || {
-            for name in indexes.map(|index| format!("nf_pos{index}")) {
-                let program = programs.load(&name, ProgramKind::Netfilter);
-                if send.send((name, program)).is_err() {
-                    return;
-                }
-            }
+            // Nobody waits for it when the run is over.
+            let _ = send.send(load_main(&programs));
         };
-        // Without the thread they are loaded when they are needed.
+        // Without the thread it is loaded when it is needed.
         if std::thread::Builder::new().name("verifier".into()).spawn(load).is_ok() {
             self.coming = Some(receive);
         }
+    }
+
+    /// The thread of [`Self::prepare_positions`] is at work still: to attach a zoomed position would mean to wait.
+    pub fn is_preparing(&mut self) -> bool {
+        match self.coming.as_ref().map(Receiver::try_recv) {
+            Some(Err(TryRecvError::Empty)) => return true,
+            Some(Ok(Ok(program))) => {
+                self.loaded.insert(NF_MAIN.to_owned(), program);
+            }
+            // A failure is told by trying again.
+            _ => {}
+        }
+        self.coming = None;
+        false
+    }
+
+    /// Sees to it that zoomed positions have something to go on in.
+    fn zoomed_positions_ready(&mut self) -> Result<(), TracerError> {
+        if let Some(Ok(Ok(program))) = self.coming.take().map(|coming| coming.recv()) {
+            self.loaded.insert(NF_MAIN.to_owned(), program);
+        }
+        if !self.loaded.contains_key(NF_MAIN) {
+            let program = load_main(&self.programs)?;
+            self.loaded.insert(NF_MAIN.to_owned(), program);
+        }
+        Ok(())
     }
 
     /// Run-time statistics of every loaded program, by name.
@@ -384,9 +412,6 @@ impl Tracer {
     }
 
     fn program(&mut self, name: &str, kind: ProgramKind) -> Result<BorrowedFd<'_>, TracerError> {
-        // A failure is told by trying again.
-        let arrived = self.coming.iter().flat_map(Receiver::try_iter);
-        self.loaded.extend(arrived.filter_map(|(name, program)| Some((name, program.ok()?))));
         if !self.loaded.contains_key(name) {
             let program = self.programs.load(name, kind)?;
             self.loaded.insert(name.to_owned(), program);
@@ -396,6 +421,13 @@ impl Tracer {
             .map(OwnedFd::as_fd)
             .ok_or_else(|| TracerError::Load(LoadError::NoFunction(name.to_owned())))
     }
+}
+
+/// Loads the program that zoomed positions go on in, and puts it where they look for it.
+fn load_main(programs: &Programs) -> Result<OwnedFd, LoadError> {
+    let program = programs.load(NF_MAIN, ProgramKind::Netfilter)?;
+    programs.put_program("NF_MAIN", program.as_fd())?;
+    Ok(program)
 }
 
 fn load_one(programs: &Programs, name: &str, kind: ProgramKind) -> Result<Loaded, String> {

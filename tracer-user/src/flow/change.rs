@@ -3,9 +3,10 @@
 
 use tracer_common::{Event, Kind};
 
+use super::addr::Ends;
 use super::author::{Deed, distinct_priorities};
 use super::model::{Cause, ConntrackEntry, Ending, Hop, Interval, MarkChange, Nat, Place};
-use super::nat::translation;
+use super::nat::{CT_ESTABLISHED_REPLY, translation};
 use super::slots::At;
 use super::tracker::Tracker;
 use super::zoom::{Change, Zoom};
@@ -24,7 +25,8 @@ impl Tracker {
         if junk_mark(e) {
             hop.mark = slot.mark;
         }
-        let (from, before) = (slot.mark, slot.ends);
+        let from = slot.mark;
+        let before = if first { self.before_output(e, hop) } else { Some(slot.ends) };
         if !first && !abroad && hop.mark != from {
             let to = hop.mark;
             let cause = if to == 0 && crossed {
@@ -35,7 +37,12 @@ impl Tracker {
             };
             hop.mark_change = Some(MarkChange { from, to, cause });
         }
-        if !first && let Some(kind) = translation(before, hop.ends, e) {
+        if let Some(before) = before
+            && let Some(kind) = translation(before, hop.ends, e)
+        {
+            if first {
+                self.slots.get_mut(at).journey.packet.ends = before;
+            }
             let interval = match hop.place {
                 Place::Hook { .. } => self.attribute(at, e, hop, (Deed::Translation, kind as u64, 0)),
                 _ => None,
@@ -43,6 +50,17 @@ impl Tracker {
             hop.nat = Some(Nat { kind, from: before, interval });
         }
         self.compare_conntrack(at, e, hop);
+    }
+
+    /// A packet of this host is first seen behind the table that can have translated its destination: what it was
+    /// sent to, its conntrack entry knows.
+    fn before_output(&mut self, e: &Event, hop: &Hop) -> Option<Ends> {
+        if !matches!(hop.place, Place::Hook { hook: Hook::Output, .. }) || e.is_encap() || e.ct() == 0 {
+            return None;
+        }
+        let entry = self.conntracks.find(e.ct())?;
+        let sent = if e.ct_info() < CT_ESTABLISHED_REPLY { entry.original } else { entry.reply };
+        (sent.src == hop.ends.src).then_some(Ends { dst: sent.dst, ..hop.ends })
     }
 
     fn compare_conntrack(&mut self, at: At, e: &Event, hop: &mut Hop) {

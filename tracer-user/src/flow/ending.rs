@@ -25,7 +25,10 @@ pub(crate) fn ending_at(
                 PathRole::Transit if facts.bridge && !facts.uplink_port && !to_pod(hop.ends, places) => {
                     unwatched
                 }
-                PathRole::Transit if !facts.bridge && facts.peer.is_none() && facts.master.is_none() => {
+                // Also a port of a watched bridge: the other end of a veth is another pod's.
+                PathRole::Transit
+                    if !facts.bridge && facts.peer.is_none() && (facts.veth || facts.master.is_none()) =>
+                {
                     unwatched
                 }
                 PathRole::PodHost if facts.peer.is_none() => unwatched,
@@ -38,7 +41,12 @@ pub(crate) fn ending_at(
             (facts.role == Some(PathRole::Pod) && positions.last(netns, family, Hook::Input).is_none())
                 .then_some(Ending::Delivered { netns })
         }
-        Place::Hook { hook: Hook::Input, .. } => hop.encap.is_none().then_some(Ending::Delivered { netns }),
+        // What is between two tables of the hook may still be dropped by the later one.
+        Place::Hook { hook: Hook::Input, priority, .. } => {
+            let last = positions.last(netns, family, Hook::Input);
+            let passed = priority.zip(last).is_none_or(|(priority, last)| priority >= last);
+            (hop.encap.is_none() && passed).then_some(Ending::Delivered { netns })
+        }
         Place::Hook { hook: Hook::Postrouting, out_ifindex, .. } if out_ifindex != 0 => {
             let facts = places.device(netns, out_ifindex)?;
             let unseen = facts.role.is_none() && !facts.pod_ns;

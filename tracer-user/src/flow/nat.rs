@@ -7,7 +7,8 @@ use super::addr::{Addr, Endpoint, Ends};
 use super::generations::Generations;
 use super::model::{ConntrackEntry, NatKind};
 
-const CT_ESTABLISHED_REPLY: u8 = 3;
+/// From here on a packet goes against its entry's original direction, `enum ip_conntrack_info` (uapi).
+pub(crate) const CT_ESTABLISHED_REPLY: u8 = 3;
 const CT_RELATED_REPLY: u8 = 4;
 
 /// The ends an event shows. Ports only where they are ports: not an echo identifier, not an ICMP type.

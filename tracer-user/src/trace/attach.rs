@@ -96,16 +96,6 @@ impl Attachments {
         changes
     }
 
-    /// Has the positions loaded that looking closely at any one hook would take.
-    pub(super) fn prepare_zooms(&mut self, topology: &Topology) {
-        let most = topology
-            .namespaces
-            .values()
-            .flat_map(|ns| hooks().map(|(family, hook)| zoomed(ns, family, hook).len()))
-            .max();
-        self.tracer.prepare_positions(1..most.unwrap_or(1));
-    }
-
     fn vxlan_ports(&mut self, topology: &Topology, changes: &mut Changes) -> Result<(), TracerError> {
         let ports: BTreeSet<u16> = topology
             .namespaces

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracer_common::{Counters, Event};
 
@@ -68,12 +68,26 @@ pub struct Outcome {
 /// # Errors
 /// When tracing cannot start, or standard output fails other than by being closed.
 pub async fn trace(plan: &Plan) -> Result<Outcome, TraceError> {
+    // Before anything is attached or printed: who sees the header may end the run.
+    let mut signals = Signals::new().map_err(TraceError::Signals)?;
     let mut run = Run::start(plan)?;
-    let result = run.go().await;
+    let result = run.go(&mut signals).await;
     let outcome = run.finish();
     match result.and(outcome) {
         Err(TraceError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(run.outcome()),
         other => other,
+    }
+}
+
+/// What ends a run from outside.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 }
 
@@ -85,6 +99,8 @@ struct Run<'a> {
     attachments: Attachments,
     tracker: Tracker,
     screen: Screen,
+    /// Asked for and not done yet: hooks to be looked at closely, or no longer.
+    zooms: Vec<(Zoom, bool)>,
     outcome: Outcome,
     /// Records being looked at; kept for its room.
     batch: Vec<Event>,
@@ -160,7 +176,7 @@ impl<'a> Run<'a> {
             .map(drop)
             .unwrap_or_default();
         if plan.positions == PositionChoice::Auto {
-            attachments.prepare_zooms(&topology);
+            attachments.tracer().prepare_positions();
         }
         Ok(Self {
             plan,
@@ -170,6 +186,7 @@ impl<'a> Run<'a> {
             attachments,
             tracker,
             screen,
+            zooms: Vec::new(),
             outcome: Outcome::default(),
             batch: Vec::with_capacity(BATCH),
             unreadable: 0,
@@ -178,9 +195,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    async fn go(&mut self) -> Result<Outcome, TraceError> {
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(TraceError::Signals)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(TraceError::Signals)?;
+    async fn go(&mut self, signals: &mut Signals) -> Result<Outcome, TraceError> {
         let mut watcher = Watcher::new(&self.netns, &self.plan.filter.hosts())?;
         let events = self.attachments.tracer().events_fd().map_err(TraceError::Wait)?;
         // SAFETY: an owned descriptor: it is the same one, and open, until `events` is dropped.
@@ -193,8 +208,8 @@ impl<'a> Run<'a> {
         loop {
             tokio::select! {
                 biased;
-                _ = interrupt.recv() => return Ok(self.outcome),
-                _ = terminate.recv() => return Ok(self.outcome),
+                _ = signals.interrupt.recv() => return Ok(self.outcome),
+                _ = signals.terminate.recv() => return Ok(self.outcome),
                 () = at(deadline) => return Ok(self.outcome),
                 () = at(counted) => return Ok(self.outcome),
                 change = watcher.changed() => {
@@ -252,7 +267,9 @@ impl<'a> Run<'a> {
             if !more && let Some(lost) = lost {
                 self.tracker.lost_in_kernel(lost);
             }
-            self.advance();
+            // In a backlog, what would be overdue by the clock may be told by the next record.
+            let last_ns = self.batch.last().map(|event| event.ts);
+            self.advance(last_ns.filter(|_| more).unwrap_or_else(monotonic_ns));
             self.screen.take_error()?;
             if !more {
                 return Ok(false);
@@ -271,15 +288,20 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn advance(&mut self) {
-        let mut zooms: Vec<(Zoom, bool)> = Vec::new();
-        let (screen, topology) = (&mut self.screen, &self.topology);
-        self.tracker.advance(monotonic_ns(), &mut |update| match update {
+    /// `now_ns`: CLOCK_MONOTONIC, or where in a backlog of records we are.
+    fn advance(&mut self, now_ns: u64) {
+        let (screen, topology, zooms) = (&mut self.screen, &self.topology, &mut self.zooms);
+        self.tracker.advance(now_ns, &mut |update| match update {
             Update::Zoom(zoom) => zooms.push((zoom, true)),
             Update::Unzoom(zoom) => zooms.push((zoom, false)),
             update => screen.update(topology, &update),
         });
-        for (zoom, on) in zooms {
+        // What is known is shown first: to attach takes its time.
+        self.screen.flush();
+        if self.zooms.is_empty() || self.attachments.tracer().is_preparing() {
+            return;
+        }
+        for (zoom, on) in std::mem::take(&mut self.zooms) {
             let changes = self.attachments.zoom(zoom, on, &self.topology, &self.netns);
             self.tell(&changes);
             self.screen.notice(&self.topology, &Notice::Zoomed { ts: monotonic_ns(), zoom, on });
@@ -309,7 +331,7 @@ impl<'a> Run<'a> {
             return Ok(false);
         }
         // What was under way is told in the words of the topology that it was seen in.
-        self.advance();
+        self.advance(monotonic_ns());
         let before = std::mem::replace(&mut self.topology, Arc::new(topology));
         let changes = self.attachments.reconcile(&self.topology, &self.netns)?;
         self.tell(&changes);

@@ -20,13 +20,14 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/eg
 
 /// What a program may ask of the kernel; numbers of `enum bpf_func_id`, include/uapi/linux/bpf.h. None of these
 /// changes a packet, its mark, or anything else outside our maps.
-const HELPERS: [(i32, &str); 12] = [
+const HELPERS: [(i32, &str); 13] = [
     (1, "map_lookup_elem"),
     (2, "map_update_elem"),
     (3, "map_delete_elem"),
     (5, "ktime_get_ns"),
     (8, "get_smp_processor_id"),
     (26, "skb_load_bytes"),
+    (12, "tail_call"),
     (67, "get_stack"),
     (113, "probe_read_kernel"),
     (130, "ringbuf_output"),
@@ -52,7 +53,7 @@ fn verdict(section: &str) -> i64 {
         // TCX_NEXT, TC_ACT_UNSPEC: the return value is 32 bits wide.
         "classifier" => 0xffff_ffff,
         // NF_ACCEPT
-        name if name.starts_with("raw_tp/nf_pos") => 1,
+        name if name.starts_with("raw_tp/nf_") => 1,
         // Ignored.
         name if name.starts_with("tp_btf/") => 0,
         name => panic!("what do programs in section {name} return?"),
@@ -81,7 +82,8 @@ fn every_packet_goes_on() {
             assert_eq!(returned & 0xffff_ffff, verdict, "{}", program.name);
         }
     }
-    assert_eq!(kinds.get(&1), Some(&tracer_common::NF_POSITIONS));
+    // One for each position, and what the zoomed ones go on in.
+    assert_eq!(kinds.get(&1), Some(&(tracer_common::NF_POSITIONS + 1)));
     assert_eq!(kinds.get(&0xffff_ffff), Some(&4));
 }
 

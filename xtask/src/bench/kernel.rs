@@ -123,14 +123,14 @@ pub(super) fn enable_stats() -> Result<OwnedFd> {
     fd(bpf(ENABLE_STATS, &mut Attr::default())).context("enabling the kernel's statistics of BPF programs")
 }
 
-/// A process's per-CPU map of four numbers called COUNTERS: records seen, and records lost, by all CPUs.
+/// A process's per-CPU map called COUNTERS: numbers, of which the first two are records seen and records lost
+/// (`tracer_common::Counters`).
 pub(super) struct Counters {
     map: OwnedFd,
     cpus: usize,
+    /// Numbers in it.
+    numbers: usize,
 }
-
-/// The numbers in it that are read here, in order: `tracer_common::Counters`.
-const COUNTERS: usize = 4;
 
 impl Counters {
     pub(super) fn of(pid: u32) -> Result<Self> {
@@ -138,23 +138,25 @@ impl Counters {
             let map = by_id(MAP_GET_FD_BY_ID, id).with_context(|| format!("opening BPF map {id}"))?;
             // SAFETY: made of integers; all zero is a value of it.
             let info: MapInfo = unsafe { info(&map) }.with_context(|| format!("asking for BPF map {id}"))?;
-            if text(&info.name) == "COUNTERS" && info.value_size as usize == COUNTERS * 8 {
-                return Ok(Self { map, cpus: possible_cpus()? });
+            if text(&info.name) == "COUNTERS" && info.value_size >= 16 {
+                // The kernel copies each CPU's value in whole words.
+                let numbers = info.value_size.div_ceil(8) as usize;
+                return Ok(Self { map, cpus: possible_cpus()?, numbers });
             }
         }
-        anyhow::bail!("the process has no BPF map COUNTERS of {COUNTERS} numbers")
+        anyhow::bail!("the process has no BPF map COUNTERS")
     }
 
     /// Seen, lost.
     pub(super) fn read(&self) -> Result<(u64, u64)> {
         let key = 0u32;
-        let mut values = vec![[0u64; COUNTERS]; self.cpus];
+        let mut values = vec![0u64; self.numbers * self.cpus];
         let mut attr = Attr::default();
         attr.words[0] = self.map.as_raw_fd() as u64;
         attr.words[1] = (&raw const key) as u64;
         attr.words[2] = values.as_mut_ptr() as u64;
         bpf(MAP_LOOKUP_ELEM, &mut attr).context("reading COUNTERS")?;
-        Ok(values.iter().fold((0, 0), |(seen, lost), value| (seen + value[0], lost + value[1])))
+        Ok(values.chunks_exact(self.numbers).fold((0, 0), |(seen, lost), of| (seen + of[0], lost + of[1])))
     }
 }
 

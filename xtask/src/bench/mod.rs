@@ -28,7 +28,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: u32,
     /// Length of one measurement.
-    #[arg(long, value_name = "S", default_value_t = 0.3)]
+    #[arg(long, value_name = "S", default_value_t = 0.2)]
     seconds: f64,
     /// Measure this only; may be given several times.
     #[arg(long, value_enum, value_name = "NAME")]

@@ -15,8 +15,8 @@ use super::{Bench, load, report};
 /// UDP packets a second, at which nothing is short of time.
 const CALM: f64 = 20_000.0;
 /// Where the search for the first loss begins, and how it goes on.
-const FIRST_PACE: f64 = 10_000.0;
-const FASTER: f64 = 1.3;
+const FIRST_PACE: f64 = 15_000.0;
+const FASTER: f64 = 1.5;
 const PACED_FOR: Duration = Duration::from_millis(1000);
 const STARTS: u32 = 15;
 

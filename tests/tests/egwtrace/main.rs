@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The real binary on real packets: each test puts up a lab of its own, traces a flow of it, and compares what was
+//! printed with what happened.
+
+mod changes;
+mod drops;
+mod egress;
+mod journey;
+mod loss;
+mod others;
+mod run_ends;
+mod running;
+mod services;

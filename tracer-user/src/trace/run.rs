@@ -11,9 +11,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracer_common::Counters;
-
-use tracer_common::Event;
+use tracer_common::{Counters, Event};
 
 use super::attach::{Attachments, Changes};
 use super::debug;

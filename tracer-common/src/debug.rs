@@ -17,8 +17,6 @@ pub enum DebugCode {
     Followed = 4,
     /// The tuple was learned from a conntrack entry that has gone, not from the one at `arg`: forgotten.
     Forgotten = 5,
-    /// The ring buffer had no room for a record. `arg`: address of the skb.
-    NoRoom = 6,
 }
 
 impl DebugCode {
@@ -29,7 +27,6 @@ impl DebugCode {
             3 => Self::Inserted,
             4 => Self::Followed,
             5 => Self::Forgotten,
-            6 => Self::NoRoom,
             _ => return None,
         })
     }

@@ -269,18 +269,15 @@ impl Event {
         self.detail_u16(22)
     }
 
-    /// IPv4 addresses of the outer packet, network order; ports; VNI (`Tc`, `Nf` with `FLAG_ENCAP`).
-    /// `None` when the outer packet is IPv6: the `Outer` record before this one has it.
-    pub fn outer_v4(&self) -> Option<([u8; 4], [u8; 4], u16, u16, u32)> {
+    /// The outer packet of an encapsulation (`Tc`, `Nf` with `FLAG_ENCAP`). `None` when the outer packet is IPv6: the `Outer` record before this one has it.
+    pub fn outer_v4(&self) -> Option<OuterV4> {
         let d = &self.detail;
-        (self.is_encap() && d[21] == 4).then(|| {
-            (
-                [d[0], d[1], d[2], d[3]],
-                [d[4], d[5], d[6], d[7]],
-                self.detail_u16(8),
-                self.detail_u16(10),
-                self.detail_u32(12),
-            )
+        (self.is_encap() && d[21] == 4).then(|| OuterV4 {
+            src: [d[0], d[1], d[2], d[3]],
+            dst: [d[4], d[5], d[6], d[7]],
+            sport: self.detail_u16(8),
+            dport: self.detail_u16(10),
+            vni: self.detail_u32(12),
         })
     }
     /// VNI of an `Outer` record.
@@ -345,13 +342,13 @@ impl Event {
     pub fn set_l3len(&mut self, len: u16) {
         self.detail[22..24].copy_from_slice(&len.to_ne_bytes());
     }
-    pub fn set_outer_v4(&mut self, src: [u8; 4], dst: [u8; 4], sport: u16, dport: u16, vni: u32) {
+    pub fn set_outer_v4(&mut self, outer: OuterV4) {
         self.flags |= FLAG_ENCAP;
-        self.detail[0..4].copy_from_slice(&src);
-        self.detail[4..8].copy_from_slice(&dst);
-        self.detail[8..10].copy_from_slice(&sport.to_ne_bytes());
-        self.detail[10..12].copy_from_slice(&dport.to_ne_bytes());
-        self.set_u32(12, vni);
+        self.detail[0..4].copy_from_slice(&outer.src);
+        self.detail[4..8].copy_from_slice(&outer.dst);
+        self.detail[8..10].copy_from_slice(&outer.sport.to_ne_bytes());
+        self.detail[10..12].copy_from_slice(&outer.dport.to_ne_bytes());
+        self.set_u32(12, outer.vni);
         self.detail[21] = 4;
     }
     pub fn set_drop(&mut self, location: u64, reason: u32) {
@@ -372,6 +369,17 @@ pub struct DeviceKey {
     /// Inode number of the namespace.
     pub netns: u32,
     pub ifindex: u32,
+}
+
+/// The outer packet of an encapsulation in IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OuterV4 {
+    /// Network order.
+    pub src: [u8; 4],
+    pub dst: [u8; 4],
+    pub sport: u16,
+    pub dport: u16,
+    pub vni: u32,
 }
 
 /// Per-CPU counters, read by user space.

@@ -183,10 +183,10 @@ const NO_TUPLE: Tuple = Tuple { src: [0; 4], dst: [0; 4], sport: 0, dport: 0, pr
 #[inline(always)]
 fn learn(tuple: &mut Tuple, flow: &Flow) -> bool {
     // SAFETY: only whether it is there, and whose it is, matters.
-    if let Some(known) = unsafe { FLOWS.get(&*tuple) } {
-        if known.id == flow.id {
-            return false;
-        }
+    if let Some(known) = unsafe { FLOWS.get(&*tuple) }
+        && known.id == flow.id
+    {
+        return false;
     }
     insert_both(tuple, flow)
 }

@@ -94,11 +94,12 @@ fn report(ctx: &BtfTracePointContext, bytes: &SkbBytes, point: u8, hit: &mut Hit
     if !conntrack::follow(&ct, hit, &mut sighting) {
         return false;
     }
-    if point == TRANSMIT && !hit.is_encap() {
-        if let Some(memo) = MEMO.get_ptr_mut(0) {
-            // SAFETY: this CPU's value of the map.
-            unsafe { remember(memo, hit, &sighting, STAGE_ENCAP) };
-        }
+    if point == TRANSMIT
+        && !hit.is_encap()
+        && let Some(memo) = MEMO.get_ptr_mut(0)
+    {
+        // SAFETY: this CPU's value of the map.
+        unsafe { remember(memo, hit, &sighting, STAGE_ENCAP) };
     }
     sighting.detail = emit::sighting_detail(&ct, hit, &sighting, 0);
     sighting.kind = Kind::Tc;

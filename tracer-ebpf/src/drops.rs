@@ -8,7 +8,7 @@ use aya_ebpf::{
     maps::PerCpuArray,
     programs::BtfTracePointContext,
 };
-use tracer_common::{DebugCode, Kind, STACK_DEPTH};
+use tracer_common::{Kind, STACK_DEPTH};
 
 use crate::{
     debug,
@@ -135,10 +135,7 @@ fn stack(ctx: &BtfTracePointContext, skb: u64, location: u64, hit: &Hit) {
         }
     }
     let now = emit::now();
-    let Some((event, seq)) = emit::reserve() else {
-        debug::say(DebugCode::NoRoom, Kind::Stack as u8, skb, hit.flow.id, &hit.packet.tuple);
-        return;
-    };
+    let Some((event, seq)) = emit::reserve() else { return };
     let bytes = event.cast::<u8>();
     // SAFETY: `event` points at 128 reserved bytes; every one of them is written.
     unsafe {

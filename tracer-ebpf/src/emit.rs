@@ -4,7 +4,7 @@
 use core::arch::asm;
 
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
-use tracer_common::{FLAG_QUOTED, Event, Kind, Tuple};
+use tracer_common::{Event, Kind, Tuple};
 
 use crate::{
     conntrack::Ct,
@@ -82,8 +82,7 @@ pub fn record(sighting: &Sighting, packet: &Packet, tuple: &Tuple, flow: u32) ->
         (*event).l4b = transport.b;
         (&raw mut (*event).src).cast::<[u32; 4]>().write(tuple.src);
         (&raw mut (*event).dst).cast::<[u32; 4]>().write(tuple.dst);
-        // An ICMP error has no ports: its type and code go there, as `Event` says.
-        (*event).sport = if packet.flags & FLAG_QUOTED != 0 { transport.a as u16 } else { tuple.sport };
+        (*event).sport = tuple.sport;
         (*event).dport = tuple.dport;
         (*event).ip_id = packet.ip_id;
         (*event).frag = packet.frag;

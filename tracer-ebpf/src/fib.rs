@@ -139,12 +139,14 @@ fn observe(lookup: &Lookup) {
     } else {
         0
     };
-    if memo.stage != STAGE_NONE && memo.tag == memo_tag(memo.hit, memo.flow) && is_here(memo, netns) {
-        if let Some(flags) = about(memo, lookup) {
-            let flow = Flow { id: memo.flow, dir: memo.dir as u8, learned: 0, unused: 0 };
-            send(lookup, flow, memo.hit, memo.netns, flags);
-            return;
-        }
+    if memo.stage != STAGE_NONE
+        && memo.tag == memo_tag(memo.hit, memo.flow)
+        && is_here(memo, netns)
+        && let Some(flags) = about(memo, lookup)
+    {
+        let flow = Flow { id: memo.flow, dir: memo.dir as u8, learned: 0, unused: 0 };
+        send(lookup, flow, memo.hit, memo.netns, flags);
+        return;
     }
     // A socket looks its route up before there is a packet, and often before it has a source address.
     if lookup.iif > 1 || netns == 0 {

@@ -8,7 +8,9 @@ use tracer_common::{
 use crate::{
     debug, frozen,
     maps::{CONFIG, COUNTERS, FLOWS, FRAGS, Flow, FragKey, SIEVE},
-    packet::{Bytes, ICMP, ICMPV6, MAPPED, Outer, Packet, SCTP, TCP, UDP, is_echo, is_vxlan_port, read_quoted},
+    packet::{
+        Bytes, ICMP, ICMPV6, MAPPED, Outer, Packet, SCTP, TCP, UDP, is_echo, is_vxlan_port, read_quoted,
+    },
 };
 
 /// A packet that is ours.
@@ -64,8 +66,13 @@ pub fn is_foreign<B: Bytes>(bytes: &B, offset: usize) -> bool {
     if proto == UDP && is_vxlan_port(bytes.settings(), dport) {
         return false;
     }
-    let tuple =
-        Tuple { src: [0, 0, MAPPED, head[3]], dst: [0, 0, MAPPED, head[4]], sport, dport, proto: u32::from(proto) };
+    let tuple = Tuple {
+        src: [0, 0, MAPPED, head[3]],
+        dst: [0, 0, MAPPED, head[4]],
+        sport,
+        dport,
+        proto: u32::from(proto),
+    };
     !sieve_has(&tuple) && filter(&tuple) == NOT_OURS
 }
 
@@ -108,15 +115,14 @@ fn judge_ip<B: Bytes>(bytes: &B, packet: &mut Packet, flow: &mut Flow) -> bool {
     if packet.flags & FLAG_FRAG != 0 && packet.is_later_fragment() {
         return later_fragment(packet, flow);
     }
-    if packet.is_icmp() {
-        if let Some(at) = packet.quoted(bytes) {
-            if judge_quoted(bytes, at, flow) {
-                packet.mark_quoted(bytes);
-                // The error travels against the packet it is about.
-                flow.dir = 1 - (flow.dir & 1);
-                return true;
-            }
-        }
+    if packet.is_icmp()
+        && let Some(at) = packet.quoted(bytes)
+        && judge_quoted(bytes, at, flow)
+    {
+        packet.mark_quoted(bytes);
+        // The error travels against the packet it is about.
+        flow.dir = 1 - (flow.dir & 1);
+        return true;
     }
     if !judge_tuple(&mut packet.tuple, flow) {
         return false;

@@ -131,8 +131,9 @@ pub static FIELDS: Fields = Fields::NONE;
 /// verifier can fold the loaded one.
 #[macro_export]
 macro_rules! frozen {
-    ($($place:tt)+) => {
+    ($($place:tt)+) => {{
+        let place = &raw const $($place)+;
         // SAFETY: the place is a member of a static, valid and aligned.
-        unsafe { core::ptr::read_volatile(&raw const $($place)+) }
-    };
+        unsafe { core::ptr::read_volatile(place) }
+    }};
 }

@@ -128,17 +128,16 @@ fn observe(ctx: *mut NfContext, position: u8) {
     let head = number(typed!(skb, skb_head, u64));
     let Some(settings) = SETTINGS.get(0) else { return };
     let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings };
-    let nfct = typed!(skb, skb_nfct, u64);
     // One that was ours at the hook before most likely still is.
     // SAFETY: as above.
     let was_ours = unsafe { (*memo).hit } == skb;
-    if !was_ours && is_foreign(&bytes, 0) && conntrack::is_plain(nfct) {
+    if !was_ours && is_foreign(&bytes, 0) && conntrack::is_plain(typed!(skb, skb_nfct, u64)) {
         // SAFETY: as above.
         unsafe { (*memo).miss = skb };
         return;
     }
     let mut hit = Hit::blank(settings);
-    let ours = judge(&bytes, 0, &mut hit) || conntrack::is_ours(nfct, &mut hit);
+    let ours = judge(&bytes, 0, &mut hit) || conntrack::is_ours(typed!(skb, skb_nfct, u64), &mut hit);
     debug::judged(Kind::Nf, skb, ours, &hit);
     if !ours {
         // SAFETY: as above.

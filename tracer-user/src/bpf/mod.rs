@@ -3,7 +3,6 @@
 
 pub mod btf;
 mod link;
-mod netns;
 mod programs;
 mod symbols;
 mod sys;
@@ -11,7 +10,6 @@ mod tracer;
 
 pub use link::{LinkError, TcDirection, TcOrder, link_netfilter, link_tcx};
 
-pub use netns::{in_netns, netns_inode};
 pub use programs::{LoadError, ProgramKind, Programs, Refusal};
 pub use symbols::{Symbols, SymbolsError};
 pub use sys::{ProgStats, enable_stats, prog_stats};

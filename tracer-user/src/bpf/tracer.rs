@@ -16,10 +16,9 @@ use tracer_common::{Config, Counters, DebugRecord, DeviceKey, Event, Fields, MAX
 
 use super::btf::KernelBtf;
 use super::link::{LinkError, TcDirection, TcOrder, link_netfilter, link_tcx};
-use super::netns::in_netns;
 use super::programs::{LoadError, ProgramKind, Programs};
 use super::sys::{self, ProgStats, prog_stats};
-use crate::node::{NetnsId, Position};
+use crate::node::{Netns, NetnsError, NetnsId, Position};
 
 /// The BPF object, built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egwtrace.bpf"));
@@ -53,8 +52,8 @@ pub enum TracerError {
     NoTracepoint(&'static str),
     #[error("cannot attach to tracepoint {name}: {source}")]
     Tracepoint { name: &'static str, source: io::Error },
-    #[error("cannot enter the network namespace: {0}; needs CAP_SYS_ADMIN")]
-    Netns(io::Error),
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(transparent)]
@@ -78,6 +77,9 @@ pub struct HookStatus {
 struct Plain<T: Copy>(T);
 // SAFETY: used with `Config`, `Fields`, `Settings`, `DeviceKey` and `Counters` only, which are `repr(C)` structures of integers without padding.
 unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
+
+/// A program, and a tracepoint's link.
+type Loaded = (OwnedFd, Option<OwnedFd>);
 
 type TcKey = (NetnsId, u32, TcDirection);
 
@@ -155,22 +157,21 @@ impl Tracer {
         let next = AtomicUsize::new(0);
         let programs = &*self.programs;
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
-        let mut results: Vec<(usize, Result<(OwnedFd, Option<OwnedFd>), String>)> =
-            std::thread::scope(|scope| {
-                let workers: Vec<_> = (0..threads)
-                    .map(|_| {
-                        scope.spawn(|| {
-                            let mut done = Vec::new();
-                            loop {
-                                let at = next.fetch_add(1, Ordering::Relaxed);
-                                let Some((name, _, kind)) = wanted.get(at) else { return done };
-                                done.push((at, kind.clone().and_then(|kind| load_one(programs, name, kind))));
-                            }
-                        })
+        let mut results: Vec<(usize, Result<Loaded, String>)> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut done = Vec::new();
+                        loop {
+                            let at = next.fetch_add(1, Ordering::Relaxed);
+                            let Some((name, _, kind)) = wanted.get(at) else { return done };
+                            done.push((at, kind.clone().and_then(|kind| load_one(programs, name, kind))));
+                        }
                     })
-                    .collect();
-                workers.into_iter().flat_map(|w| w.join().unwrap_or_default()).collect()
-            });
+                })
+                .collect();
+            workers.into_iter().flat_map(|w| w.join().unwrap_or_default()).collect()
+        });
         results.sort_unstable_by_key(|(at, _)| *at);
         for (at, result) in results {
             let (name, loses, _) = &wanted[at];
@@ -244,13 +245,8 @@ impl Tracer {
     ///
     /// # Errors
     /// When one of them could not be attached; the other one stays.
-    pub fn attach_tc(
-        &mut self,
-        netns: BorrowedFd<'_>,
-        id: NetnsId,
-        ifindex: u32,
-        layer3: bool,
-    ) -> Result<(), TracerError> {
+    pub fn attach_tc(&mut self, netns: &Netns, ifindex: u32, layer3: bool) -> Result<(), TracerError> {
+        let id = netns.id();
         if self.uses_device_tracepoints() {
             return self
                 .path_devices
@@ -266,8 +262,7 @@ impl Tracer {
                 continue;
             }
             let program = self.program(name, ProgramKind::Tc)?;
-            let link = in_netns(netns, || link_tcx(program, ifindex, direction, order))
-                .map_err(TracerError::Netns)??;
+            let link = netns.run(|| link_tcx(program, ifindex, direction, order))??;
             self.tc_links.insert((id, ifindex, direction), link);
         }
         Ok(())
@@ -289,7 +284,7 @@ impl Tracer {
     }
 
     /// Attaches one netfilter position.
-    pub fn attach_position(&mut self, netns: BorrowedFd<'_>, position: Position) -> Result<(), TracerError> {
+    pub fn attach_position(&mut self, netns: &Netns, position: Position) -> Result<(), TracerError> {
         if self.nf_links.contains_key(&position) {
             return Ok(());
         }
@@ -297,9 +292,8 @@ impl Tracer {
             self.zoomed_positions_ready()?;
         }
         let program = self.program(&format!("nf_pos{}", position.index), ProgramKind::Netfilter)?;
-        let link =
-            in_netns(netns, || link_netfilter(program, position.family, position.hook, position.priority))
-                .map_err(TracerError::Netns)??;
+        let attach = || link_netfilter(program, position.family, position.hook, position.priority);
+        let link = netns.run(attach)??;
         self.nf_links.insert(position, link);
         Ok(())
     }
@@ -436,11 +430,7 @@ fn load_main(programs: &Programs) -> Result<OwnedFd, LoadError> {
     Ok(program)
 }
 
-fn load_one(
-    programs: &Programs,
-    name: &str,
-    kind: ProgramKind,
-) -> Result<(OwnedFd, Option<OwnedFd>), String> {
+fn load_one(programs: &Programs, name: &str, kind: ProgramKind) -> Result<Loaded, String> {
     let program = programs.load(name, kind).map_err(|e| e.to_string())?;
     let link = match kind {
         ProgramKind::Tracepoint { .. } => Some(

@@ -232,10 +232,10 @@ impl Tracker {
         if !e.is_encap() {
             return None;
         }
-        if let Some((src, dst, sport, dport, vni)) = e.outer_v4() {
-            let src = Endpoint { addr: Addr::v4(src), port: sport };
-            let dst = Endpoint { addr: Addr::v4(dst), port: dport };
-            return Some(Encap { src, dst, vni });
+        if let Some(outer) = e.outer_v4() {
+            let src = Endpoint { addr: Addr::v4(outer.src), port: outer.sport };
+            let dst = Endpoint { addr: Addr::v4(outer.dst), port: outer.dport };
+            return Some(Encap { src, dst, vni: outer.vni });
         }
         let unknown = Encap { src: Endpoint::default(), dst: Endpoint::default(), vni: 0 };
         let outer = self.cpu(e).outer.take_if(|(skb, _)| *skb == e.skb);

@@ -211,4 +211,23 @@ mod tests {
         let error = Netns::open(Path::new("/nowhere/\x1b[1m"), "x").unwrap_err().to_string();
         assert!(error.contains("\\x1b[1m") && error.contains("No such file"), "{error}");
     }
+
+    #[test]
+    fn the_caller_stays_where_it_is() {
+        let path = Path::new("/proc/thread-self/ns/net");
+        let here = Netns::current().unwrap();
+        // A thread of its own makes a namespace; the handle keeps it.
+        let made = std::thread::spawn(move || {
+            // SAFETY: moves this short-lived thread only.
+            let made = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+            made.then(|| Netns::open(path, "other").unwrap())
+        });
+        let Some(other) = made.join().unwrap() else {
+            return println!("SKIP no network namespace can be made: {}", io::Error::last_os_error());
+        };
+        let inside = other.run(|| Netns::open(path, "inside").unwrap()).unwrap();
+        assert_eq!(inside.id(), other.id());
+        assert_ne!(inside.id(), here.id());
+        assert_eq!(Netns::current().unwrap().id(), here.id());
+    }
 }

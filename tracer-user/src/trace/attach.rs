@@ -2,7 +2,6 @@
 //! Keeps what is attached in step with the topology: programs on the devices of the path, positions at the hooks.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::os::fd::AsFd as _;
 
 use crate::bpf::{Tracer, TracerError};
 use crate::cli::{PositionChoice, TcChoice};
@@ -145,12 +144,12 @@ impl Attachments {
                 continue;
             }
             let Some(handle) = netns.iter().find(|n| n.id() == id) else { continue };
-            let mut attached = self.tracer.attach_tc(handle.as_fd(), id, ifindex, device.layer3);
+            let mut attached = self.tracer.attach_tc(handle, ifindex, device.layer3);
             if matches!(&attached, Err(TracerError::Link(error)) if error.is_unsupported())
                 && self.tc == TcChoice::Auto
                 && self.by_tracepoint(changes)
             {
-                attached = self.tracer.attach_tc(handle.as_fd(), id, ifindex, device.layer3);
+                attached = self.tracer.attach_tc(handle, ifindex, device.layer3);
             }
             match attached {
                 Ok(()) => {
@@ -216,7 +215,7 @@ impl Attachments {
         let mut last = None;
         for priority in placement.candidates(ATTEMPTS) {
             let position = Position { priority, ..placement.position };
-            match self.tracer.attach_position(netns.as_fd(), position) {
+            match self.tracer.attach_position(netns, position) {
                 Ok(()) => return,
                 Err(TracerError::Link(error)) if error.is_busy() => last = Some(error.to_string()),
                 Err(error) => {

@@ -24,7 +24,6 @@ impl fmt::Display for Line<'_> {
             Some(DebugCode::Inserted) => write!(f, "a new flow, by the filter:")?,
             Some(DebugCode::Followed) => write!(f, "entry {arg:x}: of the flow:")?,
             Some(DebugCode::Forgotten) => write!(f, "entry {arg:x}: not of the flow any more:")?,
-            Some(DebugCode::NoRoom) => write!(f, "skb {arg:x}: no room for its record:")?,
             None => write!(f, "code {}, {arg:x}:", record.code)?,
         }
         let Tuple { src, dst, sport, dport, proto } = record.tuple;

@@ -45,7 +45,7 @@ fn missing(effective: u64) -> Vec<(&'static str, &'static str)> {
     let has = |cap: u32| effective & (1 << cap) != 0;
     NEEDED
         .iter()
-        .filter(|(cap, ..)| !has(*cap) && !(matches!(*cap, CAP_BPF | CAP_PERFMON) && has(CAP_SYS_ADMIN)))
+        .filter(|(cap, ..)| !(has(*cap) || matches!(*cap, CAP_BPF | CAP_PERFMON) && has(CAP_SYS_ADMIN)))
         .map(|(_, name, why)| (*name, *why))
         .collect()
 }

@@ -11,9 +11,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracer_common::Counters;
-
-use tracer_common::Event;
+use tracer_common::{Counters, Event};
 
 use super::attach::{Attachments, Changes};
 use super::debug;
@@ -122,6 +120,7 @@ struct Screen {
     names: Arc<KernelNames>,
     /// Journeys to show, and how many of them were begun.
     limit: u64,
+    drops_only: bool,
     shown: u64,
     /// Of these, the ones that are not over.
     open: HashSet<u64>,
@@ -236,10 +235,11 @@ impl<'a> Run<'a> {
                 }
                 _ = tick.tick() => {
                     self.drain()?;
-                    if self.screen.has_enough() {
-                        if self.screen.open.is_empty() {
-                            return Ok(self.outcome);
-                        }
+                    if self.screen.is_done() {
+                        return Ok(self.outcome);
+                    }
+                    let count = self.plan.count.filter(|_| !self.plan.drops_only);
+                    if count.is_some_and(|count| self.tracker.packets() >= count) {
                         counted.get_or_insert(Instant::now() + COUNT_GRACE);
                     }
                     if self.screen.is_closed() {
@@ -431,6 +431,7 @@ impl Screen {
             out,
             names,
             limit: plan.count.unwrap_or(u64::MAX),
+            drops_only: plan.drops_only,
             shown: 0,
             open: HashSet::new(),
             drops: 0,
@@ -454,7 +455,9 @@ impl Screen {
                 }
                 let explanation = (!causes.is_empty()).then_some(Explanation { remarks: Vec::new(), causes });
                 let id = news.journey.id;
-                let wanted = if news.first && self.shown < self.limit {
+                // The first so many packets; of those that do not arrive, as many as come first to an end.
+                let counts = if self.drops_only { self.shown < self.limit } else { id <= self.limit };
+                let wanted = if news.first && counts {
                     self.shown += 1;
                     self.limit == u64::MAX || self.open.insert(id)
                 } else {
@@ -474,9 +477,9 @@ impl Screen {
         }
     }
 
-    /// As many journeys as were asked for have begun.
-    fn has_enough(&self) -> bool {
-        self.shown >= self.limit
+    /// As many journeys as were asked for have been shown to their end.
+    fn is_done(&self) -> bool {
+        self.shown >= self.limit && self.open.is_empty()
     }
 
     fn header(&mut self, topology: &Topology, header: &crate::output::Header) {

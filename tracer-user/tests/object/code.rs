@@ -50,19 +50,19 @@ pub(crate) struct Code {
 }
 
 impl Code {
-    pub(crate) fn parse(elf: &[u8]) -> Self {
-        let elf = object::File::parse(elf).unwrap();
+    pub(crate) fn parse(elf: &[u8]) -> Result<Self, Box<dyn std::error::Error>> {
+        let elf = object::File::parse(elf)?;
         let mut functions = BTreeMap::new();
         for symbol in elf.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text) {
-            let section = elf.section_by_index(symbol.section_index().unwrap()).unwrap();
+            let section = elf.section_by_index(symbol.section_index().ok_or("a function in no section")?)?;
             assert_eq!(section.kind(), SectionKind::Text);
             let (start, end) = (symbol.address(), symbol.address() + symbol.size());
-            let bytes = &section.data().unwrap()[start as usize..end as usize];
+            let bytes = &section.data()?[start as usize..end as usize];
             let mut code: Vec<Insn> = bytes.as_chunks().0.iter().map(|bytes| Insn::parse(*bytes)).collect();
             for (at, relocation) in section.relocations().filter(|(at, _)| (start..end).contains(at)) {
                 let insn = &mut code[((at - start) / 8) as usize];
                 let RelocationTarget::Symbol(to) = relocation.target() else { panic!("relocation at {at}") };
-                let to = elf.symbol_by_index(to).unwrap();
+                let to = elf.symbol_by_index(to)?;
                 if !insn.names_a_function() {
                     continue;
                 }
@@ -72,7 +72,8 @@ impl Code {
                     (SymbolKind::Section, _) => insn.imm as u64,
                     _ => 0,
                 };
-                insn.call = Some(Call::Function((to.section_index().unwrap().0, to.address() + addend)));
+                let section = to.section_index().ok_or("a call out of the object")?;
+                insn.call = Some(Call::Function((section.0, to.address() + addend)));
             }
             let at = (section.index().0, start);
             for (index, insn) in code.iter_mut().enumerate() {
@@ -81,10 +82,10 @@ impl Code {
                     insn.call = Some(Call::Function((at.0, target as u64)));
                 }
             }
-            let name = symbol.name().unwrap().to_owned();
-            functions.insert(at, Function { name, section: section.name().unwrap().to_owned(), code });
+            let name = symbol.name()?.to_owned();
+            functions.insert(at, Function { name, section: section.name()?.to_owned(), code });
         }
-        Self { functions }
+        Ok(Self { functions })
     }
 
     /// Functions that the kernel runs by themselves, with their address.

@@ -62,7 +62,7 @@ fn verdict(section: &str) -> i64 {
 
 #[test]
 fn every_packet_goes_on() {
-    let code = Code::parse(OBJECT);
+    let code = Code::parse(OBJECT).unwrap();
     let mut kinds = BTreeMap::<i64, usize>::new();
     for (_, program) in code.programs() {
         let verdict = verdict(&program.section);
@@ -89,7 +89,7 @@ fn every_packet_goes_on() {
 
 #[test]
 fn programs_ask_the_kernel_for_nothing_but_to_look() {
-    for function in running(&Code::parse(OBJECT)).values() {
+    for function in running(&Code::parse(OBJECT).unwrap()).values() {
         for (at, call) in function.calls() {
             match call {
                 Call::Helper(number) => assert!(
@@ -136,7 +136,7 @@ fn the_verifier_takes_tc_programs_for_socket_filters() {
 
 #[test]
 fn programs_neither_panic_nor_copy_byte_by_byte() {
-    for function in running(&Code::parse(OBJECT)).values() {
+    for function in running(&Code::parse(OBJECT).unwrap()).values() {
         let name = &function.name;
         for unwanted in ["panic", "unwind", "memcpy", "memset", "memmove", "memcmp", "bcmp"] {
             assert!(!name.contains(unwanted), "something calls {name}");
@@ -148,7 +148,7 @@ fn programs_neither_panic_nor_copy_byte_by_byte() {
 
 #[test]
 fn the_stack_suffices_for_every_chain_of_calls() {
-    let code = Code::parse(OBJECT);
+    let code = Code::parse(OBJECT).unwrap();
     for (at, _) in code.programs() {
         let chain = deepest(&code, at);
         let depth: i64 = chain.iter().map(|(_, frame)| frame).sum();
@@ -172,7 +172,7 @@ fn deepest(code: &Code, at: At) -> Vec<(&str, i64)> {
 #[test]
 fn records_have_the_size_that_user_space_reads() {
     let mut reserved = BTreeSet::new();
-    for function in running(&Code::parse(OBJECT)).values() {
+    for function in running(&Code::parse(OBJECT).unwrap()).values() {
         let before = values::before_each(function);
         for (at, _) in function.calls().filter(|(_, call)| *call == Call::Helper(RINGBUF_RESERVE)) {
             let Some(registers) = before[at] else { continue };

@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tracer_common::{DIR_FORWARD, DIR_REPLY, Event, FLAG_FRAG, FLAG_IPV6, FLAG_QUOTED, FLAG_REVERSE, Kind};
+use tracer_common::{
+    DIR_FORWARD, DIR_REPLY, Event, FLAG_FRAG, FLAG_IPV6, FLAG_QUOTED, FLAG_REVERSE, Kind, OuterV4,
+};
 use tracer_user::flow::{Addr, Ending, Journey, Names, Options, Summary, Tracker, Update, Zoom};
 use tracer_user::node::{
     Device, DeviceKind, Family, Hook, HookEntry, HookOwner, Namespace, PathRole, Position, Role, Topology,
@@ -329,7 +331,7 @@ impl Pkt {
         }
         e.set_l3len(self.len);
         match self.outer {
-            Some((src, dst, vni)) => e.set_outer_v4(src, dst, 50000, 7789, vni),
+            Some((src, dst, vni)) => e.set_outer_v4(OuterV4 { src, dst, sport: 50000, dport: 7789, vni }),
             None => e.set_ct(self.ct.0, 0, self.ct.1, self.ct.2),
         }
         e

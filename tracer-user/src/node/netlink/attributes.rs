@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use bytes::{Buf as _, BufMut as _};
 use netlink_packet_core::{NLA_HEADER_SIZE, NlasIterator};
 
 use crate::node::printable;
@@ -30,9 +31,9 @@ impl Request {
 
     pub(crate) fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
         let length = (NLA_HEADER_SIZE + value.len()) as u16;
-        self.payload.extend_from_slice(&length.to_ne_bytes());
-        self.payload.extend_from_slice(&kind.to_ne_bytes());
-        self.payload.extend_from_slice(value);
+        self.payload.put_u16_ne(length);
+        self.payload.put_u16_ne(kind);
+        self.payload.put_slice(value);
         self.payload.resize(self.payload.len().next_multiple_of(4), 0);
         self
     }
@@ -47,13 +48,13 @@ pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// A 32-bit value in the machine's order (rtnetlink).
-pub(crate) fn ne32(value: &[u8]) -> Option<u32> {
-    value.first_chunk().map(|b| u32::from_ne_bytes(*b))
+pub(crate) fn ne32(mut value: &[u8]) -> Option<u32> {
+    value.try_get_u32_ne().ok()
 }
 
 /// A 32-bit value in network order (nfnetlink).
-pub(crate) fn be32(value: &[u8]) -> Option<u32> {
-    value.first_chunk().map(|b| u32::from_be_bytes(*b))
+pub(crate) fn be32(mut value: &[u8]) -> Option<u32> {
+    value.try_get_u32().ok()
 }
 
 /// A C string, safe to print.

@@ -110,7 +110,7 @@ pub struct TraceArgs {
     #[arg(short, long, value_name = "FORMAT", help_heading = "Output", value_enum, default_value_t)]
     pub output: Format,
 
-    /// More: every position (-v), what attached and how (-vv)
+    /// More: every position and lookup (-v); also TTL, length and mark at every hop (-vv)
     #[arg(short, long, help_heading = "Output", action = ArgAction::Count)]
     pub verbose: u8,
 

@@ -118,6 +118,7 @@ struct Screen {
     names: Arc<KernelNames>,
     /// Journeys to show, and how many of them were begun.
     limit: u64,
+    drops_only: bool,
     shown: u64,
     /// Of these, the ones that are not over.
     open: HashSet<u64>,
@@ -225,10 +226,11 @@ impl<'a> Run<'a> {
                 }
                 _ = tick.tick() => {
                     self.drain()?;
-                    if self.screen.has_enough() {
-                        if self.screen.open.is_empty() {
-                            return Ok(self.outcome);
-                        }
+                    if self.screen.is_done() {
+                        return Ok(self.outcome);
+                    }
+                    let count = self.plan.count.filter(|_| !self.plan.drops_only);
+                    if count.is_some_and(|count| self.tracker.packets() >= count) {
                         counted.get_or_insert(Instant::now() + COUNT_GRACE);
                     }
                     if self.screen.is_closed() {
@@ -419,6 +421,7 @@ impl Screen {
             out,
             names,
             limit: plan.count.unwrap_or(u64::MAX),
+            drops_only: plan.drops_only,
             shown: 0,
             open: HashSet::new(),
             drops: 0,
@@ -433,7 +436,9 @@ impl Screen {
                     self.drops += 1;
                 }
                 let id = news.journey.id;
-                let wanted = if news.first && self.shown < self.limit {
+                // The first so many packets; of those that do not arrive, as many as come first to an end.
+                let counts = if self.drops_only { self.shown < self.limit } else { id <= self.limit };
+                let wanted = if news.first && counts {
                     self.shown += 1;
                     self.limit == u64::MAX || self.open.insert(id)
                 } else {
@@ -451,9 +456,9 @@ impl Screen {
         }
     }
 
-    /// As many journeys as were asked for have begun.
-    fn has_enough(&self) -> bool {
-        self.shown >= self.limit
+    /// As many journeys as were asked for have been shown to their end.
+    fn is_done(&self) -> bool {
+        self.shown >= self.limit && self.open.is_empty()
     }
 
     fn header(&mut self, topology: &Topology, header: &crate::output::Header) {

@@ -58,7 +58,7 @@ pub(super) fn slow(view: &View<'_>) -> Option<Finding> {
         let uplink = |h: &Hop| view.role(h) == Some(PathRole::Uplink);
         let crossed = before.netns != after.netns && uplink(before) && out_of(before) && uplink(after);
         let queued = before.netns == after.netns && uplink(after) && out_of(after);
-        (ns >= SLOW_NS && (crossed || queued)).then(|| (if crossed { *before } else { *after }, ns, queued))
+        (ns >= SLOW_NS && (crossed || queued)).then_some((if crossed { *before } else { *after }, ns, queued))
     })?;
     let At::Device { ifindex, .. } = at.place else { return None };
     let device = view.device_name(at.netns, ifindex);

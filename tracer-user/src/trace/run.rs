@@ -106,8 +106,6 @@ struct Run<'a> {
     outcome: Outcome,
     /// Records being looked at; kept for its room.
     batch: Vec<Event>,
-    /// Records that could not be read.
-    unreadable: u64,
     /// Everything is attached since then, CLOCK_MONOTONIC ns: records from before show packets in part.
     ready_ns: u64,
     counters_due: Instant,
@@ -199,7 +197,6 @@ impl<'a> Run<'a> {
             zooms: Vec::new(),
             outcome: Outcome::default(),
             batch: Vec::with_capacity(BATCH),
-            unreadable: 0,
             ready_ns,
             counters_due: Instant::now(),
         })
@@ -270,7 +267,6 @@ impl<'a> Run<'a> {
             for event in batch.iter().filter(|event| event.ts >= ready_ns) {
                 tracker.push(event);
             }
-            self.unreadable += unreadable as u64;
             if unreadable > 0 {
                 tracker.lost_outside(unreadable as u64);
             }

@@ -14,13 +14,14 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    Backend, HAND, Lab, Spec,
+    Backend, Lab, Spec,
     faults::{self, Verdict},
     helper::{self, Helper},
     ns::Ns,
     probe::Probe,
     run_dir::{self, RunDir},
     server,
+    spec::hand_id,
     topology::Family,
     verify::{self, Trial},
 };
@@ -60,10 +61,12 @@ pub fn up(options: UpOptions, helper: Helper) -> Result<()> {
     let start = Instant::now();
     let lab = Lab::up_with(spec, helper)?;
     eprintln!(
-        "lab up in {:.2} s; nodes: egwt-lab-node1 (pods), egwt-lab-node2 (gateway)",
-        start.elapsed().as_secs_f64()
+        "lab up in {:.2} s; nodes: {} (pods), {} (gateway)",
+        start.elapsed().as_secs_f64(),
+        lab.spec().ns("node1").name(),
+        lab.spec().ns("node2").name()
     );
-    eprintln!("try: ip netns exec egwt-lab-visitor curl -s 172.16.25.183");
+    eprintln!("try: ip netns exec {} curl -s 172.16.25.183", lab.spec().ns("visitor").name());
     lab.keep()
 }
 
@@ -73,7 +76,7 @@ pub fn up(options: UpOptions, helper: Helper) -> Result<()> {
 /// When something could not be removed.
 pub fn down() -> Result<()> {
     run_dir::sweep();
-    let dir = RunDir::of(HAND);
+    let dir = RunDir::of(&hand_id());
     let was = dir.exists() || !dir.namespaces()?.is_empty();
     let held = holders(&dir.namespaces()?)?;
     dir.remove_lab()?;
@@ -91,7 +94,7 @@ pub fn down() -> Result<()> {
 /// # Errors
 /// When it cannot be read.
 pub fn status() -> Result<()> {
-    let dir = RunDir::of(HAND);
+    let dir = RunDir::of(&hand_id());
     if dir.exists() {
         let spec = dir.spec()?;
         out!(
@@ -115,7 +118,7 @@ pub fn status() -> Result<()> {
     } else {
         out!("lab: not up");
     }
-    for id in run_dir::all_ids().iter().filter(|id| *id != HAND) {
+    for id in run_dir::all_ids().iter().filter(|id| **id != hand_id()) {
         out!("also: {id}");
     }
     Ok(())
@@ -126,7 +129,7 @@ pub fn status() -> Result<()> {
 /// # Errors
 /// When there is no such place, or no shell.
 pub fn shell(place: &str) -> Result<()> {
-    let ns = RunDir::of(HAND).spec()?.ns(place);
+    let ns = RunDir::of(&hand_id()).spec()?.ns(place);
     if !ns.exists() {
         bail!("no place `{place}` in the lab; see `lab status`");
     }
@@ -145,7 +148,7 @@ pub fn probe(name: &str, family: Family, helper: Helper) -> Result<()> {
         let all: Vec<String> = Probe::value_variants().iter().map(|probe| probe.name()).collect();
         format!("no probe `{name}`; there are: {}", all.join(" "))
     })?;
-    out!("{}", probe.run(&Lab::attach(HAND, helper)?, family)?);
+    out!("{}", probe.run(&Lab::attach(&hand_id(), helper)?, family)?);
     Ok(())
 }
 
@@ -154,7 +157,7 @@ pub fn probe(name: &str, family: Family, helper: Helper) -> Result<()> {
 /// # Errors
 /// When there is no such fault, no lab, or the lab is not as it should be for it.
 pub fn fault(name: &str, family: Family, helper: Helper) -> Result<()> {
-    let fault = Lab::attach(HAND, helper)?.fault_in(name, family)?;
+    let fault = Lab::attach(&hand_id(), helper)?.fault_in(name, family)?;
     eprintln!("{}: {}", fault.name, fault.about);
     eprintln!("its traffic: `lab probe {}`; to undo it, take the lab down and up again", fault.probe.name());
     Ok(())
@@ -317,7 +320,8 @@ fn run(what: What, helper: impl FnOnce() -> Result<Helper>) -> ExitCode {
 fn holders(places: &[Ns]) -> Result<Vec<(i32, String, String)>> {
     use std::os::unix::fs::MetadataExt;
     let ours: Vec<(u64, &Ns)> = places.iter().filter_map(|ns| Some((ns.inode().ok()?, ns))).collect();
-    let servers: Vec<i32> = RunDir::of(HAND).running().into_iter().map(|(_, process)| process.pid).collect();
+    let servers: Vec<i32> =
+        RunDir::of(&hand_id()).running().into_iter().map(|(_, process)| process.pid).collect();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").context("reading /proc")? {
         let Some(pid) = entry.ok().and_then(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) else {

@@ -54,4 +54,4 @@ mod variants;
 pub mod verify;
 
 pub use lab::{Lab, is_root};
-pub use spec::{Backend, HAND, PREFIX, Spec};
+pub use spec::{Backend, PREFIX, Spec};

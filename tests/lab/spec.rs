@@ -12,8 +12,15 @@ use crate::{
 
 /// What every lab's names begin with.
 pub const PREFIX: &str = "egwt-";
-/// The id of the lab which is run by hand.
-pub const HAND: &str = "lab";
+
+/// The id of the lab which is run by hand: `lab`, or what `EGWT_LAB` says, so that several people can each
+/// have their own on one machine. Letters and digits only, at most eight: anything else is taken for unset.
+pub(crate) fn hand_id() -> String {
+    std::env::var("EGWT_LAB")
+        .ok()
+        .filter(|id| (1..=8).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+        .unwrap_or_else(|| "lab".to_owned())
+}
 
 /// Which of the kernel's two iptables the nodes use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -70,7 +77,7 @@ impl Spec {
 
     /// The lab which is run by hand.
     pub fn hand() -> Self {
-        Self::new(HAND)
+        Self::new(hand_id())
     }
 
     /// A lab under an id that no other lab on this machine has.

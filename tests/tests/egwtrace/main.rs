@@ -11,4 +11,5 @@ mod loss;
 mod others;
 mod run_ends;
 mod running;
+mod same_node;
 mod services;

@@ -5,6 +5,7 @@
 mod changes;
 mod drops;
 mod egress;
+mod fragments;
 mod journey;
 mod loss;
 mod others;

@@ -50,6 +50,7 @@ mod emit;
 mod ending;
 mod fingerprint;
 mod fold;
+mod fragments;
 mod generations;
 mod lookup;
 mod loss;

@@ -36,6 +36,8 @@ pub struct Options {
     pub quiet_ns: u64,
     /// The same where the packet may wait for its next hop's address.
     pub neighbour_ns: u64,
+    /// The same for a fragment whose packet is not complete: longer than the kernel waits, 30 s by a coarse timer.
+    pub reassembly_ns: u64,
     /// How long a packet that left one node is waited for on another one.
     pub join_ns: u64,
     /// Show each journey once, when it is over (for one object per journey), in the order they end.
@@ -57,6 +59,7 @@ impl Default for Options {
             grace_ns: 15 * MS,
             quiet_ns: 1000 * MS,
             neighbour_ns: 4000 * MS,
+            reassembly_ns: 36_000 * MS,
             join_ns: 250 * MS,
             whole: false,
             drops_only: false,
@@ -93,7 +96,7 @@ pub struct Tracker {
     pub(crate) drops: FxHashMap<(u32, u64), Free>,
     /// On this kernel nftables frees what it drops itself.
     pub(crate) nft_frees: bool,
-    pub(crate) callers: FxHashMap<u64, Option<Hook>>,
+    pub(crate) callers: FxHashMap<u64, Option<Caller>>,
     pub(crate) strays: Vec<super::emit::Notice>,
     pub(crate) ids: u64,
     pub(crate) first_ts: Option<u64>,
@@ -119,6 +122,14 @@ pub(crate) struct Flow {
 pub(crate) struct Cpu {
     pub(crate) stack: Option<Event>,
     pub(crate) outer: Option<(u64, Encap)>,
+}
+
+/// What a return address says of the hook that a packet died in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Caller {
+    Hook(Hook),
+    /// None of the five that we have positions at.
+    OtherHook,
 }
 
 /// What a reason and a place say about a freed packet.
@@ -187,10 +198,10 @@ impl Tracker {
         self.loss.outside(count);
     }
 
-    /// The kernel's own count of records that found no room: all CPUs, since the start. Gaps in the records'
-    /// numbers show the same loss; it is counted once.
-    pub fn lost_in_kernel(&mut self, total: u64) {
-        self.loss.kernel_total(total);
+    /// The kernel's own counts of records that found no room, one for each CPU, since the start. Gaps in the
+    /// records' numbers show the same loss; it is counted once.
+    pub fn lost_in_kernel(&mut self, by_cpu: &[u64]) {
+        self.loss.kernel(by_cpu);
     }
 
     /// Packets seen so far.

@@ -286,6 +286,12 @@ enum JsonEnding<'a> {
     Merged {
         into: u64,
     },
+    #[serde(rename = "cut-up")]
+    CutUp {
+        first: u64,
+        last: u64,
+        packets: u16,
+    },
     Evicted,
 }
 
@@ -544,6 +550,7 @@ fn ending<'a>(scene: &Scene<'a>, journey: &Journey) -> JsonEnding<'a> {
         }
         Ending::Unclear { lost } => JsonEnding::Unclear { events_lost: lost },
         Ending::Merged { into } => JsonEnding::Merged { into },
+        Ending::CutUp { first, last, packets } => JsonEnding::CutUp { first, last, packets },
         Ending::Evicted => JsonEnding::Evicted,
     }
 }

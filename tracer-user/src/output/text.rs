@@ -145,8 +145,9 @@ impl Text {
         if let Some(rt) = journey.round_trip.filter(|_| !continued) {
             let mut words = format!("answers #{}: round trip {}", rt.request, Took(rt.total_ns));
             if let Some(beyond) = rt.beyond_ns {
-                let by = uplink(scene, journey).map(|d| format!(" beyond {d}")).unwrap_or_default();
-                words.push_str(&format!(", {} of it{by}", Took(beyond)));
+                let device = uplink(scene, journey);
+                let device = device.as_deref().unwrap_or("the uplink");
+                words.push_str(&format!(", {} of it beyond {device}", Took(beyond)));
             }
             if let Some(answer) = rt.answer_ns {
                 words.push_str(&format!(", {} of it until the answer was sent", Took(answer)));

@@ -7,7 +7,7 @@ use super::line::{Line, Style, hex};
 use super::scene::Scene;
 use super::text::{Columns, Text};
 use super::time::{Took, duration};
-use super::words::{icmp_error, route_error, table};
+use super::words::{icmp_error, numbers, route_error, table};
 use crate::flow::{Cause, Deed, DropSite, Ending, Expected, Hop, Interval, Journey, Note, NoteKind, Place};
 
 /// Tables of candidates: "mangle", "raw or mangle", "one of raw, mangle, nat".
@@ -193,6 +193,10 @@ impl Text {
                 let s = if packets == 1 { "" } else { "s" };
                 (Style::Dim, format!("{packets} more packet{s} joined to it"))
             }
+            NoteKind::CutUp { first, last, packets } => (
+                Style::Dim,
+                format!("cut up: goes on as the first fragment; the rest: {}", numbers(first, last, packets)),
+            ),
             NoteKind::Looped { times } => (
                 Style::Red,
                 format!("routing loop: seen {times} times where it had been before, with a smaller TTL"),
@@ -228,6 +232,10 @@ impl Text {
                 ),
             )]),
             Ending::Merged { into } => text.piece(&[(Style::Dim, &format!("joined to #{into}"))]),
+            Ending::CutUp { first, last, packets } => {
+                let words = format!("cut up, goes on as {}", numbers(*first, *last, *packets));
+                text.piece(&[(Style::Dim, &words)])
+            }
             Ending::Evicted => text.piece(&[(Style::Dim, "given up: too many packets under way")]),
             Ending::Unclear { lost } => text.piece(&[
                 (Style::Yellow, "? not seen again"),

@@ -255,7 +255,7 @@ impl<'a> Run<'a> {
         let mut lost = None;
         if Instant::now() >= self.counters_due {
             self.counters_due = Instant::now() + COUNTERS;
-            lost = Some(self.attachments.tracer().counters()?.lost);
+            lost = Some(lost_by_cpu(&self.attachments.tracer().counters()?));
         }
         for _ in 0..BATCHES {
             let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
@@ -271,7 +271,7 @@ impl<'a> Run<'a> {
                 tracker.lost_outside(unreadable as u64);
             }
             let more = taken == BATCH;
-            if !more && let Some(lost) = lost {
+            if !more && let Some(lost) = &lost {
                 self.tracker.lost_in_kernel(lost);
             }
             // In a backlog, what would be overdue by the clock may be told by the next record.
@@ -378,11 +378,12 @@ impl<'a> Run<'a> {
         // Nothing more comes; what came is counted to the last record.
         self.attachments.tracer().detach_all();
         while self.drain()? {}
-        let Counters { lost, debug_lost, .. } = self.attachments.tracer().counters()?;
+        let counters = self.attachments.tracer().counters()?;
+        let debug_lost: u64 = counters.iter().map(|cpu| cpu.debug_lost).sum();
         if debug_lost > 0 {
             self.say(format!("{debug_lost} debug messages of the BPF programs were lost"));
         }
-        self.tracker.lost_in_kernel(lost);
+        self.tracker.lost_in_kernel(&lost_by_cpu(&counters));
         let missed: u64 =
             self.attachments.tracer().prog_stats().iter().map(|(_, stats)| stats.recursion_misses).sum();
         if missed > 0 {
@@ -550,4 +551,9 @@ async fn at(when: Option<Instant>) {
         Some(when) => sleep_until(when).await,
         None => std::future::pending().await,
     }
+}
+
+/// Records that found no room, for each CPU.
+fn lost_by_cpu(counters: &[Counters]) -> Vec<u64> {
+    counters.iter().map(|cpu| cpu.lost).collect()
 }

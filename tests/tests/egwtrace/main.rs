@@ -8,6 +8,7 @@ mod egress;
 mod journey;
 mod loss;
 mod others;
+mod pods;
 mod run_ends;
 mod running;
 mod services;

@@ -7,7 +7,7 @@ use super::finding::Finding;
 use super::view::View;
 use super::{firewall, reasons, routing, silence, tunnel};
 use crate::flow::{DropSite, NatKind};
-use crate::node::{DeviceKind, Role};
+use crate::node::{DeviceKind, PathRole, Role};
 
 /// The cause of a drop, if one is singled out.
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
@@ -34,7 +34,7 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
         "NEIGH_FAILED" | "NEIGH_QUEUEFULL" | "NEIGH_DEAD" | "NEIGH_CREATEFAIL" => Some(neighbour(view, site)),
         "NO_TX_TARGET" | "VXLAN_NO_REMOTE" => tunnel::no_peer(view, site),
         "VXLAN_VNI_NOT_FOUND" => Some(tunnel::vni(view, site)),
-        "OTHERHOST" => Some(other_host(view, site)),
+        "OTHERHOST" => other_host(view, site),
         "NO_SOCKET" => no_socket(view, site),
         "PKT_TOO_BIG" => Some(too_big(view, site)),
         "QDISC_DROP" | "QDISC_OVERLIMIT" | "QDISC_CONGESTED" | "FQ_BAND_LIMIT" | "FQ_FLOW_LIMIT" => {
@@ -139,39 +139,60 @@ fn neighbour(view: &View<'_>, site: &DropSite) -> Finding {
         .at(place)
 }
 
-fn other_host(view: &View<'_>, site: &DropSite) -> Finding {
+fn other_host(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let device = view.device_name(site.netns, site.ifindex);
     let place = view.place(site.netns, site.ifindex);
-    let known = view.device(site.netns, site.ifindex);
+    let known = view.device(site.netns, site.ifindex)?;
+    let own = mac(&known.mac);
     let show = view.command(site.netns, format!("ip -d link show {device}"));
-    let fact = "the kernel dropped it on arrival: OTHERHOST, its MAC is not the device's";
-    match known.map(|d| (&d.kind, d.master)) {
-        Some((DeviceKind::Vxlan { .. }, _)) => Finding::new(
+    let fact = format!("the kernel dropped it on arrival: OTHERHOST, it is not for {device}'s MAC {own}");
+    let finding = match (&known.kind, known.master, known.watched) {
+        (DeviceKind::Vxlan { .. }, ..) => Finding::new(
             &c::TUNNEL_WRONG_MAC,
             Certain,
-            format!(
-                "the inner frame is for another MAC than {device} has ({})",
-                known.map(|d| mac(&d.mac)).unwrap_or_default()
-            ),
+            format!("the inner frame is for another MAC than {device} has ({own})"),
         )
         .checked(fact, show)
         .fix(format!(
             "recreate {device} on this node, or correct its MAC in the peer's neighbour and FDB entries"
-        ))
-        .at(place),
-        Some((DeviceKind::Veth, None)) => Finding::new(
+        )),
+        (DeviceKind::Veth, None, role) if role != Some(PathRole::Uplink) => Finding::new(
             &c::PORT_NOT_IN_BRIDGE,
             Likely,
             format!("{device} is in no bridge: frames for the pod's gateway end at it"),
         )
         .checked(fact, show)
-        .fix(view.command(site.netns, format!("ip link set {device} master BRIDGE")))
-        .at(place),
-        _ => Finding::new(&c::OTHER_HOST, Likely, format!("frames for another host arrive at {device}"))
+        .fix(view.command(site.netns, format!("ip link set {device} master BRIDGE"))),
+        _ => {
+            // A switch floods what it does not know: a frame is a fault here only if this host is meant.
+            let packet = &view.journey.packet;
+            let to = packet.ends.dst.addr;
+            let answers = view.journey.reply
+                && view
+                    .exit
+                    .is_some_and(|e| (e.netns, e.ifindex, e.ends.src.addr) == (site.netns, site.ifindex, to));
+            let here = view.owner(to.ip()).is_some_and(|(ns, _)| ns.id == site.netns);
+            if !answers && !here {
+                return None;
+            }
+            let what = if answers { "answers to" } else { "packets for" };
+            let from = packet.ends.src.addr;
+            Finding::new(
+                &c::OTHER_HOST,
+                Certain,
+                format!("{what} {to} come to {device} addressed to another MAC than its own: {from}, or the router before it, has a stale neighbour entry for {to}, or another host claims it"),
+            )
             .checked(fact, show)
-            .fix("clear the sender's neighbour entry: `ip neigh flush`")
-            .at(place),
-    }
+            .checked(
+                format!("who answers for {to}, and with which MAC"),
+                format!("from the network of {device}: arping -c 3 {to} (IPv6: ndisc6)"),
+            )
+            .fix(format!(
+                "on {from} or its router: ip neigh flush to {to}; then announce {to} again, from one node only (EgressGateway: restart the agent that holds it)"
+            ))
+        }
+    };
+    Some(finding.at(place))
 }
 
 fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {

@@ -136,7 +136,7 @@ impl<'a> Run<'a> {
         let tracer = Tracer::load(plan.config(), &fields, &btf)?;
         drop(btf);
 
-        let mut observer = Observer::open(&plan.nodes, plan.pod_netns())?;
+        let mut observer = Observer::open(&plan.nodes, &plan.pod_netns())?;
         let Observation { topology, notices } = observer.observe(&plan.filter.ends())?;
         let netns: Vec<Netns> = observer.namespaces().cloned().collect();
         // Read while programs are attached, so that the first packet can be explained.

@@ -141,37 +141,65 @@ fn neighbour(view: &View<'_>, site: &DropSite) -> Finding {
 
 fn other_host(view: &View<'_>, site: &DropSite) -> Finding {
     let device = view.device_name(site.netns, site.ifindex);
-    let place = view.place(site.netns, site.ifindex);
     let known = view.device(site.netns, site.ifindex);
     let show = view.command(site.netns, format!("ip -d link show {device}"));
-    let fact = "the kernel dropped it on arrival: OTHERHOST, its MAC is not the device's";
-    match known.map(|d| (&d.kind, d.master)) {
-        Some((DeviceKind::Vxlan { .. }, _)) => Finding::new(
+    let wanted = view.journey.hops.iter().rev().filter(|h| h.netns == site.netns).find_map(|h| h.macs);
+    let wanted = wanted.map(|macs| macs.destination);
+    let own = known.map(|d| mac(&d.mac)).unwrap_or_default();
+    let to = wanted.map_or_else(|| "another MAC".to_owned(), |to| mac(&to));
+    let fact = format!("dropped on arrival: OTHERHOST; the frame is for {to}, {device} has {own}");
+    let owner = wanted.and_then(|to| {
+        let all = view.topology.namespaces.values().flat_map(|ns| ns.devices.values().map(move |d| (ns, d)));
+        all.into_iter().find(|(_, d)| d.mac == to)
+    });
+    let finding = match (known.map(|d| &d.kind), owner) {
+        (Some(DeviceKind::Vxlan { .. }), _) => Finding::new(
             &c::TUNNEL_WRONG_MAC,
             Certain,
-            format!(
-                "the inner frame is for another MAC than {device} has ({})",
-                known.map(|d| mac(&d.mac)).unwrap_or_default()
-            ),
+            format!("the inner frame is for {to}, but {device} has MAC {own}"),
         )
         .checked(fact, show)
         .fix(format!(
             "recreate {device} on this node, or correct its MAC in the peer's neighbour and FDB entries"
-        ))
-        .at(place),
-        Some((DeviceKind::Veth, None)) => Finding::new(
-            &c::PORT_NOT_IN_BRIDGE,
-            Likely,
-            format!("{device} is in no bridge: frames for the pod's gateway end at it"),
-        )
-        .checked(fact, show)
-        .fix(view.command(site.netns, format!("ip link set {device} master BRIDGE")))
-        .at(place),
-        _ => Finding::new(&c::OTHER_HOST, Likely, format!("frames for another host arrive at {device}"))
+        )),
+        (Some(DeviceKind::Veth), Some((ns, bridge)))
+            if ns.id == site.netns
+                && bridge.kind == DeviceKind::Bridge
+                && known.is_some_and(|d| d.master.is_none()) =>
+        {
+            let bridge = view.device_name(ns.id, bridge.ifindex);
+            Finding::new(
+                &c::PORT_NOT_IN_BRIDGE,
+                Certain,
+                format!("{device} is not in {bridge}, to which the pod sends: frames for it end at {device}"),
+            )
             .checked(fact, show)
-            .fix("clear the sender's neighbour entry: `ip neigh flush`")
-            .at(place),
-    }
+            .checked(format!("{to} is the MAC of {bridge}"), view.command(ns.id, "bridge link show"))
+            .fix(view.command(site.netns, format!("ip link set {device} master {bridge}")))
+        }
+        _ => {
+            let whose = owner.map_or_else(
+                || "nobody that is watched has that MAC".to_owned(),
+                |(ns, d)| {
+                    format!(
+                        "that is the MAC of {} in {}",
+                        view.device_name(ns.id, d.ifindex),
+                        view.netns(ns.id)
+                    )
+                },
+            );
+            let source = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends).src.addr;
+            Finding::new(
+                &c::OTHER_HOST,
+                Likely,
+                format!("frames for {to} arrive at {device}, which is {own}: the sender has a wrong neighbour entry"),
+            )
+            .checked(fact, show)
+            .fact(whose)
+            .fix(format!("on the host that sends for {source}: `ip neigh` shows {to}; delete that entry, or correct what sets it"))
+        }
+    };
+    finding.at(view.place(site.netns, site.ifindex))
 }
 
 fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
@@ -277,9 +305,11 @@ fn too_big(view: &View<'_>, site: &DropSite) -> Finding {
         format!("dropped before {device}: PKT_TOO_BIG"),
         view.command(site.netns, format!("ip link show {device}")),
     );
+    let sender = view.journey.hops.last().map_or(packet.ends, |h| h.ends).src.addr;
     let finding =
-        if told { finding.fact("the sender was told: ICMP frag-needed was sent back") } else { finding };
+        if told { finding.fact(format!("ICMP frag-needed was sent back to {sender}")) } else { finding };
     finding
+        .about(sender)
         .fix(format!("set the MTU of the sending pods to {mtu} or less (CNI configuration)"))
         .at(view.place(site.netns, out))
 }
@@ -299,6 +329,6 @@ fn queue_full(view: &View<'_>, site: &DropSite) -> Finding {
     .at(view.place(site.netns, site.ifindex))
 }
 
-pub(super) fn mac(bytes: &[u8]) -> String {
+fn mac(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
 }

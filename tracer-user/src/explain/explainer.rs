@@ -34,8 +34,10 @@ impl Explainer {
         if unknown || (journey.resumed && !journey.is_dropped()) {
             return Vec::new();
         }
-        let routes = std::mem::take(&mut self.connections.flow(journey.flow).routes);
-        let view = View { journey, topology, names, evidence, routes: &routes };
+        let state = self.connections.flow(journey.flow);
+        let exit = state.exit;
+        let routes = std::mem::take(&mut state.routes);
+        let view = View { journey, topology, names, evidence, routes: &routes, exit };
         let mut found = explain(&view);
         self.connections.flow(journey.flow).routes.clone_from(&routes);
         let view = View { routes: &[], ..view };

@@ -71,7 +71,7 @@ fn observe<const POINT: u8, const HEADER: usize>(ctx: &TcContext) -> i32 {
     let ours = judge(&bytes, offset, &mut hit);
     debug::judged(Kind::Tc, skb as u64, ours, &hit);
     if ours {
-        report(&bytes, POINT, vlan, &mut hit);
+        report(&bytes, POINT, HEADER == ETHERNET, vlan, &mut hit);
     }
     NEXT
 }
@@ -92,7 +92,7 @@ fn is_foreign_here(skb: *mut __sk_buff, offset: usize, settings: &Settings) -> b
 
 /// Sends the record. A function of its own in the object: it shares no stack with `judge`.
 #[inline(never)]
-fn report(bytes: &TcBytes, point: u8, vlan: u16, hit: &mut Hit) -> bool {
+fn report(bytes: &TcBytes, point: u8, ethernet: bool, vlan: u16, hit: &mut Hit) -> bool {
     let skb = bytes.skb;
     let address = skb as u64;
     let netns = netns_of_device(probed!(address, skb_dev, u64));
@@ -122,6 +122,16 @@ fn report(bytes: &TcBytes, point: u8, vlan: u16, hit: &mut Hit) -> bool {
         unsafe { remember(memo, hit, &sighting, STAGE_ENCAP) };
     }
     sighting.detail = emit::sighting_detail(&ct, hit, &sighting, 0);
+    // What comes in has no conntrack entry yet: its addresses take that place.
+    if ethernet
+        && point == INGRESS
+        && ct.addr == 0
+        && !hit.is_encap()
+        && let Some([a, b, c]) = bytes.load::<[u32; 3]>(0)
+    {
+        sighting.detail[1] = u64::from(a) | u64::from(b) << 32;
+        sighting.detail[2] |= u64::from(c);
+    }
     sighting.kind = Kind::Tc;
     sighting.position = 0;
     sighting.dir = hit.flow.dir;

@@ -12,7 +12,9 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
-use tracer_common::{Config, Counters, DebugRecord, DeviceKey, Event, Fields, MAX_PORTS, RDONLY_CAST, Settings};
+use tracer_common::{
+    Config, Counters, DebugRecord, DeviceKey, Event, Fields, MAX_PORTS, RDONLY_CAST, Settings,
+};
 
 use super::btf::KernelBtf;
 use super::link::{LinkError, TcDirection, TcOrder, link_netfilter, link_tcx};

@@ -157,6 +157,7 @@ impl Connections {
                     "accept {} in the firewall of {name}, or set the MTU of the sending pods to {mtu}",
                     if ipv6 { "icmpv6 packet-too-big" } else { "icmp fragmentation-needed" }
                 ))
+                .about(to)
                 .at(view.place(site.netns, site.ifindex)),
             );
         }

@@ -319,15 +319,15 @@ fn from_the_command_line_to_the_devices() {
 
     let plan_v4 = plan(&format!("--node-netns {node} --pod default/{pod} --dst 192.0.2.1:80")).unwrap();
     assert_eq!(plan_v4.filter.to_string(), "10.200.0.22 → 192.0.2.1:80");
-    assert_eq!(plan_v4.target.as_ref().unwrap().name, format!("default/{pod}"));
+    assert_eq!(plan_v4.targets[0].name, format!("default/{pod}"));
     assert_eq!(plan_v4.nodes[0].name(), node);
     let plan_v6 =
         plan(&format!("--node-netns /run/netns/{node} --netns /run/netns/{pod} --dst [fd99::1]:80")).unwrap();
     assert_eq!(plan_v6.filter.to_string(), "fd20::22 → [fd99::1]:80");
-    assert_eq!(plan_v6.target.as_ref().unwrap().name, pod);
+    assert_eq!(plan_v6.targets[0].name, pod);
     assert_eq!(plan_v6.nodes[0].name(), node);
 
-    let mut observer = Observer::open(&plan_v4.nodes, plan_v4.pod_netns()).unwrap();
+    let mut observer = Observer::open(&plan_v4.nodes, &plan_v4.pod_netns()).unwrap();
     let seen = observer.observe(&plan_v4.filter.ends()).unwrap();
     assert_eq!(seen.topology.namespaces.len(), 2);
 
@@ -339,8 +339,5 @@ fn from_the_command_line_to_the_devices() {
     lab.0.push(format!("{prefix}-{pod}"));
     run(&format!("ip netns add {prefix}-{pod}"));
     let error = plan(&format!("--pod {prefix}/{pod}")).unwrap_err();
-    assert!(
-        error.contains("fits more than one namespace") && error.contains("say which one with --netns"),
-        "{error}"
-    );
+    assert!(error.contains("fits 2 pods: ") && error.contains("say which one with --netns"), "{error}");
 }

@@ -9,6 +9,7 @@ mod fragments;
 mod journey;
 mod loss;
 mod others;
+mod pods;
 mod run_ends;
 mod running;
 mod same_node;

@@ -8,7 +8,7 @@ use super::egress::is_node_mark;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::silence;
-use super::view::{Lookup, View};
+use super::view::{Exit, Lookup, View};
 use crate::flow::{Ending, Endpoint, Place};
 use crate::node::{Hook, NetnsId};
 
@@ -35,6 +35,8 @@ pub(super) struct FlowState {
     pub(super) last_lookup: Option<Lookup>,
     /// How packets of the forward direction were routed, by namespace.
     pub(super) routes: Vec<Lookup>,
+    /// Where the last packet of the forward direction left a node without an outer header.
+    pub(super) exit: Option<Exit>,
 }
 
 /// Memory of the run, bounded.
@@ -88,6 +90,11 @@ impl Connections {
         }
         if lookup.is_some() {
             state.last_lookup = lookup;
+        }
+        if let Some(exit) = view.bare_exit()
+            && let Place::Device { ifindex, .. } = exit.place
+        {
+            state.exit = Some(Exit { netns: exit.netns, ifindex, ends: exit.ends });
         }
         let first = state.sent == 0;
         if first {
@@ -150,6 +157,7 @@ impl Connections {
                     "accept {} in the firewall of {name}, or set the MTU of the sending pods to {mtu}",
                     if ipv6 { "icmpv6 packet-too-big" } else { "icmp fragmentation-needed" }
                 ))
+                .about(to)
                 .at(view.place(site.netns, site.ifindex)),
             );
         }

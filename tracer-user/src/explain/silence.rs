@@ -141,25 +141,45 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
         .at(place)
 }
 
+/// Handed to its receiver, and no sign of life: of a server that answered before, or whose socket is there,
+/// the accept queue is full; of any other nothing is known.
 fn not_accepted(view: &View<'_>, alive: bool, count: u32) -> Option<Finding> {
     if !view.is_syn() {
         return None;
     }
     let journey = view.journey;
-    let to = journey.hops.last().map_or(journey.packet.ends.dst, |h| h.ends.dst);
-    let (netns, certainty) = match journey.ending {
-        Ending::Delivered { netns } => (netns, Likely),
-        Ending::Unwatched { netns, .. } if alive => (netns, Likely),
-        Ending::Unwatched { netns, .. } => (netns, Possible),
+    let last = journey.hops.last();
+    let to = last.map_or(journey.packet.ends.dst, |h| h.ends.dst);
+    let (netns, ifindex, delivered) = match journey.ending {
+        Ending::Delivered { netns } => (netns, 0, true),
+        Ending::Unwatched { netns, ifindex } => (netns, ifindex, false),
         _ => return None,
     };
+    let place = view.place(netns, ifindex);
+    let handed = format!("{count} SYNs were handed to it, no SYN-ACK, no RST, no drop on this side");
+    if !delivered && !alive {
+        let device = view.device_name(netns, ifindex);
+        return Some(
+            Finding::new(
+                &c::NO_ANSWER,
+                Possible,
+                format!("{to} does not answer what {device} hands to it: the cause is in that pod, or its MAC or way back is wrong"),
+            )
+            .checked(handed, view.command(netns, format!("tcpdump -nei {device} host {}", to.addr)))
+            .fix(format!(
+                "trace in that pod too (--pod); look at its firewall, its routes, its accept queue (ss -tln sport = :{})",
+                to.port
+            ))
+            .at(place),
+        );
+    }
     let finding = Finding::new(
         &c::ACCEPT_QUEUE_FULL,
-        certainty,
+        Likely,
         format!("{to} ignores connection requests: its accept queue is full, the server does not accept"),
     )
     .checked(
-        format!("{count} SYNs were handed to it, no SYN-ACK, no RST, no drop"),
+        handed,
         format!(
             "in the pod: ss -tln sport = :{}; nstat -az TcpExtListenOverflows TcpExtListenDrops",
             to.port
@@ -169,6 +189,6 @@ fn not_accepted(view: &View<'_>, alive: bool, count: u32) -> Option<Finding> {
     Some(
         finding
             .fix("let the server accept faster, or enlarge its listen backlog and net.core.somaxconn")
-            .at(view.place(netns, 0)),
+            .at(place),
     )
 }

@@ -8,10 +8,11 @@ use super::emit::Notice;
 use super::ending::{Verdict, hook_after, hook_of_caller, is_of_other_hook, verdict};
 use super::fingerprint::Fingerprint;
 use super::model::{DropSite, Ending, Hop, Interval, Note, NoteKind, Place};
+use super::places::During;
 use super::sight::{family_of, push_note};
 use super::slots::At;
 use super::tracker::{Caller, Free, Tracker};
-use crate::node::PathRole;
+use crate::node::{Hook, PathRole};
 
 /// Names are looked up once per place; more places than this and they are looked up again.
 const CACHED: usize = 1024;
@@ -222,9 +223,28 @@ impl Tracker {
             Some(outer) if encap && outer.src.addr.ip().is_ipv4() => crate::node::Family::Ipv4,
             _ => family_of(e),
         };
-        let until = self.positions.next_after(netns, family, hook, after).unwrap_or(i32::MAX);
+        // Not seen at a position: it did not get there, if the position was there and its record was not lost.
+        let until = match self.during(at, hook, netns, e) {
+            _ if self.loss.total() > self.slots.get(at).lost_before => None,
+            during => self.positions.next_after(netns, family, hook, after, during),
+        };
+        let until = until.unwrap_or(i32::MAX);
         let interval = Interval { netns, family, hook, after, until, learned: false };
-        self.narrow(interval, deed, e.location(), u64::from(e.reason()), true)
+        // Another flow may die of another rule.
+        let what = u64::from(e.reason()) | u64::from(e.flow) << 32;
+        self.narrow(interval, deed, e.location(), what, true)
+    }
+
+    /// From the last sighting before the hook to the drop.
+    fn during(&self, at: At, hook: Hook, netns: u32, e: &Event) -> During {
+        let hops = &self.slots.get(at).journey.hops;
+        let inside =
+            |h: &&Hop| matches!(h.place, Place::Hook { hook: at, .. } if at == hook && h.netns == netns);
+        let before = hops.iter().rev().find(|h| !inside(h) && !matches!(h.place, Place::Route { .. }));
+        match before {
+            Some(h) => During { from: h.ts, until: e.ts },
+            None => During::seen_within(hops.first().map_or(e.ts, |h| h.ts), e.ts),
+        }
     }
 
     fn hook_of(&mut self, stack: &[u64; STACK_DEPTH]) -> Option<Caller> {

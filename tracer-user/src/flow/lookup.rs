@@ -111,6 +111,8 @@ impl Tracker {
             mark_change: None,
             ct_mark_change: None,
             nat: None,
+            tracking: None,
+            macs: None,
         };
         // The mark that was looked up is the packet's own on the way on, unless the lookup is for the
         // outer packet.

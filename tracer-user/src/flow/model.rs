@@ -6,6 +6,7 @@ use tracer_common::STACK_DEPTH;
 
 use super::addr::{Addr, Endpoint, Ends};
 use super::author::Deed;
+use crate::node::evidence::CtState;
 use crate::node::{Family, Hook, NetnsId};
 
 /// One packet, from where it was first seen to its end.
@@ -85,6 +86,29 @@ pub struct Hop {
     /// Old and new `nf_conn.mark`, when it changed since the hop before.
     pub ct_mark_change: Option<(u32, u32)>,
     pub nat: Option<Nat>,
+    /// As conntrack has it, where that was asked already; not while the packet is inside another.
+    #[serde(default)]
+    pub tracking: Option<Tracking>,
+    /// Where it came in by a device that has such addresses.
+    #[serde(default)]
+    pub macs: Option<Macs>,
+}
+
+/// What conntrack says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tracking {
+    /// Without an entry: INVALID or UNTRACKED.
+    pub state: CtState,
+    /// Against the direction of the connection.
+    pub reply: bool,
+    /// `nf_conn.mark`.
+    pub mark: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Macs {
+    pub destination: [u8; 6],
+    pub source: [u8; 6],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

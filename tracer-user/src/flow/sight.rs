@@ -7,10 +7,11 @@ use super::addr::{Addr, Endpoint, Ends};
 use super::change::junk_mark;
 use super::ending::ending_at;
 use super::fingerprint::Fingerprint;
-use super::model::{Encap, Ending, Hop, Note, NoteKind, Packet, Place};
-use super::nat::ends_of;
+use super::model::{Encap, Ending, Hop, Macs, Note, NoteKind, Packet, Place, Tracking};
+use super::nat::{CT_ESTABLISHED_REPLY, CT_RELATED_REPLY, ends_of};
 use super::slots::{At, visit_bit};
 use super::tracker::Tracker;
+use crate::node::evidence::CtState;
 use crate::node::{Family, Hook};
 
 /// Journeys of one flow that others may be a part of.
@@ -19,6 +20,8 @@ const LARGE: usize = 32;
 const FRAGMENTS: usize = 256;
 /// Bytes that no link in use cuts up.
 const ALWAYS_WHOLE: u16 = 576;
+/// `enum ip_conntrack_info`.
+const CT_UNTRACKED: u8 = 7;
 
 pub(crate) fn family_of(e: &Event) -> Family {
     if e.flags & FLAG_IPV6 != 0 { Family::Ipv6 } else { Family::Ipv4 }
@@ -42,7 +45,7 @@ impl Tracker {
                 ifindex: e.ifindex,
                 out_ifindex: e.out_ifindex(),
                 position: e.position,
-                priority: self.positions.priority(e.netns, self.hook_family(e), hook, e.position),
+                priority: self.positions.priority(e.netns, self.hook_family(e), hook, e.position, e.ts),
             },
             _ => Place::Device { ifindex: e.ifindex, egress: e.point != 0 },
         }
@@ -217,6 +220,8 @@ impl Tracker {
             mark_change: None,
             ct_mark_change: None,
             nat: None,
+            tracking: self.tracking(e, &place),
+            macs: e.macs().map(|(destination, source)| Macs { destination, source }),
         };
         let slot = self.slots.get_mut(at);
         if e.flags & FLAG_FRAG != 0 && hop.ends.src.port == 0 && hop.ends.dst.port == 0 {
@@ -253,6 +258,31 @@ impl Tracker {
             _ => {}
         }
         self.schedule(at, e.ts);
+    }
+
+    /// What conntrack says of the packet: by its entry, or, behind conntrack's own place in a hook, by the lack of one.
+    fn tracking(&self, e: &Event, place: &Place) -> Option<Tracking> {
+        const ENTERED: [Hook; 2] = [Hook::Prerouting, Hook::Output];
+        if e.is_encap() {
+            return None;
+        }
+        let state = match (e.ct(), e.ct_info()) {
+            (0, info) => {
+                let Place::Hook { hook, priority, .. } = *place else { return None };
+                if ENTERED.contains(&hook) && priority.is_none_or(|p| p <= libc::NF_IP_PRI_CONNTRACK)
+                    || !self.places.tracks(e.netns)
+                {
+                    return None;
+                }
+                if info == CT_UNTRACKED { CtState::Untracked } else { CtState::Invalid }
+            }
+            (_, 0 | CT_ESTABLISHED_REPLY) => CtState::Established,
+            (_, 1 | CT_RELATED_REPLY) => CtState::Related,
+            (_, 2) => CtState::New,
+            _ => return None,
+        };
+        let reply = matches!(e.ct_info(), CT_ESTABLISHED_REPLY | CT_RELATED_REPLY);
+        Some(Tracking { state, reply, mark: if e.ct() == 0 { 0 } else { e.ct_mark() } })
     }
 
     /// The outer header: in the record, or in the one before it.

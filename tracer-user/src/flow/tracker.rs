@@ -2,6 +2,7 @@
 //! Events in, journeys out: the join.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -192,7 +193,13 @@ impl Tracker {
 
     /// All positions that stand now. Call it after each change, before records of the new ones.
     pub fn set_positions(&mut self, positions: &[Position]) {
-        self.positions.set(positions);
+        self.change_positions(positions, self.now..self.now);
+    }
+
+    /// The same, with the time (CLOCK_MONOTONIC, ns) from before the first was attached or detached until after
+    /// the last: what a packet on its way meanwhile was not seen at, it may have passed.
+    pub fn change_positions(&mut self, positions: &[Position], during: Range<u64>) {
+        self.positions.set(positions, during);
     }
 
     /// Records lost elsewhere than in the ring buffer (unreadable ones, say).

@@ -176,16 +176,14 @@ impl Text {
         let mut notes = journey.notes.iter().enumerate().skip(news.from_note).peekable();
         for at in 0..journey.hops.len() {
             let hop = &journey.hops[at];
-            let remark = explanation
-                .and_then(|e| e.remarks.iter().find(|(hop, _)| *hop == at))
-                .map(|(_, remark)| remark.as_str());
-            let shown = remark.is_some() || self.is_shown(scene, journey, at);
+            let authors = explanation.and_then(|e| e.authors.iter().find(|authors| authors.hop == at));
+            let shown = self.is_shown(scene, journey, at);
             if at >= news.from_hop {
                 while let Some((_, note)) = notes.next_if(|(_, n)| usize::from(n.after) <= at) {
                     self.note(out, scene, note)?;
                 }
                 if shown {
-                    let line = HopLine { journey, at, since, opens: std::mem::take(&mut opens), remark };
+                    let line = HopLine { journey, at, since, opens: std::mem::take(&mut opens), authors };
                     self.hop(out, scene, &columns, &line)?;
                 }
             }

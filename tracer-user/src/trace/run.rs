@@ -136,7 +136,7 @@ impl<'a> Run<'a> {
         let tracer = Tracer::load(plan.config(), &fields, &btf)?;
         drop(btf);
 
-        let mut observer = Observer::open(&plan.nodes, plan.pod_netns())?;
+        let mut observer = Observer::open(&plan.nodes, &plan.pod_netns())?;
         let Observation { topology, notices } = observer.observe(&plan.filter.ends())?;
         let netns: Vec<Netns> = observer.namespaces().cloned().collect();
         // Read while programs are attached, so that the first packet can be explained.
@@ -312,10 +312,11 @@ impl<'a> Run<'a> {
             return;
         }
         for (zoom, on) in std::mem::take(&mut self.zooms) {
+            let began = monotonic_ns();
             let changes = self.attachments.zoom(zoom, on, &self.topology, &self.netns);
+            self.tracker.change_positions(&self.attachments.positions(), began..monotonic_ns());
             self.tell(&changes);
             self.screen.notice(&self.topology, &Notice::Zoomed { ts: monotonic_ns(), zoom, on });
-            self.tracker.set_positions(&self.attachments.positions());
         }
         self.screen.flush();
     }
@@ -358,7 +359,9 @@ impl<'a> Run<'a> {
         // What was under way is told in the words of the topology that it was seen in.
         self.advance(monotonic_ns());
         let before = std::mem::replace(&mut self.topology, Arc::new(topology));
+        let began = monotonic_ns();
         let changes = self.attachments.reconcile(&self.topology, &self.netns)?;
+        let during = began..monotonic_ns();
         self.tell(&changes);
         if before.namespaces.len() != self.topology.namespaces.len() {
             for text in notices {
@@ -367,7 +370,7 @@ impl<'a> Run<'a> {
         }
         self.screen.evidence.watch(self.netns.clone());
         self.tracker.set_topology(self.topology.clone());
-        self.tracker.set_positions(&self.attachments.positions());
+        self.tracker.change_positions(&self.attachments.positions(), during);
         self.screen.flush();
         Ok(())
     }
@@ -468,7 +471,14 @@ impl Screen {
                 if !causes.is_empty() {
                     self.evidence.refresh();
                 }
-                let explanation = (!causes.is_empty()).then_some(Explanation { remarks: Vec::new(), causes });
+                let authors = self.explainer.authors(
+                    news.journey,
+                    news.from_hop,
+                    topology,
+                    &*self.names,
+                    evidence.as_deref(),
+                );
+                let explanation = Explanation { authors, causes };
                 let id = news.journey.id;
                 // The first so many packets; of those that do not arrive, as many as come first to an end.
                 let counts = if self.drops_only { self.shown < self.limit } else { id <= self.limit };
@@ -480,7 +490,7 @@ impl Screen {
                 };
                 if wanted {
                     self.write(topology, |output, out, scene| {
-                        output.news(out, scene, news, explanation.as_ref())
+                        output.news(out, scene, news, Some(&explanation))
                     });
                 }
                 if news.last {

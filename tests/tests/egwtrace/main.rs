@@ -14,3 +14,4 @@ mod run_ends;
 mod running;
 mod same_node;
 mod services;
+mod tables;

@@ -215,7 +215,11 @@ impl Running {
     }
 
     fn text(&self) -> String {
-        self.got.iter().flat_map(|(_, line)| [line.as_str(), "\n"]).collect()
+        let told = |line: &str| match Journey::parse(line, &self.prefix) {
+            Some(journey) => format!("{}\n    {}\n", journey.title(), journey.hops().join("\n    ")),
+            None => format!("{line}\n"),
+        };
+        self.got.iter().map(|(_, line)| told(line)).collect()
     }
 }
 

@@ -71,7 +71,8 @@ impl Text {
             text.piece(&[(Style::Yellow, &format!("mark {}", hex(line.journey.packet.mark)))]);
         }
         self.route_piece(&mut text, scene, hop);
-        changes(&mut text, scene, hop, table.is_some(), line.authors);
+        let told = table.is_some() && matches!(hop.place, Place::Hook { .. });
+        changes(&mut text, scene, hop, told, line.authors);
         self.encap_piece(&mut text, line, hop);
         if verbose > 1 && !matches!(hop.place, Place::Route { .. }) {
             text.piece(&[(Style::Dim, &format!("ttl {} len {} mark {}", hop.ttl, hop.len, hex(hop.mark)))]);

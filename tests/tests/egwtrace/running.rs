@@ -251,6 +251,10 @@ impl Traced {
         let mut journeys = BTreeMap::new();
         let (mut summary, mut notices) = (Value::Null, Vec::new());
         for line in &lines {
+            if line.starts_with('{') {
+                let value = serde_json::from_str(line).expect("a line of JSON");
+                crate::schema::assert_fits(&value);
+            }
             if let Some(journey) = Journey::parse(line, prefix) {
                 journeys.insert(journey.id(), journey);
                 continue;

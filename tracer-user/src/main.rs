@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "egwtrace: {error:#}");
+            let _ = writeln!(std::io::stderr(), "egwtrace: {}", one_line(&error));
             ExitCode::from(EXIT_USAGE)
         }
     }
@@ -41,4 +41,17 @@ fn run() -> Result<u8> {
         .context("cannot start the runtime")?;
     let outcome = runtime.block_on(trace::trace(&plan))?;
     Ok(if plan.fail_on_drop && outcome.dropped > 0 { EXIT_DROP_SEEN } else { EXIT_TRACED })
+}
+
+/// The error and its causes, each said once: some messages have their cause in them.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |mut line, cause| {
+        if !line.contains(&cause) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&cause);
+        }
+        line
+    })
 }

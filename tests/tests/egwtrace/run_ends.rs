@@ -120,6 +120,8 @@ fn what_cannot_be_is_one_line_and_exit_code_2() -> Result<()> {
         ("--pod @nobody --dst 172.16.25.183", "no container runtime found"),
         ("--netns @nobody --dst 172.16.25.183", "no network namespace"),
         ("--dst 172.16.25.183 --node-netns @nobody", "no network namespace"),
+        ("--netns /nonexistent", "\"/nonexistent\": No such file or directory (os error 2)\n"),
+        ("--pid 99999999", "no process 99999999"),
         ("--dst 172.16.25.183:70000", "70000"),
         ("--dst 172.16.25.183 --dport 70000", "70000"),
         ("--src 10.200.0.22 --dst fd00:172::183", "cannot both match"),

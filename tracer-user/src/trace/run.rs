@@ -258,7 +258,8 @@ impl<'a> Run<'a> {
         let mut lost = None;
         if Instant::now() >= self.counters_due {
             self.counters_due = Instant::now() + COUNTERS;
-            lost = Some(lost_by_cpu(&self.attachments.tracer().counters()?));
+            let counted_ns = monotonic_ns();
+            lost = Some((lost_by_cpu(&self.attachments.tracer().counters()?), counted_ns));
         }
         for _ in 0..BATCHES {
             let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
@@ -274,8 +275,8 @@ impl<'a> Run<'a> {
                 tracker.lost_outside(unreadable as u64);
             }
             let more = taken == BATCH;
-            if !more && let Some(lost) = &lost {
-                self.tracker.lost_in_kernel(lost);
+            if !more && let Some((lost, counted_ns)) = &lost {
+                self.tracker.lost_in_kernel(lost, *counted_ns);
             }
             // In a backlog, what would be overdue by the clock may be told by the next record.
             let last_ns = self.batch.last().map(|event| event.ts);
@@ -404,7 +405,7 @@ impl<'a> Run<'a> {
         if debug_lost > 0 {
             self.say(format!("{debug_lost} debug messages of the BPF programs were lost"));
         }
-        self.tracker.lost_in_kernel(&lost_by_cpu(&counters));
+        self.tracker.lost_in_kernel(&lost_by_cpu(&counters), monotonic_ns());
         let missed: u64 =
             self.attachments.tracer().prog_stats().iter().map(|(_, stats)| stats.recursion_misses).sum();
         if missed > 0 {

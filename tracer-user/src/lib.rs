@@ -4,6 +4,7 @@
 //! Data moves one way: [`bpf`] → [`flow`] → [`explain`] → [`output`]; [`target`] and [`node`] feed both ends.
 
 pub mod bpf;
+pub mod check;
 pub mod cli;
 pub mod explain;
 pub mod flow;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The validated command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracer_common::Config;
@@ -35,6 +36,8 @@ pub struct Plan {
     pub positions: PositionChoice,
     pub tc: TcChoice,
     pub debug_bpf: bool,
+    /// Where to record to.
+    pub record: Option<PathBuf>,
     /// What the user should know of how the flags were understood; one line each, safe to print.
     pub notices: Vec<String>,
 }
@@ -73,6 +76,7 @@ impl Plan {
             positions: args.positions,
             tc: args.tc,
             debug_bpf: args.debug_bpf,
+            record: args.record.clone(),
             notices,
         })
     }

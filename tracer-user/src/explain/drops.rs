@@ -299,6 +299,6 @@ fn queue_full(view: &View<'_>, site: &DropSite) -> Finding {
     .at(view.place(site.netns, site.ifindex))
 }
 
-pub(super) fn mac(bytes: &[u8]) -> String {
+pub(crate) fn mac(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
 }

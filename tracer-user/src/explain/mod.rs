@@ -5,10 +5,10 @@
 //! Causes are told by kind of evidence. Where the evidence does not single one out, it is called likely or
 //! possible, or nothing is said.
 
-mod catalogue;
+pub(crate) mod catalogue;
 mod connections;
 mod drops;
-mod egress;
+pub(crate) mod egress;
 mod explainer;
 mod finding;
 mod firewall;
@@ -21,5 +21,6 @@ mod tunnel;
 mod view;
 
 pub use catalogue::{CATALOGUE, CauseKind, markdown};
+pub(crate) use drops::mac;
 pub use explainer::{Explainer, Told};
 pub use finding::{Certainty, Fact, Finding, Place};

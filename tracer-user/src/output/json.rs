@@ -33,6 +33,13 @@ fn tagged(out: &mut dyn io::Write, kind: &'static str, value: &impl Serialize) -
     object(out, &Tagged { schema: SCHEMA, kind, value })
 }
 
+/// One check (`schema/check.schema.json`).
+pub fn write_check(out: &mut dyn io::Write, report: &crate::check::Report) -> io::Result<()> {
+    object(out, &Tagged { schema: CHECK_SCHEMA, kind: "check", value: report })
+}
+
+const CHECK_SCHEMA: &str = "egwtrace-check/1";
+
 impl Output for Json {
     fn header(&mut self, out: &mut dyn io::Write, _: &Scene<'_>, header: &Header) -> io::Result<()> {
         tagged(out, "header", header)

@@ -8,14 +8,16 @@ mod line;
 mod scene;
 mod text;
 mod text_cause;
+mod text_check;
 mod text_hop;
 mod text_summary;
 mod time;
 mod words;
 
 pub use format::{Explanation, Header, Missing, Output};
-pub use json::Json;
+pub use json::{Json, write_check};
 pub use scene::{Scene, escape};
 pub use text::{Text, TextOptions};
+pub use text_check::CheckText;
 pub use time::TimeFormat;
-pub(crate) use words::{icmp_name, table as table_name};
+pub(crate) use words::{icmp_name, protocol as protocol_name, table as table_name};

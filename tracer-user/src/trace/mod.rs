@@ -8,6 +8,8 @@ mod header;
 mod names;
 mod privileges;
 mod run;
+mod screen;
 
-pub use privileges::{MissingPrivileges, check_privileges};
+pub use privileges::{MissingPrivileges, check_privileges, check_read_privileges};
 pub use run::{Outcome, TraceError, trace};
+pub use screen::{columns, text_options};

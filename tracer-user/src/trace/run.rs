@@ -2,7 +2,7 @@
 //! The loop: drain, join, print; follow changes of the node; end cleanly.
 
 use std::collections::HashSet;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +18,14 @@ use super::debug;
 use super::evidence::EvidenceReader;
 use super::header::header;
 use super::names::{KernelNames, monotonic_ns};
+use super::screen::text_options;
 use crate::bpf::btf::{BtfError, KernelBtf};
 use crate::bpf::{Tracer, TracerError};
-use crate::cli::{Format, Plan, PositionChoice, TimeStyle};
+use crate::cli::{Format, Plan, PositionChoice};
 use crate::explain::Explainer;
 use crate::flow::{Ending, Names, Notice, Options, Tracker, Update, Zoom};
 use crate::node::{Change, Netns, Observation, ObserveError, Observer, Topology, WatchError, Watcher};
-use crate::output::{Explanation, Json, Missing, Output, Scene, Text, TextOptions, TimeFormat};
+use crate::output::{Explanation, Json, Missing, Output, Scene, Text};
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
 const TICK: Duration = Duration::from_millis(10);
@@ -410,16 +411,7 @@ impl Screen {
         let stdout = io::stdout();
         let output: Box<dyn Output> = match plan.format {
             Format::Json => Box::new(Json),
-            Format::Text => {
-                let terminal = stdout.is_terminal();
-                let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-                Box::new(Text::new(TextOptions {
-                    color: plan.color.enabled(terminal, no_color),
-                    width: columns().unwrap_or(110),
-                    time: time_format(plan.time),
-                    verbose: plan.verbosity,
-                }))
-            }
+            Format::Text => Box::new(Text::new(text_options(plan.color, plan.time, plan.verbosity))),
         };
         let out = io::BufWriter::with_capacity(1 << 16, stdout);
         Self {
@@ -526,23 +518,6 @@ impl Screen {
         let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
         ready > 0 && poll.revents & libc::POLLERR != 0
     }
-}
-
-fn time_format(style: TimeStyle) -> TimeFormat {
-    match style {
-        TimeStyle::Wall => TimeFormat::Wall,
-        TimeStyle::Relative => TimeFormat::Relative,
-        TimeStyle::Unix => TimeFormat::Unix,
-        TimeStyle::None => TimeFormat::None,
-    }
-}
-
-/// Columns of the terminal that is standard output.
-fn columns() -> Option<usize> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: `size` has room for the answer.
-    let asked = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    (asked == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
 async fn at(when: Option<Instant>) {

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::programs;
 use super::world::{Host, World};
 use crate::cli::Plan;
 use crate::node::evidence::Evidence;
@@ -155,6 +156,10 @@ impl World for Machine {
             self.addresses.insert(id, list.into_iter().map(|a| a.address).collect());
         }
         self.addresses.get(&id).cloned()
+    }
+
+    fn listeners(&mut self, host: &Host, protocol: u8, port: u16) -> Vec<u32> {
+        programs::listeners(host.id, protocol, port)
     }
 
     fn route(&mut self, host: &Host, question: &RouteQuestion) -> Result<RouteAnswer, String> {

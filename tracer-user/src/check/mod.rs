@@ -8,6 +8,7 @@ mod chance;
 mod flight;
 mod machine;
 mod policy;
+mod programs;
 mod report;
 mod routes;
 mod rules;

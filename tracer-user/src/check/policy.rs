@@ -24,6 +24,7 @@ use crate::node::{Hook, Role};
 const REQUEST_CHAIN: &str = "EGRESSGATEWAY-MARK-REQUEST";
 const SNAT_CHAIN: &str = "EGRESSGATEWAY-SNAT-EIP";
 const SERVICES: &str = "KUBE-SERVICES";
+const ETH_P_ALL: u16 = 0x0003;
 const PROXY_PORTS: [u16; 3] = [15001, 15003, 15006];
 
 /// A way with what is needed to judge it.
@@ -37,10 +38,17 @@ pub(super) struct Judge<'r> {
 
 impl Judge<'_> {
     pub(super) fn all(&self) -> Vec<Found> {
-        let mut out: Vec<Option<Found>> = vec![
-            self.masqueraded(),
+        let masqueraded = self.masqueraded();
+        // A gateway that does not know the source does not translate it: no fault of its own.
+        let source = if masqueraded.is_none() {
+            self.left_without_snat().or_else(|| self.other_source()).or_else(|| self.not_announced())
+        } else {
+            None
+        };
+        let mut out = vec![
+            masqueraded,
             self.mark_after_routing(),
-            self.left_without_snat().or_else(|| self.other_source()),
+            source,
             self.sidecar_bypassed(),
             self.not_masqueraded(),
         ];
@@ -66,6 +74,10 @@ impl Judge<'_> {
     }
 
     fn masqueraded(&self) -> Option<Found> {
+        // With a mark that was not reset EgressGateway's ACCEPT there cannot match.
+        if self.run.found.iter().any(|f| f.finding.id == c::TUNNEL_INTO_ITSELF.id) {
+            return None;
+        }
         let (host, step, device) = self.steps().find_map(|(host, step)| {
             let Place::Hook { hook: "POSTROUTING", output, .. } = &step.place else { return None };
             let link = host.evidence.link(output)?;
@@ -201,6 +213,50 @@ impl Judge<'_> {
         .fix(format!("let the jump to {SNAT_CHAIN} be the first rule of nat POSTROUTING (restart the egressgateway agent), or remove the rule before it"))
         .at(hook_place(host, "POSTROUTING"));
         let stage = if self.from_tunnel(host) { Stage::OtherNode } else { Stage::Passing };
+        Some(Found { stage, finding })
+    }
+
+    /// The egress IP is on no device, and no program answers ARP for it.
+    fn not_announced(&self) -> Option<Found> {
+        const ARP: u16 = 0x0806;
+        let (host, device) = self.bare_exit()?;
+        let entry = self.run.flight.entries.get(&host.id)?;
+        let address = entry.after.src.0;
+        let (wanted, _) = policys_address(&host.evidence, entry.before.src.0, entry.after.dst.0)?;
+        let link = host.link(device)?;
+        let on_link = host.evidence.addresses.iter().any(|a| {
+            a.ifindex == device
+                && crate::node::IpPrefix::new(a.address, a.prefix_len)
+                    .is_some_and(|net| net.contains(address))
+        });
+        let proxied = ["all", link.name.as_str()]
+            .iter()
+            .any(|name| host.sysctl(&format!("net/ipv4/conf/{name}/proxy_arp")) == Some(1));
+        let listens = host
+            .packet_sockets
+            .as_ref()?
+            .iter()
+            .any(|(proto, at)| matches!(*proto, ARP | ETH_P_ALL) && (*at == device || *at == 0));
+        if !wanted.contains(address)
+            || address.is_ipv6()
+            || host.owns(address)
+            || !on_link
+            || proxied
+            || listens
+        {
+            return None;
+        }
+        let (name, shown) = (host.name(), host.device(device));
+        let finding = Finding::new(
+            &c::NO_ANSWER,
+            Likely,
+            format!("nobody answers ARP for the egress IP {address} on {shown} of {name}: replies to it do not find their way"),
+        )
+        .checked(format!("{address} is on no device of {name}"), host.command(format!("ip addr show to {address}")))
+        .checked(format!("no program listens to ARP on {shown}"), host.command("cat /proc/net/packet"))
+        .fix(format!("start (or restart) the egressgateway agent on {name}; from that network: arping {address}"))
+        .at(Walker::place(host, device));
+        let stage = if self.from_tunnel(host) { Stage::OtherNode } else { Stage::Arriving };
         Some(Found { stage, finding })
     }
 
@@ -391,6 +447,8 @@ impl Judge<'_> {
         let elsewhere = match &self.run.end {
             End::Left(host, _) => host.id == first.id,
             End::Delivered(_) => self.run.tunnelled,
+            // The other node sees that it should have come another way.
+            End::Stopped(_) => self.run.found.iter().any(|f| f.finding.id == c::REVERSE_PATH_FILTER.id),
             _ => false,
         };
         if !uplink

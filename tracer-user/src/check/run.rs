@@ -11,7 +11,7 @@ use super::policy::{Judge, egress_tunnel, policys_address};
 use super::report::{Ending, Path, Place, Report, Stage, StageResult, Step, Verdict};
 use super::walker::{End, Found, Next, Walker};
 use super::world::{Host, World};
-use crate::explain::Certainty::{Certain, Likely};
+use crate::explain::Certainty::{Certain, Likely, Possible};
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
 use crate::node::evidence::{Criterion, PacketView};
@@ -132,7 +132,12 @@ impl Way {
         first.ct_mark = Some(0);
         let main_tuple = Tuple::of(&first);
         let judge = Judge { run: main, hosts: &hosts, start: main_tuple, packet: &first };
-        found.extend(judge.all());
+        let judged = judge.all();
+        if judged.iter().any(|f| f.finding.id == c::SERVICE_NOT_MASQUERADED.id) {
+            // The other node only sees that the client is not behind the tunnel.
+            found.retain(|f| f.finding.id != c::REVERSE_PATH_FILTER.id);
+        }
+        found.extend(judged);
         // What only makes packets too large lets the others through.
         let ends = matches!(main.end, End::Left(..) | End::Delivered(_));
         let breaks = found
@@ -184,16 +189,18 @@ fn by_proxy(
         return None;
     }
     let port = entry.after.dst.1?;
-    let socket = host
-        .evidence
-        .sockets
-        .iter()
-        .find(|s| s.takes(request.flight.packet.proto, entry.after.dst.0, port))?;
+    let users = world.listeners(host, request.flight.packet.proto, port);
+    let Some(user) = users.first().copied() else {
+        let why = format!("as which user the proxy on port {port} of {} sends, and so where", host.name());
+        let end = End::Unknown("the proxy's own connection is not known".to_owned());
+        let run = Run { steps: Vec::new(), found: Vec::new(), unknown: vec![why], end, ..request.clone() };
+        return Some((Some(run), Vec::new()));
+    };
     let mut packet =
         PacketView::new(request.flight.packet.proto, unspecified(asked.dst.0), asked.dst.0).mark(0);
     packet.dst_port = asked.dst.1;
     packet.tcp_flags = request.flight.packet.tcp_flags;
-    packet.uid = Some(socket.uid);
+    packet.uid = Some(user);
     let run = walk(world, chances, start, Flight::new(packet, Mode::First));
     let again = matches!(&run.end, End::Delivered(end) if end.id == host.id)
         && run.flight.entries.get(&host.id).is_some_and(|e| e.after.dst == entry.after.dst);
@@ -204,11 +211,11 @@ fn by_proxy(
     let finding = Finding::new(
         &c::REDIRECT_LOOP,
         Likely,
-        format!("the proxy on port {port} of {name} runs as user {}: its own connections are redirected to itself", socket.uid),
+        format!("the proxy on port {port} of {name} runs as user {}: its own connections are redirected to itself", user),
     )
     .checked("its connection meets the same redirection", host.command("iptables -t nat -S"))
     .checked(
-        format!("no rule lets packets of user {} pass", socket.uid),
+        format!("no rule lets packets of user {} pass", user),
         host.command(format!("ss -tlnpe sport = :{port}")),
     )
     .fix("run the proxy as the user that the rules' --uid-owner names")
@@ -383,7 +390,8 @@ fn conclude(report: &mut Report, ways: &[Way], packet: &PacketView) {
                 finding.fact(format!("so for {count} of {} ways that rules choose by chance", ways.len()));
         }
     }
-    causes.sort_by_key(|(found, _)| found.stage);
+    // What is only possible does not come first.
+    causes.sort_by_key(|(found, _)| (found.finding.certainty == Possible, found.stage));
     let Some(shown_way) = ways.iter().find(|way| !way.found.is_empty()).or_else(|| ways.first()) else {
         return;
     };
@@ -451,13 +459,12 @@ fn beyond(report: &mut Report, way: &Way) {
                     host.device(*device)
                 ));
             }
-            if !host.owns(source)
-                && policys_address(&host.evidence, first_tuple(main, &main.flight.packet).src.0, to).is_some()
-            {
+            let first = first_tuple(main, &main.flight.packet).src.0;
+            if !host.owns(source) && policys_address(&host.evidence, first, to).is_some() {
+                let device = host.device(*device);
                 report.unknown.push(format!(
-                    "whether {source} is answered for in its network: it is on no device of {}, and {}",
-                    host.name(),
-                    announcer(host, *device, source)
+                    "whether {source} is answered for on the network of {device}: it is on no device of {}, a program must do so",
+                    host.name()
                 ));
             }
         }
@@ -469,27 +476,10 @@ fn beyond(report: &mut Report, way: &Way) {
     }
 }
 
-fn announcer(host: &Host, device: u32, address: IpAddr) -> String {
-    const ARP: u16 = 0x0806;
-    const IPV6: u16 = 0x86dd;
-    let (kind, name) = if address.is_ipv4() { (ARP, "ARP") } else { (IPV6, "neighbour solicitations") };
-    let listens = host
-        .packet_sockets
-        .iter()
-        .any(|(proto, ifindex)| *proto == kind && (*ifindex == device || *ifindex == 0));
-    if listens {
-        format!("a program listens to {name} on {}, as the agent does", host.device(device))
-    } else {
-        format!(
-            "no program listens to {name} on {}: is the egressgateway agent running?",
-            host.device(device)
-        )
-    }
-}
-
 fn stages(way: &Way, causes: &[(Found, usize)]) -> Vec<StageResult> {
     let main = way.main();
-    let first_wrong = causes.iter().map(|(found, _)| found.stage).min();
+    let wrong = || causes.iter().filter(|(found, _)| found.finding.certainty != Possible);
+    let first_wrong = wrong().map(|(found, _)| found.stage).min();
     let nodes: Vec<NetnsId> = {
         let mut out = main.hosts.clone();
         out.dedup();
@@ -501,7 +491,7 @@ fn stages(way: &Way, causes: &[(Found, usize)]) -> Vec<StageResult> {
     Stage::ALL
         .into_iter()
         .map(|stage| {
-            let failed = causes.iter().any(|(found, _)| found.stage == stage);
+            let failed = wrong().any(|(found, _)| found.stage == stage);
             let verdict = if failed {
                 Verdict::Failed
             } else {

@@ -50,6 +50,8 @@ pub(super) struct Walker<'w> {
     /// The node that the packet came to first.
     pub(super) first_node: Option<NetnsId>,
     pub(super) tunnelled: bool,
+    /// The frame crosses a bridge: who asks for the next hop is its sender.
+    pub(super) bridging: bool,
 }
 
 impl<'w> Walker<'w> {
@@ -63,6 +65,7 @@ impl<'w> Walker<'w> {
             unknown: Vec::new(),
             first_node: None,
             tunnelled: false,
+            bridging: false,
         }
     }
 

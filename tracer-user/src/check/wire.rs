@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::flight::Flight;
+use super::flight::{Flight, Mode};
 use super::report::{Direction, Stage};
 use super::rules::AtHook;
 use super::walker::{End, Next, Walker};
@@ -141,7 +141,7 @@ impl Walker<'_> {
             return None;
         }
         let gateway = hop != flight.packet.dst;
-        let pod = host.role == Role::Pod;
+        let pod = host.role == Role::Pod || self.bridging && flight.mode != Mode::Reply;
         let whose = match (pod, gateway) {
             (true, true) => format!(
                 "the pod's gateway {hop} does not answer on {device}: wrong gateway, or its host is not there"
@@ -153,7 +153,11 @@ impl Walker<'_> {
             Some(_) => "the kernel asked for its address and got no answer",
             None => "no namespace behind the device has this address",
         };
-        let stage = self.stage(host, if pod { Stage::Sending } else { Stage::Passing }, flight);
+        let stage = match flight.mode {
+            Mode::Reply => Stage::Returning,
+            _ if pod && gateway => Stage::Sending,
+            _ => self.stage(host, Stage::Passing, flight),
+        };
         let finding = Finding::new(&c::NEIGHBOUR_SILENT, Likely, whose)
             .checked(seen, host.command(format!("ip neigh show {hop} dev {}", link.name)))
             .fix(if gateway {
@@ -290,6 +294,7 @@ impl Walker<'_> {
             if flight.packet.src.is_ipv6() { "bridge-nf-call-ip6tables" } else { "bridge-nf-call-iptables" };
         let filtered = host.sysctl(&format!("net/bridge/{key}")) == Some(1);
         let up = flight.next_hop.is_none_or(|hop| host.owns(hop));
+        self.bridging = !up;
         if !filtered {
             if up {
                 self.at_device(host, bridge.ifindex, Direction::In, flight);

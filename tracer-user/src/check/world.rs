@@ -39,6 +39,9 @@ pub trait World {
     /// The addresses of the namespace at the other end of a veth; cheaper than [`World::peer`].
     fn peer_addresses(&mut self, host: &Host, link: &Link) -> Option<Vec<IpAddr>>;
 
+    /// The users (fsuid) of the programs that listen on a port; empty: not known.
+    fn listeners(&mut self, host: &Host, protocol: u8, port: u16) -> Vec<u32>;
+
     /// The kernel's answer. The error says why it gave none.
     fn route(&mut self, host: &Host, question: &RouteQuestion) -> Result<RouteAnswer, String>;
 }

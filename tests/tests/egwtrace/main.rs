@@ -12,4 +12,5 @@ mod others;
 mod pods;
 mod run_ends;
 mod running;
+mod same_node;
 mod services;

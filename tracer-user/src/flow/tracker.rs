@@ -98,6 +98,7 @@ pub struct Tracker {
     /// On this kernel nftables frees what it drops itself.
     pub(crate) nft_frees: bool,
     pub(crate) callers: FxHashMap<u64, Option<Caller>>,
+    pub(crate) leads: super::leads::Known,
     pub(crate) strays: Vec<super::emit::Notice>,
     pub(crate) ids: u64,
     pub(crate) first_ts: Option<u64>,
@@ -171,6 +172,7 @@ impl Tracker {
             drops: FxHashMap::default(),
             nft_frees: false,
             callers: FxHashMap::default(),
+            leads: super::leads::Known::default(),
             strays: Vec::new(),
             ids: 0,
             first_ts: None,

@@ -326,7 +326,7 @@ impl Output for Text {
             }
             Notice::Device { netns, device, appeared, .. } => {
                 self.gap(out, Before::Notice)?;
-                let what = if *appeared { "appeared" } else { "is gone" };
+                let what = if *appeared { "is watched now" } else { "is gone" };
                 let words = format!("··  {} {} {what}", escape(netns), escape(device));
                 text.put(Style::Yellow, &words);
             }

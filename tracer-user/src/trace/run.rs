@@ -223,15 +223,18 @@ impl<'a> Run<'a> {
                     let change = change?;
                     if self.node_changed(&change)? {
                         watcher = Watcher::new(&self.netns, &self.plan.filter.hosts())?;
+                        watcher.follow(&self.observer.followed());
                     }
                 }
                 ready = events.readable() => {
                     // The first packet of a flow: what it shows may call for a closer look at the next one.
                     ready.map_err(TraceError::Wait)?.clear_ready();
                     self.drain()?;
+                    self.follow_leads(&mut watcher)?;
                 }
                 _ = tick.tick() => {
                     self.drain()?;
+                    self.follow_leads(&mut watcher)?;
                     if self.screen.is_done() {
                         return Ok(self.outcome);
                     }
@@ -333,10 +336,25 @@ impl<'a> Run<'a> {
             self.say(format!("network namespace {name} is gone: it is no longer watched"));
         }
         self.netns = self.observer.namespaces().cloned().collect();
+        self.read_node()?;
+        Ok(!change.gone.is_empty())
+    }
+
+    /// The flow leads to addresses and devices that the command line does not name: a service's endpoint, say.
+    fn follow_leads(&mut self, watcher: &mut Watcher) -> Result<(), TraceError> {
+        let leads = self.tracker.leads();
+        if !leads.is_empty() {
+            watcher.follow(&leads.ends);
+            self.observer.follow(leads.ends, &leads.devices);
+            self.read_node()?;
+        }
+        Ok(())
+    }
+
+    fn read_node(&mut self) -> Result<(), TraceError> {
         let Observation { topology, notices } = self.observer.observe(&self.plan.filter.ends())?;
-        let changed = topology != *self.topology;
-        if !changed && change.gone.is_empty() {
-            return Ok(false);
+        if topology == *self.topology {
+            return Ok(());
         }
         // What was under way is told in the words of the topology that it was seen in.
         self.advance(monotonic_ns());
@@ -354,7 +372,7 @@ impl<'a> Run<'a> {
         self.tracker.set_topology(self.topology.clone());
         self.tracker.change_positions(&self.attachments.positions(), during);
         self.screen.flush();
-        Ok(!change.gone.is_empty())
+        Ok(())
     }
 
     fn tell(&mut self, changes: &Changes) {

@@ -3,12 +3,15 @@
 
 use super::catalogue as c;
 use super::connections::Connections;
-use super::finding::Certainty::{Likely, Possible};
+use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use super::view::View;
 use crate::flow::{Ending, NatKind, NoteKind, Place as At};
-use crate::node::PathRole;
+use crate::node::evidence::Socket;
+use crate::node::{NetnsId, PathRole};
 
+/// Connections that a listening socket refused because its queue was full.
+const OVERFLOWS: &str = "TcpExt.ListenOverflows";
 /// Nothing came back for so long after the first packet.
 const PATIENCE_NS: u64 = 900_000_000;
 
@@ -31,11 +34,23 @@ pub(super) fn explain(view: &View<'_>, seen: &mut Connections) -> Option<Finding
         None if !repeated => return None,
         _ => {}
     }
+    say(view, seen, count)
+}
+
+/// Of the one packet there was.
+pub(super) fn lone(view: &View<'_>, seen: &mut Connections) -> Option<Finding> {
+    let state = seen.flow(view.journey.flow);
+    let (over, count) = (state.answered || state.explained, state.sent.max(1));
+    if over { None } else { say(view, seen, count) }
+}
+
+fn say(view: &View<'_>, seen: &Connections, count: u32) -> Option<Finding> {
+    let journey = view.journey;
     match journey.ending {
         Ending::Left { .. } => not_masqueraded(view).or_else(|| Some(after_leaving(view, count))),
         Ending::Delivered { .. } | Ending::Unwatched { .. } => not_masqueraded(view).or_else(|| {
             let alive = seen.alive.contains(&journey.packet.ends.dst);
-            not_accepted(view, alive, count)
+            not_accepted(view, seen, alive, count)
         }),
         _ => None,
     }
@@ -101,7 +116,7 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
             view.command(netns, format!("{} -t nat -vnL POSTROUTING", view.iptables())),
         )
         .checked(
-            format!("it went by {device}, not by a tunnel; {count} packets are without answer"),
+            format!("it went by {device}, not by a tunnel; packets without answer so far: {count}"),
             view.command(netns, format!("{} route get {to}", view.ip_command())),
         )
         .fix(format!(
@@ -109,15 +124,16 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
         ))
         .at(place);
     }
+    let packets = if count == 1 { "1 packet".to_owned() } else { format!("{count} packets") };
     let tunnelled = last.is_some_and(|h| h.encap.is_some());
     let owned = view.owner(ends.src.addr.ip()).is_some();
     let finding = Finding::new(
         &c::NO_ANSWER,
         Possible,
         if tunnelled {
-            format!("{count} packets left {device} in the tunnel and nothing came back: the cause is on the other node or beyond it")
+            format!("{packets} left {device} in the tunnel and nothing came back: the cause is on the other node or beyond it")
         } else {
-            format!("{count} packets left {device} as {} and nothing came back: {} does not answer, or its answer goes elsewhere", ends.src, ends.dst)
+            format!("{packets} left {device} as {} and nothing came back: {} does not answer, or its answer goes elsewhere", ends.src, ends.dst)
         },
     )
     .checked("no reply, no ICMP error, no drop on this node", view.command(netns, format!("tcpdump -nei {device} host {}", ends.dst.addr)));
@@ -141,12 +157,9 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
         .at(place)
 }
 
-/// Handed to its receiver, and no sign of life: of a server that answered before, or whose socket is there,
-/// the accept queue is full; of any other nothing is known.
-fn not_accepted(view: &View<'_>, alive: bool, count: u32) -> Option<Finding> {
-    if !view.is_syn() {
-        return None;
-    }
+/// Handed to its receiver, and no sign of life. Of a server whose socket says so, or that answered before, the
+/// accept queue is full; of any other nothing is known.
+fn not_accepted(view: &View<'_>, seen: &Connections, alive: bool, count: u32) -> Option<Finding> {
     let journey = view.journey;
     let last = journey.hops.last();
     let to = last.map_or(journey.packet.ends.dst, |h| h.ends.dst);
@@ -156,39 +169,67 @@ fn not_accepted(view: &View<'_>, alive: bool, count: u32) -> Option<Finding> {
         _ => return None,
     };
     let place = view.place(netns, ifindex);
-    let handed = format!("{count} SYNs were handed to it, no SYN-ACK, no RST, no drop on this side");
-    if !delivered && !alive {
-        let device = view.device_name(netns, ifindex);
+    let syn = view.is_syn();
+    let what = match (syn, count) {
+        (true, 1) => "1 SYN was".to_owned(),
+        (true, _) => format!("{count} SYNs were"),
+        (false, 1) => "1 packet was".to_owned(),
+        (false, _) => format!("{count} packets were"),
+    };
+    let handed = format!("{what} handed to it; no answer, no ICMP error, no drop on this side");
+    let full = syn && delivered && queue_is_full(view, seen, netns, to.port);
+    if full || (syn && !delivered && alive) {
+        let finding = Finding::new(
+            &c::ACCEPT_QUEUE_FULL,
+            if full { Certain } else { Likely },
+            format!("{to} ignores connection requests: its accept queue is full, the server does not accept"),
+        )
+        .checked(
+            handed,
+            format!(
+                "in the pod: ss -tln sport = :{}; nstat -az TcpExtListenOverflows TcpExtListenDrops",
+                to.port
+            ),
+        );
+        let finding = match seen.counted(netns, OVERFLOWS) {
+            0 => finding,
+            times => finding.fact(format!("{OVERFLOWS} of {} rose by {times}", view.netns(netns))),
+        };
+        let finding = if alive { finding.fact("earlier connections to it were answered") } else { finding };
         return Some(
-            Finding::new(
-                &c::NO_ANSWER,
-                Possible,
-                format!("{to} does not answer what {device} hands to it: the cause is in that pod, or its MAC or way back is wrong"),
-            )
-            .checked(handed, view.command(netns, format!("tcpdump -nei {device} host {}", to.addr)))
+            finding
+                .fix("let the server accept faster, or enlarge its listen backlog and net.core.somaxconn")
+                .about(to.port)
+                .at(place),
+        );
+    }
+    let (title, check) = if delivered {
+        let name = view.netns(netns);
+        (
+            format!("{to} in {name} has got it and does not answer: the program there, or the way back"),
+            view.command(netns, format!("ss -anp sport = :{}", to.port)),
+        )
+    } else {
+        let device = view.device_name(netns, ifindex);
+        (
+            format!("{to} does not answer what {device} hands to it: the cause is in that pod, or its MAC or way back is wrong"),
+            view.command(netns, format!("tcpdump -nei {device} host {}", to.addr)),
+        )
+    };
+    Some(
+        Finding::new(&c::NO_ANSWER, Possible, title)
+            .checked(handed, check)
             .fix(format!(
                 "trace in that pod too (--pod); look at its firewall, its routes, its accept queue (ss -tln sport = :{})",
                 to.port
             ))
-            .at(place),
-        );
-    }
-    let finding = Finding::new(
-        &c::ACCEPT_QUEUE_FULL,
-        Likely,
-        format!("{to} ignores connection requests: its accept queue is full, the server does not accept"),
-    )
-    .checked(
-        handed,
-        format!(
-            "in the pod: ss -tln sport = :{}; nstat -az TcpExtListenOverflows TcpExtListenDrops",
-            to.port
-        ),
-    );
-    let finding = if alive { finding.fact("earlier connections to it were answered") } else { finding };
-    Some(
-        finding
-            .fix("let the server accept faster, or enlarge its listen backlog and net.core.somaxconn")
+            .about(to)
             .at(place),
     )
+}
+
+/// By the counter of its namespace, or by the socket as it was read.
+fn queue_is_full(view: &View<'_>, seen: &Connections, netns: NetnsId, port: u16) -> bool {
+    let full = |s: &&Socket| s.proto == 6 && s.local.port() == port && s.backlog > 0 && s.queued > s.backlog;
+    seen.counted(netns, OVERFLOWS) > 0 || view.of(netns).is_some_and(|e| e.sockets.iter().any(|s| full(&s)))
 }

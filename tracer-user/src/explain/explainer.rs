@@ -9,10 +9,10 @@ use super::connections::Connections;
 use super::finding::Finding;
 use super::ledger::{Ledger, Told};
 use super::view::View;
-use super::{drops, egress, lookups, routing, selection, silence};
+use super::{drops, egress, lookups, routing, selection, service, silence};
 use crate::flow::{Ending, Journey, Names};
-use crate::node::{NetnsId, Topology};
 use crate::node::evidence::Evidence;
+use crate::node::{NetnsId, Topology};
 
 /// What a moment brings besides packets.
 #[derive(Clone, Copy, Debug, Default)]
@@ -143,6 +143,7 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
         found.extend(drops::explain(view));
     } else {
         found.extend(selection::sidecar_bypassed(view));
+        found.extend(service::not_translated(view));
     }
     found
 }

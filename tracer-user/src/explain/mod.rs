@@ -19,6 +19,7 @@ mod packet;
 mod reasons;
 mod routing;
 mod selection;
+mod service;
 mod silence;
 mod tunnel;
 mod view;

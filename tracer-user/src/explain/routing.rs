@@ -194,7 +194,9 @@ pub(super) fn nowhere_to_go(
         Finding::new(
             &c::NO_ROUTE,
             Certain,
-            format!("{name} has no route to {destination}{why}: connecting fails at once, and no packet is sent"),
+            format!(
+                "{name} has no route to {destination}{why}: connecting fails at once, and no packet is sent"
+            ),
         )
         .checked(
             format!("no table that its ip rules lead to has a route for {destination}"),
@@ -204,7 +206,10 @@ pub(super) fn nowhere_to_go(
             format!("{counter} rose by {times}: something in {name} tried in vain just now"),
             view.command(netns, "nstat -az IpOutNoRoutes Ip6OutNoRoutes"),
         )
-        .fix(view.command(netns, format!("{ip} route add default via GATEWAY")) + " (the CNI plugin should have done so: see its log)")
+        .fix(
+            view.command(netns, format!("{ip} route add default via GATEWAY"))
+                + " (the CNI plugin should have done so: see its log)",
+        )
         .about(destination)
         .at(view.place(netns, 0)),
     )

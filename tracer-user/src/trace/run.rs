@@ -24,7 +24,9 @@ use crate::bpf::{Tracer, TracerError};
 use crate::cli::{Format, Plan, PositionChoice, TimeStyle};
 use crate::explain::{Explainer, Tick};
 use crate::flow::{Ending, Names, Notice, Options, Tracker, Update, Zoom};
-use crate::node::{Change, IpPrefix, Netns, Observation, ObserveError, Observer, Topology, WatchError, Watcher};
+use crate::node::{
+    Change, IpPrefix, Netns, Observation, ObserveError, Observer, Topology, WatchError, Watcher,
+};
 use crate::output::{Explanation, Json, Missing, Output, Scene, Text, TextOptions, TimeFormat};
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.

@@ -53,9 +53,11 @@ impl NetnsEvidence {
     /// The longest prefix of a table; of equals the one with the lowest metric.
     fn longest(&self, table: u32, destination: IpAddr, suppressed: Option<u32>) -> Option<&Route> {
         let fits = |route: &&Route| route.table == table && route.destination.contains(destination);
-        let best = self.routes.iter().filter(fits).max_by_key(|route| {
-            (route.destination.len(), std::cmp::Reverse(route.priority))
-        })?;
+        let best = self
+            .routes
+            .iter()
+            .filter(fits)
+            .max_by_key(|route| (route.destination.len(), std::cmp::Reverse(route.priority)))?;
         suppressed.is_none_or(|most| u32::from(best.destination.len()) > most).then_some(best)
     }
 }

@@ -29,7 +29,8 @@ impl CounterFiles {
     /// By how much counters rose since this was last asked; those that did not are left out.
     pub fn risen(&mut self) -> BTreeMap<String, u64> {
         let [snmp, netstat, six, conntrack] = &self.files;
-        let now = parse([snmp, netstat, six, conntrack].map(|file| file.as_ref().map(whole).unwrap_or_default()));
+        let now =
+            parse([snmp, netstat, six, conntrack].map(|file| file.as_ref().map(whole).unwrap_or_default()));
         let before = std::mem::replace(&mut self.last, now);
         let risen = |(name, value): (&String, &u64)| {
             let by = value.saturating_sub(before.get(name).copied().unwrap_or(*value));

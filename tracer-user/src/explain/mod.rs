@@ -19,12 +19,14 @@ mod packet;
 mod reasons;
 mod routing;
 mod selection;
+mod service;
 mod silence;
 mod tunnel;
 mod view;
+mod waiting;
 
 pub use authors::HopAuthors;
 pub use catalogue::{CATALOGUE, CauseKind, markdown};
-pub use explainer::Explainer;
+pub use explainer::{Explainer, Tick};
 pub use finding::{Certainty, Fact, Finding, Place};
 pub use ledger::Told;

@@ -77,6 +77,10 @@ impl Output for Json {
         tagged(out, "notice", notice)
     }
 
+    fn cause(&mut self, out: &mut dyn io::Write, _: &Scene<'_>, told: &Told) -> io::Result<()> {
+        tagged(out, "cause", told)
+    }
+
     fn summary(
         &mut self,
         out: &mut dyn io::Write,

@@ -347,6 +347,11 @@ impl Output for Text {
         text.end(out)
     }
 
+    fn cause(&mut self, out: &mut dyn io::Write, _: &Scene<'_>, told: &Told) -> io::Result<()> {
+        self.gap(out, Before::Block)?;
+        text_cause::write(self, out, told)
+    }
+
     fn summary(
         &mut self,
         out: &mut dyn io::Write,

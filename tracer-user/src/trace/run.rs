@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracer_common::{Counters, Event};
 
 use super::attach::{Attachments, Changes};
+use super::counters::CounterReader;
 use super::debug;
 use super::evidence::EvidenceReader;
 use super::header::header;
@@ -21,9 +22,11 @@ use super::names::{KernelNames, monotonic_ns};
 use crate::bpf::btf::{BtfError, KernelBtf};
 use crate::bpf::{Tracer, TracerError};
 use crate::cli::{Format, Plan, PositionChoice, TimeStyle};
-use crate::explain::Explainer;
+use crate::explain::{Explainer, Tick};
 use crate::flow::{Ending, Names, Notice, Options, Tracker, Update, Zoom};
-use crate::node::{Change, Netns, Observation, ObserveError, Observer, Topology, WatchError, Watcher};
+use crate::node::{
+    Change, IpPrefix, Netns, Observation, ObserveError, Observer, Topology, WatchError, Watcher,
+};
 use crate::output::{Explanation, Json, Missing, Output, Scene, Text, TextOptions, TimeFormat};
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
@@ -37,6 +40,8 @@ const BATCHES: usize = 16;
 const COUNT_GRACE: Duration = Duration::from_millis(1500);
 /// How often the counters of the programs are read.
 const COUNTERS: Duration = Duration::from_millis(100);
+/// How often is looked for what no packet shows: answers that do not come, counters of the kernel.
+const SILENCE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
@@ -109,6 +114,8 @@ struct Run<'a> {
     /// Everything is attached since then, CLOCK_MONOTONIC ns: records from before show packets in part.
     ready_ns: u64,
     counters_due: Instant,
+    silence_due: Instant,
+    kernel: CounterReader,
 }
 
 /// Where and how things are printed.
@@ -142,6 +149,8 @@ impl<'a> Run<'a> {
         // Read while programs are attached, so that the first packet can be explained.
         let mut reader = EvidenceReader::default();
         reader.watch(netns.clone());
+        let mut kernel = CounterReader::default();
+        kernel.watch(&netns);
         let mut attachments = Attachments::new(tracer, plan.tc, plan.positions);
         let Changes { mut missing, .. } = attachments.reconcile(&topology, &netns)?;
         missing.extend(absent.iter().map(|absent| Missing {
@@ -199,6 +208,8 @@ impl<'a> Run<'a> {
             batch: Vec::with_capacity(BATCH),
             ready_ns,
             counters_due: Instant::now(),
+            silence_due: Instant::now(),
+            kernel,
         })
     }
 
@@ -235,6 +246,7 @@ impl<'a> Run<'a> {
                 _ = tick.tick() => {
                     self.drain()?;
                     self.follow_leads(&mut watcher)?;
+                    self.silence();
                     if self.screen.is_done() {
                         return Ok(self.outcome);
                     }
@@ -288,6 +300,20 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
+    /// What no packet shows.
+    fn silence(&mut self) {
+        self.screen.evidence.tick();
+        if Instant::now() < self.silence_due {
+            return;
+        }
+        self.silence_due = Instant::now() + SILENCE;
+        let counters = self.kernel.risen();
+        let hosts: Vec<_> = self.plan.filter.dst.iter().map(IpPrefix::address).collect();
+        let tick = Tick { now_ns: monotonic_ns(), counters: &counters, destinations: &hosts };
+        self.screen.tick(&self.topology, &tick);
+        self.screen.flush();
+    }
+
     /// With `--debug-bpf`, what the programs say of themselves; an unwritable standard error stops nothing.
     fn print_debug(&mut self) {
         if self.plan.debug_bpf {
@@ -323,6 +349,7 @@ impl<'a> Run<'a> {
 
     /// Something changed on the node; true when the set of namespaces did.
     fn node_changed(&mut self, change: &Change) -> Result<bool, TraceError> {
+        self.screen.evidence.changed();
         if !change.rules.is_empty() || !change.hooks.is_empty() {
             self.tracker.rules_changed();
         }
@@ -369,6 +396,7 @@ impl<'a> Run<'a> {
             }
         }
         self.screen.evidence.watch(self.netns.clone());
+        self.kernel.watch(&self.netns);
         self.tracker.set_topology(self.topology.clone());
         self.tracker.change_positions(&self.attachments.positions(), during);
         self.screen.flush();
@@ -499,6 +527,17 @@ impl Screen {
             }
             Update::Notice(notice) => self.notice(topology, notice),
             Update::Zoom(_) | Update::Unzoom(_) => {}
+        }
+    }
+
+    fn tick(&mut self, topology: &Topology, tick: &Tick<'_>) {
+        let evidence = self.evidence.latest();
+        let causes = self.explainer.tick(tick, topology, &*self.names, evidence.as_deref());
+        for told in &causes {
+            self.write(topology, |output, out, scene| output.cause(out, scene, told));
+        }
+        if !causes.is_empty() {
+            self.evidence.refresh();
         }
     }
 

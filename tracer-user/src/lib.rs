@@ -10,5 +10,6 @@ pub mod explain;
 pub mod flow;
 pub mod node;
 pub mod output;
+pub mod record;
 pub mod target;
 pub mod trace;

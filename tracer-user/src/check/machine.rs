@@ -47,7 +47,8 @@ impl Machine {
     /// # Errors
     /// When a namespace cannot be entered or listed.
     pub fn read(plan: &Plan) -> Result<Self, CheckError> {
-        let mut observer = Observer::open(&plan.nodes, plan.pod_netns())?;
+        let pods = plan.pod_netns();
+        let mut observer = Observer::open(&plan.nodes, &pods)?;
         let Observation { topology, .. } = observer.observe(&plan.filter.ends())?;
         let namespaces: Vec<Netns> = observer.namespaces().cloned().collect();
         drop(observer);

@@ -444,5 +444,10 @@ pub(super) fn dropped(host: &Host, hook: Hook, rule: &RuleRef, rejects: bool, fl
         .checked(format!("{} of {} ends there for it", hook.name(), host.name()), host.command(list));
     let finding =
         if rule.text.is_empty() { finding } else { finding.fact(format!("the rule: {}", rule.text)) };
-    finding.fix(fix).at(At { netns: host.name(), hook: Some(hook.name().to_owned()), ..At::default() })
+    finding.fix(fix).at(At {
+        netns: host.name(),
+        hook: Some(hook.name().to_owned()),
+        rule: Some(rule.place()),
+        ..At::default()
+    })
 }

@@ -48,6 +48,7 @@ pub(super) struct Run {
     pub(super) flight: Flight,
     pub(super) first_node: Option<NetnsId>,
     pub(super) tunnelled: bool,
+    pub(super) other_node: bool,
 }
 
 /// Where the packet begins.
@@ -171,8 +172,8 @@ fn walk(world: &mut dyn World, chances: &mut Chances, start: &Start, mut flight:
         Start::Arrives(host, device) => Next::Receive(host.clone(), *device),
     };
     let end = walker.follow(&mut flight, next);
-    let Walker { steps, hosts, found, unknown, first_node, tunnelled, .. } = walker;
-    Run { steps, hosts, found, unknown, end, flight, first_node, tunnelled }
+    let Walker { steps, hosts, found, unknown, first_node, tunnelled, other_node, .. } = walker;
+    Run { steps, hosts, found, unknown, end, flight, first_node, tunnelled, other_node }
 }
 
 /// The proxy that a sidecar's rules lead to makes a connection of its own.
@@ -480,14 +481,8 @@ fn stages(way: &Way, causes: &[(Found, usize)]) -> Vec<StageResult> {
     let main = way.main();
     let wrong = || causes.iter().filter(|(found, _)| found.finding.certainty != Possible);
     let first_wrong = wrong().map(|(found, _)| found.stage).min();
-    let nodes: Vec<NetnsId> = {
-        let mut out = main.hosts.clone();
-        out.dedup();
-        out
-    };
     let stops = matches!(main.end, End::Stopped(_) | End::Unknown(_));
     let from_pod = main.steps.first().is_some_and(|s| !matches!(s.place, Place::Device { .. }));
-    let other = nodes.iter().any(|id| Some(*id) != main.first_node && main.hosts.first() != Some(id));
     Stage::ALL
         .into_iter()
         .map(|stage| {
@@ -500,7 +495,7 @@ fn stages(way: &Way, causes: &[(Found, usize)]) -> Vec<StageResult> {
                     Stage::Sending if !from_pod => Verdict::NotNeeded,
                     Stage::Tunnel if !main.tunnelled && !(after && stops) => Verdict::NotNeeded,
                     Stage::OtherNode if main.flight.inside.is_some() && !stops => Verdict::NotKnown,
-                    Stage::OtherNode if !other && !stops => Verdict::NotNeeded,
+                    Stage::OtherNode if !main.other_node && !main.tunnelled => Verdict::NotNeeded,
                     Stage::Arriving if matches!(main.end, End::Left(..)) && !after => Verdict::NotKnown,
                     Stage::Returning if way.reply.is_none() => {
                         if after || stops {

@@ -50,6 +50,8 @@ pub(super) struct Walker<'w> {
     /// The node that the packet came to first.
     pub(super) first_node: Option<NetnsId>,
     pub(super) tunnelled: bool,
+    /// It came to another node than the first one.
+    pub(super) other_node: bool,
     /// The frame crosses a bridge: who asks for the next hop is its sender.
     pub(super) bridging: bool,
 }
@@ -65,6 +67,7 @@ impl<'w> Walker<'w> {
             unknown: Vec::new(),
             first_node: None,
             tunnelled: false,
+            other_node: false,
             bridging: false,
         }
     }
@@ -103,7 +106,8 @@ impl<'w> Walker<'w> {
             flight.packet.mark = Some(0);
         }
         if host.role == Role::Node {
-            self.first_node.get_or_insert(host.id);
+            let first = *self.first_node.get_or_insert(host.id);
+            self.other_node |= first != host.id;
         }
     }
 

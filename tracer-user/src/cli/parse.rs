@@ -39,7 +39,7 @@ where
         Ok((_, Some(flag))) => Err(CliError::NotOfCheck { flag }),
         Ok((cli, None)) => Ok(Parsed::Run(match cli.command {
             None => Invocation::Trace(cli.trace),
-            Some(Command::Check { trace }) => Invocation::Check(trace),
+            Some(Command::Check { trace, .. }) => Invocation::Check(trace),
             Some(Command::Explain(explain)) => Invocation::Explain(explain),
         })),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
@@ -110,7 +110,7 @@ mod tests {
             "--node-netns",
             "b",
         ]);
-        assert_eq!(args.pod.as_deref(), Some("default/visitor"));
+        assert_eq!(args.pod, ["default/visitor"]);
         assert_eq!(
             (args.verbose, args.output, args.node_netns),
             (2, crate::cli::Format::Json, vec!["a".into(), "b".into()])

@@ -3,6 +3,7 @@
 
 mod format;
 mod json;
+mod json_interval;
 mod json_model;
 mod line;
 mod scene;
@@ -10,14 +11,16 @@ mod text;
 mod text_cause;
 mod text_check;
 mod text_hop;
+mod text_replay;
 mod text_summary;
 mod time;
 mod words;
 
 pub use format::{Explanation, Header, Missing, Output};
-pub use json::{Json, write_check};
+pub use json::{Json, write_causes, write_check};
 pub use scene::{Scene, escape};
 pub use text::{Text, TextOptions};
 pub use text_check::CheckText;
+pub use text_replay::ReplayText;
 pub use time::TimeFormat;
-pub(crate) use words::{icmp_name, protocol as protocol_name, table as table_name};
+pub(crate) use words::{echo_type, icmp_name, protocol as protocol_name, table as table_name};

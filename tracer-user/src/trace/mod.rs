@@ -2,11 +2,13 @@
 //! One run: what is attached follows the node as it changes, records become journeys, journeys are printed.
 
 mod attach;
+mod counters;
 mod debug;
 mod evidence;
 mod header;
 mod names;
 mod privileges;
+mod recording;
 mod run;
 mod screen;
 

@@ -121,7 +121,7 @@ pub static CONFIG: Config = Config {
     kfree_skb_args: 0,
     tcp_send_reset_args: 0,
     debug: 0,
-    reserved: 0,
+    follow: 0,
 };
 
 #[unsafe(no_mangle)]

@@ -8,7 +8,9 @@ use super::scene::Scene;
 use super::text::{Columns, Text};
 use super::time::{Took, duration};
 use super::words::{icmp_error, route_error, table};
-use crate::flow::{Cause, Deed, DropSite, Ending, Expected, Hop, Interval, Journey, Note, NoteKind, Place};
+use crate::flow::{
+    Cause, Deed, DropSite, Ending, Endpoint, Expected, Hop, Interval, Journey, Note, NoteKind, Place,
+};
 
 /// Tables of candidates: "mangle", "raw or mangle", "one of raw, mangle, nat".
 pub(crate) fn tables_words(scene: &Scene<'_>, at: &Interval, deed: Deed) -> String {
@@ -217,7 +219,11 @@ impl Text {
                 &format!("left {} by {} after {took}", scene.netns(*netns), scene.device(*netns, *ifindex)),
             )]),
             Ending::Delivered { netns } => {
-                text.piece(&[(Style::Green, &format!("delivered to {} after {took}", scene.netns(*netns)))])
+                let to = scene.taker(journey, *netns);
+                let to =
+                    to.map(|(name, pid, port)| format!(", {name} (pid {pid}) :{port},")).unwrap_or_default();
+                let words = format!("delivered to {}{to} after {took}", scene.netns(*netns));
+                text.piece(&[(Style::Green, &words)])
             }
             Ending::Unwatched { netns, ifindex } => text.piece(&[(
                 Style::Green,
@@ -380,13 +386,20 @@ fn changes(text: &mut Line, scene: &Scene<'_>, hop: &Hop, told: bool) {
         let mut words = nat.kind.name().to_owned();
         if nat.from.src != hop.ends.src {
             words.push_str(&format!(" {} → {}", nat.from.src, hop.ends.src));
+            words.push_str(&owner_words(scene, hop.ends.src));
         }
         if nat.from.dst != hop.ends.dst {
             if nat.from.src != hop.ends.src {
                 words.push(',');
             }
             words.push_str(&format!(" {} → {}", nat.from.dst, hop.ends.dst));
+            words.push_str(&owner_words(scene, hop.ends.dst));
         }
         text.piece(&[(Style::Cyan, &words)]);
     }
+}
+
+/// ` (shop/web)`, where it has a name.
+fn owner_words(scene: &Scene<'_>, end: Endpoint) -> String {
+    scene.owner(end.addr).map(|name| format!(" ({name})")).unwrap_or_default()
 }

@@ -5,7 +5,9 @@ mod attach;
 mod debug;
 mod evidence;
 mod header;
+mod listeners;
 mod names;
+mod pods;
 mod privileges;
 mod run;
 

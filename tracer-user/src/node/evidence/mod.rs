@@ -22,6 +22,7 @@ mod walk;
 mod wording;
 
 pub use attribute::{Attribution, attribute_drop, attribute_mark, attribute_nat};
+pub(crate) use collect::listening;
 pub use effect::{Done, Effect};
 pub use ipset_save::parse_ipset_save;
 pub use matching::{Matched, Truth};

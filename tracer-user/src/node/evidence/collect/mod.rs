@@ -8,6 +8,8 @@ mod sockets;
 mod sysctl;
 mod tool;
 
+pub(crate) use sockets::listening;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::thread;

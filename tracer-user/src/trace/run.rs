@@ -249,7 +249,7 @@ impl<'a> Run<'a> {
     }
 
     async fn go(&mut self, signals: &mut Signals) -> Result<Outcome, TraceError> {
-        let mut watcher = Watcher::new(&self.netns, &self.filter.hosts())?;
+        let mut watcher = self.watcher()?;
         let events = self.attachments.tracer().events_fd().map_err(TraceError::Wait)?;
         // SAFETY: an owned descriptor: it is the same one, and open, until `events` is dropped.
         let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }

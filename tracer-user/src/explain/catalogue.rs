@@ -15,7 +15,7 @@ pub struct CauseKind {
 
 macro_rules! causes {
     ($($name:ident $id:literal $means:literal $told_by:literal)*) => {
-        $(pub(super) const $name: CauseKind = CauseKind { id: $id, means: $means, told_by: $told_by };)*
+        $(pub(crate) const $name: CauseKind = CauseKind { id: $id, means: $means, told_by: $told_by };)*
         /// All of them, in the order of the document.
         pub const CATALOGUE: &[CauseKind] = &[$($name),*];
     };
@@ -142,6 +142,9 @@ causes! {
     POD_ADDRESS_ON_THE_WIRE "pod-address-on-the-wire"
         "The packet left the node with a pod's address and was not answered: no SNAT rule took it, or a tunnel route is missing."
         "Source unchanged at the uplink, outside any tunnel; no reply."
+    POD_ROUTE_MISSING "pod-route-missing"
+        "The node has no route to the network of another node's pods: packets for them go to the default gateway."
+        "Source unchanged at the uplink, the default route at the lookup; a NAT rule that spares the destination as one of the cluster's; no reply."
     SNAT_TO_ANOTHER_ADDRESS "snat-to-another-address"
         "The packet was translated to another address than EgressGateway's rule says: an earlier rule took it."
         "SNAT seen against the rule in EGRESSGATEWAY-SNAT-EIP."

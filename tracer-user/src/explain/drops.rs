@@ -6,7 +6,7 @@ use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::view::View;
 use super::{firewall, reasons, routing, silence, tunnel};
-use crate::flow::{DropSite, NatKind};
+use crate::flow::{DropSite, Endpoint, NatKind};
 use crate::node::{DeviceKind, PathRole, Role};
 
 /// The cause of a drop, if one is singled out.
@@ -249,23 +249,7 @@ fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let name = view.netns(site.netns);
     // A SYN-ACK (or an answer) that its own client does not know.
     if view.journey.reply && (!packet.is_tcp() || packet.tcp_flags & 0x12 == 0x12) {
-        return Some(
-            Finding::new(
-                &c::REPLY_FROM_ANOTHER_ADDRESS,
-                Likely,
-                format!(
-                    "the answer comes from {}, which {name} did not ask: its address was not translated back",
-                    ends.src
-                ),
-            )
-            .fact(format!("{name} has no connection to {} and refuses it: NO_SOCKET", ends.src))
-            .checked(
-                "replies that cross a bridge are translated only where iptables sees them",
-                "sysctl net.bridge.bridge-nf-call-iptables net.bridge.bridge-nf-call-ip6tables",
-            )
-            .fix("sysctl -w net.bridge.bridge-nf-call-iptables=1")
-            .at(place),
-        );
+        return Some(unasked(view, site, ends.src, &name).at(place));
     }
     if packet.is_tcp() && !view.is_syn() {
         return None;
@@ -320,6 +304,44 @@ fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     })
 }
 
+/// The answer comes from where nobody asked.
+fn unasked(view: &View<'_>, site: &DropSite, from: Endpoint, name: &str) -> Finding {
+    let key = if view.journey.packet.ipv6 { "bridge-nf-call-ip6tables" } else { "bridge-nf-call-iptables" };
+    // The node whose bridge the answer crossed.
+    let bridged = view.journey.hops.iter().rev().find(|h| h.netns != site.netns).map(|h| h.netns);
+    let bridged = bridged.or_else(|| {
+        let pod = view.namespace(site.netns)?.devices.get(&site.ifindex)?;
+        pod.link.and_then(|(netns, _)| netns)
+    });
+    let node = bridged.unwrap_or(site.netns);
+    let value = view.of(node).map(|e| e.sysctl(&format!("net/bridge/{key}")));
+    let (sure, why) = match value {
+        Some(Some(0)) => (Certain, format!(": it crossed the bridge at layer 2, and {key} is 0")),
+        Some(None) => {
+            (Likely, ": it crossed the bridge at layer 2, and br_netfilter is not loaded".to_owned())
+        }
+        _ => (Likely, ": its address was not translated back".to_owned()),
+    };
+    Finding::new(
+        &c::REPLY_FROM_ANOTHER_ADDRESS,
+        sure,
+        format!("the answer comes from {from}, which {name} did not ask{why}"),
+    )
+    .fact(format!("{name} has no connection to {from} and refuses it: NO_SOCKET"))
+    .checked(
+        "replies that cross a bridge are translated back only where the bridge hands them to iptables",
+        view.command(node, format!("sysctl net.bridge.{key}")),
+    )
+    .fix(match value {
+        Some(None) => {
+            format!("modprobe br_netfilter; {}", view.command(node, format!("sysctl -w net.bridge.{key}=1")))
+        }
+        Some(Some(0)) | None => view.command(node, format!("sysctl -w net.bridge.{key}=1")),
+        _ => "let the answer take the way of the request back: the node that translated it has to see it"
+            .to_owned(),
+    })
+}
+
 fn too_big(view: &View<'_>, site: &DropSite) -> Finding {
     let packet = &view.journey.packet;
     let own = view.lookups().find(|l| l.netns == site.netns && !l.reverse && l.error == 0 && l.ifindex != 0);
@@ -362,6 +384,6 @@ fn queue_full(view: &View<'_>, site: &DropSite) -> Finding {
     .at(view.place(site.netns, site.ifindex))
 }
 
-fn mac(bytes: &[u8]) -> String {
+pub(crate) fn mac(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
 }

@@ -1,15 +1,30 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Finds causes journey by journey, over a run.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use super::authors::{Authors, HopAuthors};
 use super::connections::Connections;
 use super::finding::Finding;
 use super::ledger::{Ledger, Told};
 use super::view::View;
-use super::{drops, egress, lookups, selection};
+use super::{drops, egress, lookups, routing, selection, service, silence};
 use crate::flow::{Ending, Journey, Names};
-use crate::node::Topology;
 use crate::node::evidence::Evidence;
+use crate::node::{NetnsId, Topology};
+
+/// What a moment brings besides packets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tick<'a> {
+    /// CLOCK_MONOTONIC.
+    pub now_ns: u64,
+    /// By how much counters rose since the last time, as [`crate::node::evidence::NetnsEvidence::counters`] names
+    /// them; those that did not are left out.
+    pub counters: &'a [(NetnsId, BTreeMap<String, u64>)],
+    /// Where the packets that are followed go to.
+    pub destinations: &'a [IpAddr],
+}
 
 /// Finds causes, journey by journey.
 #[derive(Debug, Default)]
@@ -54,8 +69,48 @@ impl Explainer {
         }
         if found.iter().any(Finding::breaks) {
             self.connections.flow(journey.flow).explained = true;
+            self.connections.unanswered.over(journey.flow);
+        }
+        if journey.reply && journey.packet.icmp_error.is_none() && !found.iter().any(Finding::breaks) {
+            self.ledger.answered(journey.flow);
         }
         found.into_iter().filter_map(|found| self.ledger.tell(found, journey)).collect()
+    }
+
+    /// Looks at what no packet shows: answers that do not come, counters. Call it every half second or so.
+    pub fn tick(
+        &mut self,
+        now: &Tick<'_>,
+        topology: &Topology,
+        names: &dyn Names,
+        evidence: Option<&Evidence>,
+    ) -> Vec<Told> {
+        let mut told = Vec::new();
+        for journey in self.connections.unanswered.overdue(now.now_ns) {
+            let exit = self.connections.flow(journey.flow).exit;
+            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit };
+            if let Some(found) = silence::lone(&view, &mut self.connections) {
+                self.connections.flow(journey.flow).explained = true;
+                told.extend(self.ledger.tell(found, &journey));
+            }
+        }
+        for (netns, risen) in now.counters {
+            let known = self.connections.counters.entry(*netns).or_default();
+            for (name, by) in risen {
+                let sum = known.entry(name.clone()).or_default();
+                *sum = sum.saturating_add(*by);
+            }
+        }
+        let nobody = Journey::default();
+        let view = View { journey: &nobody, topology, names, evidence, routes: &[], exit: None };
+        for (netns, risen) in now.counters {
+            for destination in now.destinations {
+                if let Some(found) = routing::nowhere_to_go(&view, *netns, *destination, risen) {
+                    told.extend(self.ledger.tell(found, &nobody));
+                }
+            }
+        }
+        told
     }
 
     /// The rules that did what shows at the hops of a journey from `from` on, where they can be named.
@@ -88,6 +143,7 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
         found.extend(drops::explain(view));
     } else {
         found.extend(selection::sidecar_bypassed(view));
+        found.extend(service::not_translated(view));
     }
     found
 }

@@ -103,7 +103,8 @@ impl Ledger {
             if entry.flows.len() < FLOWS {
                 entry.flows.insert(journey.flow);
             }
-            if entry.last != journey.id {
+            // 0: no packet at all.
+            if entry.last != journey.id || journey.id == 0 {
                 entry.last = journey.id;
                 entry.told.count += 1;
                 entry.told.finding = finding;
@@ -117,6 +118,15 @@ impl Ledger {
         let flows = BTreeSet::from([journey.flow]);
         self.entries.push(Entry { key, told: told.clone(), last: journey.id, flows });
         Some(told)
+    }
+
+    /// There is an answer after all: it was only late.
+    pub(super) fn answered(&mut self, flow: u32) {
+        self.entries.retain(|entry| {
+            let guess = entry.told.finding.certainty == Certainty::Possible
+                && GUESSES.contains(&entry.told.finding.id);
+            !(guess && entry.flows.len() == 1 && entry.flows.contains(&flow))
+        });
     }
 
     /// The surest and most frequent first.

@@ -36,6 +36,9 @@ pub trait Output {
 
     fn notice(&mut self, out: &mut dyn io::Write, scene: &Scene<'_>, notice: &Notice) -> io::Result<()>;
 
+    /// A cause that no journey shows by itself, or not any more.
+    fn cause(&mut self, out: &mut dyn io::Write, scene: &Scene<'_>, told: &Told) -> io::Result<()>;
+
     /// The sums, and before them what was found to be wrong.
     fn summary(
         &mut self,

@@ -142,6 +142,12 @@ impl Text {
             text.put(Style::Dim, &clock);
         }
         text.end(out)?;
+        if let Some(owners) = scene.owners(packet.ends) {
+            let [src, dst] = owners.map(|name| name.unwrap_or(std::borrow::Cow::Borrowed("?")));
+            let mut text = self.line(10);
+            text.piece(&[(Style::Cyan, &format!("{src} → {dst}"))]);
+            text.end(out)?;
+        }
         if let Some(rt) = journey.round_trip.filter(|_| !continued) {
             let mut words = format!("answers #{}: round trip {}", rt.request, Took(rt.total_ns));
             if let Some(beyond) = rt.beyond_ns {
@@ -345,6 +351,11 @@ impl Output for Text {
             }
         }
         text.end(out)
+    }
+
+    fn cause(&mut self, out: &mut dyn io::Write, _: &Scene<'_>, told: &Told) -> io::Result<()> {
+        self.gap(out, Before::Block)?;
+        text_cause::write(self, out, told)
     }
 
     fn summary(

@@ -24,7 +24,6 @@ fn report(lab: &Lab, line: &str) -> Result<Value> {
 fn state(lab: &Lab) -> Result<Vec<String>> {
     let mut out = Vec::new();
     for (place, line) in [
-        ("visitor", "ip -s -s link show eth0"),
         ("visitor", "ip neigh"),
         ("node1", "iptables-save -c"),
         ("node1", "ip neigh"),
@@ -78,9 +77,11 @@ fn the_path_that_is_told_is_the_path_that_is_taken() -> Result<()> {
         let trace = crate::running::trace(&lab, "node1", &line)?;
         probe.run(&lab, Family::V4)?;
         let traced = trace.stop()?.clean()?;
+        let prefix = lab.spec().prefix();
         let device = |step: &Value| {
-            (step["kind"] == "device")
-                .then(|| format!("{} {} {}", step["netns"], step["device"], step["direction"]))
+            (step["kind"] == "device").then(|| {
+                format!("{} {} {}", step["netns"], step["device"], step["direction"]).replace(&prefix, "")
+            })
         };
         let told: Vec<String> =
             told["paths"][0]["steps"].as_array().context("no steps")?.iter().filter_map(device).collect();
@@ -163,7 +164,7 @@ fn no_bpf_is_needed() -> Result<()> {
             .args(line.split_whitespace())
             .output()
     };
-    let Ok(output) = run("-all,+net_admin,+sys_admin") else {
+    let Ok(output) = run("-all,+net_admin,+net_raw,+sys_admin") else {
         println!("SKIP setpriv is not installed");
         return Ok(());
     };

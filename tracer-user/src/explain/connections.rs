@@ -7,9 +7,9 @@ use super::catalogue as c;
 use super::egress::is_node_mark;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
-use super::silence;
 use super::view::{Exit, Lookup, View};
 use super::waiting::Waiting;
+use super::{selection, silence};
 use crate::flow::{Ending, Endpoint, Place};
 use crate::node::{Hook, NetnsId};
 
@@ -17,6 +17,8 @@ use crate::node::{Hook, NetnsId};
 const FLOWS: usize = 4096;
 /// Connections redirected to one port within [`LOOP_NS`] that nobody makes on purpose.
 const LOOP: usize = 40;
+/// From a SYN to the RST that answers it, at most.
+const RESET_NS: u64 = 5_000_000_000;
 const LOOP_NS: u64 = 1_000_000_000;
 
 /// What earlier packets of a flow showed.
@@ -30,6 +32,8 @@ pub(super) struct FlowState {
     pub(super) answered: bool,
     /// Its SYN was seen.
     syn: bool,
+    /// A RST came as the first answer, from here at this time: journeys are not told in the order of their packets.
+    reset: Option<(Endpoint, u64, NetnsId)>,
     /// A cause was named for it.
     pub(super) explained: bool,
     /// The last lookup of the forward direction.
@@ -109,6 +113,13 @@ impl Connections {
         }
         state.sent += 1;
         state.syn |= view.is_syn();
+        if let Some((from, at, netns)) =
+            state.reset.take_if(|(_, at, _)| view.is_syn() && journey.start_ns < *at)
+            && at.saturating_sub(journey.start_ns) < RESET_NS
+            && !state.explained
+        {
+            return Some(refuses(view, from, netns));
+        }
         let open = view.is_syn() && !state.answered;
         let first_mark = state.first_marked;
         if let Some(finding) = self.redirect_loop(view) {
@@ -177,11 +188,15 @@ impl Connections {
             );
         }
         let unreachable = matches!((ipv6, icmp_type), (false, 3) | (true, 1));
+        if !unreachable {
+            // Redirects and quenches are no answer.
+            return None;
+        }
         let own = view.owner(journey.packet.ends.src.addr.ip()).is_some();
         self.unanswered.over(journey.flow);
         let state = self.flow(journey.flow);
         state.answered = true;
-        if !unreachable || state.explained {
+        if state.explained {
             return None;
         }
         if own {
@@ -191,7 +206,22 @@ impl Connections {
             return Some(unresolved(view, &lookup));
         }
         let from = journey.packet.ends.src.addr;
-        if matches!((ipv6, icmp_type, code), (false, 3, 3) | (true, 1, 4)) {
+        let port = matches!((ipv6, icmp_type, code), (false, 3, 3) | (true, 1, 4));
+        // A TCP port on which nothing listens is answered by a RST.
+        if port && journey.packet.proto == 6 {
+            return Some(
+                Finding::new(
+                    &c::UNREACHABLE_BEYOND,
+                    Likely,
+                    format!("a firewall on {from}, beyond this node, rejects the connection (ICMP port-unreachable)"),
+                )
+                .fact(format!("ICMP port-unreachable came in from {from}; a closed TCP port is answered by a RST"))
+                .fix(format!("look at the REJECT rules on {from}; kube-proxy rejects so what goes to a service without endpoints"))
+                .about(from)
+                .at(view.place(journey.hops.first().map_or(0, |h| h.netns), 0)),
+            );
+        }
+        if port {
             return Some(
                 Finding::new(
                     &c::PORT_CLOSED,
@@ -298,7 +328,10 @@ fn only_first(view: &View<'_>, mark: u32) -> Finding {
     )
     .fact("the connection's first packet went through the egress tunnel")
     .checked(
-        "a rule before EgressGateway's accepts established connections in mangle PREROUTING",
+        match selection::obstacle(view, netns, "egress-src-") {
+            Some((rule, why, _)) => format!("{rule} would mark it, but {why}"),
+            None => "a rule before EgressGateway's accepts established connections in mangle PREROUTING".to_owned(),
+        },
         view.command(netns, format!("{} -t mangle -S PREROUTING", view.iptables())),
     )
     .fix("let EgressGateway's rules come first (Calico: FelixConfiguration chainInsertMode: Append)")
@@ -306,21 +339,28 @@ fn only_first(view: &View<'_>, mark: u32) -> Finding {
 }
 
 /// The first answer to a SYN is a RST.
-fn refused(view: &View<'_>, state: &FlowState) -> Option<Finding> {
+fn refused(view: &View<'_>, state: &mut FlowState) -> Option<Finding> {
     let packet = &view.journey.packet;
-    if !packet.is_tcp() || packet.tcp_flags & 0x06 != 0x04 || !state.syn || state.answered || state.explained
-    {
+    if !packet.is_tcp() || packet.tcp_flags & 0x06 != 0x04 || state.answered || state.explained {
         return None;
     }
     let from = packet.ends.src;
-    Some(
-        Finding::new(
-            &c::PORT_CLOSED,
-            Likely,
-            format!("{from} refuses connections: nothing listens on the port, or a firewall there rejects"),
-        )
-        .fact(format!("the first answer to the SYN was a RST from {from}"))
-        .fix(format!("start the server on port {}, or correct the port (a service's targetPort)", from.port))
-        .at(view.place(view.journey.hops.first().map_or(0, |h| h.netns), 0)),
+    let netns = view.journey.hops.first().map_or(0, |h| h.netns);
+    if !state.syn {
+        state.reset = Some((from, view.journey.start_ns, netns));
+        return None;
+    }
+    Some(refuses(view, from, netns))
+}
+
+fn refuses(view: &View<'_>, from: Endpoint, netns: NetnsId) -> Finding {
+    Finding::new(
+        &c::PORT_CLOSED,
+        Likely,
+        format!("{from} refuses connections: nothing listens on the port, or a firewall there rejects"),
     )
+    .fact(format!("the first answer to the SYN was a RST from {from}"))
+    .fix(format!("start the server on port {}, or correct the port (a service's targetPort)", from.port))
+    .about(from)
+    .at(view.place(netns, 0))
 }

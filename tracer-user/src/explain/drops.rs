@@ -16,9 +16,14 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
     let symbol = view.symbol(site);
     let by_symbol = || match symbol.as_str() {
         "vxlan_xmit_one" | "vxlan6_xmit_one" => tunnel::no_way_out(view, site),
-        "ip_error" | "ip6_pkt_drop" | "dst_discard" | "ip6_pkt_discard" | "ip6_pkt_prohibit" => {
-            routing::refused(view, site)
-        }
+        "ip_error"
+        | "ip6_pkt_drop"
+        | "dst_discard"
+        | "dst_discard_out"
+        | "ip6_pkt_discard"
+        | "ip6_pkt_discard_out"
+        | "ip6_pkt_prohibit"
+        | "ip6_pkt_prohibit_out" => routing::refused(view, site),
         "ip6_forward" => routing::forwarding_off(view, site, Likely),
         name if name.ends_with("_enqueue") => Some(queue_full(view, site)),
         _ => None,

@@ -136,9 +136,13 @@ impl Explainer {
 fn explain(view: &View<'_>) -> Vec<Finding> {
     let dropped = view.dropped().is_some();
     let mut found: Vec<Finding> = Vec::new();
-    found.extend(egress::explain(view).or_else(|| (!dropped).then(|| selection::explain(view)).flatten()));
+    let diverged = egress::explain(view);
+    found.extend(lookups::wrong_gateway_mac(view));
+    let selected = if diverged.is_none() && !dropped { selection::explain(view) } else { None };
+    found.extend(diverged);
     found.extend(lookups::mark_after_routing(view));
     found.extend(lookups::slow(view));
+    found.extend(selected);
     if dropped {
         found.extend(drops::explain(view));
     } else {

@@ -13,13 +13,17 @@ use crate::node::{Hook, HookEntry, HookOwner};
 pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let at = site.interval?;
     let place = Place { hook: Some(at.hook.name().to_owned()), ..view.place(site.netns, site.ifindex) };
-    if let Some(finding) = by_the_kernel(view, site, &at) {
-        return Some(finding.at(place));
-    }
     // What an equal packet showed need not hold for this one.
     let whole = Interval { after: i32::MIN, until: i32::MAX, ..at };
     let first = if at.learned { whole } else { at };
-    if let Some(finding) = by_rule(view, site, &first).or_else(|| by_rule(view, site, &whole)) {
+    let by_rule = by_rule(view, site, &first).or_else(|| by_rule(view, site, &whole));
+    let by_kernel = || by_the_kernel(view, site, &at);
+    let found = match by_rule {
+        Some(finding) if finding.certainty == Certain => Some(finding),
+        Some(finding) => by_kernel().or(Some(finding)),
+        None => by_kernel(),
+    };
+    if let Some(finding) = found {
         let place = Place { rule: finding.place.rule.clone(), ..place };
         return Some(finding.at(place));
     }

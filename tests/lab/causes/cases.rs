@@ -46,7 +46,7 @@ pub const CASES: &[Case] = &[
     case("underlay-block-vxlan", EGW, &["dropped-by-rule"]),
     case("ttl-loop", EGW, &["routing-loop"]),
     case("rpf-gw", EGW, &["reverse-path-filter"]),
-    case("eip-no-arp", EGW, &["no-answer"]),
+    case("eip-no-arp", EGW, &["source-unclaimed"]),
     case("gw-no-route", EGW2, &["no-route"]),
     case("eip-ports", EGW, &["no-snat-port"]),
     case("mtu-egress", EGW, &["packet-too-big"]),

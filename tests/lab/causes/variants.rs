@@ -249,6 +249,8 @@ pub const VARIANTS: &[Case] = &[
     lines("gateway-wrong-mac", Probe::Pod2, POD2, &[
         ("visitor", "ip neigh replace {cni0} lladdr 02:00:00:00:00:99 dev eth0 nud permanent"),
     ], &["frame-for-another-host"]).waiting(1500),
+    lines("eip-unclaimed", Probe::Egw, EGW, &[], &["source-unclaimed"]).of(EACH, NFT).after(&["eip-no-arp"]).on(Watch::Node2),
+    lines("eip-unclaimed-udp", Probe::Udp, EGW, &[], &["source-unclaimed"]).after(&["eip-no-arp"]).waiting(2500),
     // Two at once.
     lines("order-and-size", Probe::Up, EGW, &[], &["snat-to-another-address", "packet-too-big"])
         .after(&["snat-order", "mtu-egress"]).all(),

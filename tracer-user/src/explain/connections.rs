@@ -3,14 +3,15 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::askers::Askers;
 use super::catalogue as c;
 use super::egress::is_node_mark;
-use super::finding::Certainty::{Certain, Likely};
+use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use super::view::{Exit, Lookup, View};
 use super::waiting::Waiting;
 use super::{selection, silence};
-use crate::flow::{Ending, Endpoint, Place};
+use crate::flow::{Addr, Ending, Endpoint, Expected, Hop, Place};
 use crate::node::{Hook, NetnsId};
 
 /// Flows that are remembered.
@@ -34,6 +35,10 @@ pub(super) struct FlowState {
     syn: bool,
     /// A RST came as the first answer, from here at this time: journeys are not told in the order of their packets.
     reset: Option<(Endpoint, u64, NetnsId)>,
+    /// The same, of an ICMP port-unreachable.
+    unreachable: Option<Addr>,
+    /// Packets that were not seen again, though nothing was lost, after this place.
+    vanished: Option<(Hop, u32)>,
     /// A cause was named for it.
     pub(super) explained: bool,
     /// The last lookup of the forward direction.
@@ -56,6 +61,7 @@ pub(super) struct Connections {
     pub(super) alive: HashSet<Endpoint>,
     /// Packets without answer so far.
     pub(super) unanswered: Waiting,
+    pub(super) askers: Askers,
     /// By how much counters rose since the start.
     pub(super) counters: HashMap<NetnsId, BTreeMap<String, u64>>,
 }
@@ -78,6 +84,7 @@ impl Connections {
             let refused = refused(view, self.flow(journey.flow));
             self.flow(journey.flow).answered = true;
             self.unanswered.over(journey.flow);
+            self.askers.over(journey.flow);
             self.waiting.remove(&journey.packet.ends.src);
             if self.alive.len() >= FLOWS {
                 self.alive.clear();
@@ -120,6 +127,11 @@ impl Connections {
         {
             return Some(refuses(view, from, netns));
         }
+        if let Some(from) = state.unreachable.take()
+            && !state.explained
+        {
+            return Some(port_unreachable(view, from, journey.packet.is_tcp()));
+        }
         let open = view.is_syn() && !state.answered;
         let first_mark = state.first_marked;
         if let Some(finding) = self.redirect_loop(view) {
@@ -144,6 +156,9 @@ impl Connections {
             waiting.1 += 1;
         }
         let state = self.flow(journey.flow);
+        if let Some(finding) = vanished(view, state) {
+            return Some(finding);
+        }
         if !state.answered && !state.explained {
             self.unanswered.sent(view);
         }
@@ -205,33 +220,14 @@ impl Connections {
             let lookup = state.last_lookup.filter(|_| host)?;
             return Some(unresolved(view, &lookup));
         }
-        let from = journey.packet.ends.src.addr;
+        let (from, tcp) = (journey.packet.ends.src.addr, state.syn);
         let port = matches!((ipv6, icmp_type, code), (false, 3, 3) | (true, 1, 4));
-        // A TCP port on which nothing listens is answered by a RST.
-        if port && journey.packet.proto == 6 {
-            return Some(
-                Finding::new(
-                    &c::UNREACHABLE_BEYOND,
-                    Likely,
-                    format!("a firewall on {from}, beyond this node, rejects the connection (ICMP port-unreachable)"),
-                )
-                .fact(format!("ICMP port-unreachable came in from {from}; a closed TCP port is answered by a RST"))
-                .fix(format!("look at the REJECT rules on {from}; kube-proxy rejects so what goes to a service without endpoints"))
-                .about(from)
-                .at(view.place(journey.hops.first().map_or(0, |h| h.netns), 0)),
-            );
+        if port && state.sent == 0 {
+            state.unreachable = Some(from);
+            return None;
         }
         if port {
-            return Some(
-                Finding::new(
-                    &c::PORT_CLOSED,
-                    Likely,
-                    format!("{from} says that nothing listens on the port that was asked for"),
-                )
-                .fact(format!("ICMP port-unreachable came in from {from}"))
-                .fix(format!("start the server on {from}, or correct the port (a service's targetPort)"))
-                .at(view.place(journey.hops.first().map_or(0, |h| h.netns), 0)),
-            );
+            return Some(port_unreachable(view, from, tcp));
         }
         let what = crate::output::icmp_name(icmp_type, code, ipv6);
         Some(
@@ -336,6 +332,75 @@ fn only_first(view: &View<'_>, mark: u32) -> Finding {
     )
     .fix("let EgressGateway's rules come first (Calico: FelixConfiguration chainInsertMode: Append)")
     .at(view.place(netns, 0))
+}
+
+/// Somebody beyond says so of the port that was asked for.
+fn port_unreachable(view: &View<'_>, from: Addr, tcp: bool) -> Finding {
+    let place = view.place(view.journey.hops.first().map_or(0, |h| h.netns), 0);
+    // A TCP port on which nothing listens is answered by a RST.
+    let finding = if tcp {
+        Finding::new(
+            &c::UNREACHABLE_BEYOND,
+            Likely,
+            format!("a firewall on {from}, beyond this node, rejects the connection (ICMP port-unreachable)"),
+        )
+        .fact(format!("ICMP port-unreachable came in from {from}; a closed TCP port is answered by a RST"))
+        .fix(format!("look at the REJECT rules on {from}; kube-proxy rejects so what goes to a service without endpoints"))
+    } else {
+        Finding::new(
+            &c::PORT_CLOSED,
+            Likely,
+            format!("{from} says that nothing listens on the port that was asked for"),
+        )
+        .fact(format!("ICMP port-unreachable came in from {from}"))
+        .fix(format!("start the server on {from}, or correct the port (a service's targetPort)"))
+    };
+    finding.about(from).at(place)
+}
+
+/// Not seen again, and nothing says why.
+fn vanished(view: &View<'_>, state: &mut FlowState) -> Option<Finding> {
+    let Ending::Vanished { next: Expected::Device { netns, ifindex, .. }, bridge: None } =
+        view.journey.ending
+    else {
+        return None;
+    };
+    let hop = view.journey.hops.iter().rev().find(|h| !matches!(h.place, Place::Route { .. })).copied()?;
+    let same = |known: &Hop| known.netns == hop.netns && known.place == hop.place;
+    let count = state.vanished.as_ref().filter(|(known, _)| same(known)).map_or(1, |(_, count)| count + 1);
+    state.vanished = Some((hop, count));
+    if count < 2 || state.explained {
+        return None;
+    }
+    let here = match hop.place {
+        Place::Device { ifindex, .. } | Place::Route { ifindex, .. } => view.device_name(hop.netns, ifindex),
+        Place::Hook { hook, .. } => hook.name().to_owned(),
+    };
+    let (next, name) = (view.device_name(netns, ifindex), view.netns(netns));
+    let lost_at = match hop.place {
+        Place::Device { ifindex, .. } => view.place(hop.netns, ifindex),
+        _ => view.place(netns, ifindex),
+    };
+    Some(
+        Finding::new(
+            &c::LOST_BETWEEN,
+            Possible,
+            format!(
+                "packets are lost between {here} of {} and {next} of {name}, and no drop is reported",
+                view.netns(hop.netns)
+            ),
+        )
+        .checked(
+            format!("{count} packets were last seen at {here}; no event was lost"),
+            view.command(netns, format!("ip -d -s link show {next}; bpftool net show dev {next}")),
+        )
+        .checked(
+            "they may still wait in a queue",
+            view.command(hop.netns, format!("tc -s qdisc show dev {here}")),
+        )
+        .fix(format!("look for an XDP program on {next}, and for drops in the counters of {here} and {next}"))
+        .at(lost_at),
+    )
 }
 
 /// The first answer to a SYN is a RST.

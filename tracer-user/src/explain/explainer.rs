@@ -24,6 +24,17 @@ pub struct Tick<'a> {
     pub counters: &'a [(NetnsId, BTreeMap<String, u64>)],
     /// Where the packets that are followed go to.
     pub destinations: &'a [IpAddr],
+    /// Who asked for MACs since the last time.
+    pub asked: &'a [Asked],
+}
+
+/// ARP requests or neighbour solicitations for one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub netns: NetnsId,
+    pub target: IpAddr,
+    pub by: IpAddr,
+    pub times: u32,
 }
 
 /// Finds causes, journey by journey.
@@ -74,6 +85,9 @@ impl Explainer {
         if journey.reply && journey.packet.icmp_error.is_none() && !found.iter().any(Finding::breaks) {
             self.ledger.answered(journey.flow);
         }
+        for finding in &found {
+            self.connections.askers.silence(finding, journey);
+        }
         found.into_iter().filter_map(|found| self.ledger.tell(found, journey)).collect()
     }
 
@@ -91,7 +105,16 @@ impl Explainer {
             let view = View { journey: &journey, topology, names, evidence, routes: &[], exit };
             if let Some(found) = silence::lone(&view, &mut self.connections) {
                 self.connections.flow(journey.flow).explained = true;
+                self.connections.askers.silence(&found, &journey);
                 told.extend(self.ledger.tell(found, &journey));
+            }
+        }
+        self.connections.askers.hear(now.asked, now.now_ns);
+        for journey in self.connections.askers.silent() {
+            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit: None };
+            if let Some(found) = silence::unclaimed(&view, &self.connections) {
+                told.extend(self.ledger.tell(found, &journey));
+                self.connections.askers.over(journey.flow);
             }
         }
         for (netns, risen) in now.counters {

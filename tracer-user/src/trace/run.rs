@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracer_common::{Counters, Event};
 
+use super::askers::Askers;
 use super::attach::{Attachments, Changes};
 use super::counters::CounterReader;
 use super::debug;
@@ -25,7 +26,7 @@ use crate::cli::{Format, Plan, PositionChoice, TimeStyle};
 use crate::explain::{Explainer, Tick};
 use crate::flow::{Ending, Names, Notice, Options, Tracker, Update, Zoom};
 use crate::node::{
-    Change, IpPrefix, Netns, Observation, ObserveError, Observer, Topology, WatchError, Watcher,
+    Change, IpPrefix, Netns, Observation, ObserveError, Observer, Role, Topology, WatchError, Watcher,
 };
 use crate::output::{Explanation, Json, Missing, Output, Scene, Text, TextOptions, TimeFormat};
 
@@ -116,6 +117,7 @@ struct Run<'a> {
     counters_due: Instant,
     silence_due: Instant,
     kernel: CounterReader,
+    askers: Askers,
 }
 
 /// Where and how things are printed.
@@ -151,6 +153,8 @@ impl<'a> Run<'a> {
         reader.watch(netns.clone());
         let mut kernel = CounterReader::default();
         kernel.watch(&netns);
+        let mut askers = Askers::default();
+        askers.watch(&nodes(&topology, &netns));
         let mut attachments = Attachments::new(tracer, plan.tc, plan.positions);
         let Changes { mut missing, .. } = attachments.reconcile(&topology, &netns)?;
         missing.extend(absent.iter().map(|absent| Missing {
@@ -210,6 +214,7 @@ impl<'a> Run<'a> {
             counters_due: Instant::now(),
             silence_due: Instant::now(),
             kernel,
+            askers,
         })
     }
 
@@ -306,7 +311,8 @@ impl<'a> Run<'a> {
         self.silence_due = Instant::now() + SILENCE;
         let counters = self.kernel.risen();
         let hosts: Vec<_> = self.plan.filter.dst.iter().map(IpPrefix::address).collect();
-        let tick = Tick { now_ns: monotonic_ns(), counters: &counters, destinations: &hosts };
+        let asked = self.askers.take();
+        let tick = Tick { now_ns: monotonic_ns(), counters: &counters, destinations: &hosts, asked: &asked };
         self.screen.tick(&self.topology, &tick);
         self.screen.flush();
     }
@@ -379,6 +385,7 @@ impl<'a> Run<'a> {
         }
         self.screen.evidence.watch(self.netns.clone());
         self.kernel.watch(&self.netns);
+        self.askers.watch(&nodes(&self.topology, &self.netns));
         self.tracker.set_topology(self.topology.clone());
         self.tracker.change_positions(&self.attachments.positions(), during);
         self.screen.flush();
@@ -575,6 +582,13 @@ impl Screen {
         let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
         ready > 0 && poll.revents & libc::POLLERR != 0
     }
+}
+
+/// Those of the namespaces that are nodes'.
+fn nodes<'n>(topology: &Topology, netns: &'n [Netns]) -> Vec<&'n Netns> {
+    let is_node =
+        |netns: &&Netns| topology.namespaces.get(&netns.id()).is_some_and(|ns| ns.role == Role::Node);
+    netns.iter().filter(is_node).collect()
 }
 
 fn time_format(style: TimeStyle) -> TimeFormat {

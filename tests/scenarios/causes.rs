@@ -72,7 +72,7 @@ fn try_all(cases: &'static [Case], names: Option<&[&str]>) -> Result<()> {
                     match why {
                         None => println!("right  {name:28} → {text}"),
                         Some(why) => {
-                            println!("WRONG  {name:28} → {text} ({why})");
+                            println!("WRONG  {name:28} → {text} (expected {why})");
                             wrong.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(name);
                         }
                     }

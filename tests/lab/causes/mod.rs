@@ -123,17 +123,17 @@ impl Attempt {
         let ids = found.ids();
         let case = self.case;
         if case.causes.is_empty() {
-            return (!ids.is_empty()).then(|| "a cause where nothing is wrong".to_owned());
+            return (!ids.is_empty()).then(|| "no cause".to_owned());
         }
         let strange: Vec<&str> = ids.iter().copied().filter(|id| !case.causes.contains(id)).collect();
         if ids.is_empty() {
-            return Some(format!("no cause; wanted {}", case.causes.join(", ")));
+            return Some(format!("a cause: {}", case.causes.join(" or ")));
         }
         if !strange.is_empty() {
-            return Some(format!("not wanted: {}", strange.join(", ")));
+            return Some(format!("none of: {}", strange.join(", ")));
         }
         let missing: Vec<&str> = case.causes.iter().copied().filter(|id| !ids.contains(id)).collect();
-        (case.all && !missing.is_empty()).then(|| format!("missing: {}", missing.join(", ")))
+        (case.all && !missing.is_empty()).then(|| format!("also: {}", missing.join(", ")))
     }
 }
 

@@ -68,7 +68,7 @@ pub const CASES: &[Case] = &[
     case("kube-invalid", POD2, &["conntrack-invalid"]),
     case("ct-full", POD2, &["conntrack-full"]),
     case("svc-no-kubeproxy", SVC, &["service-not-translated"]),
-    case("svc-no-endpoints", "--pod @visitor --dst 10.96.100.200", &["rejected-by-rule"]),
+    case("svc-no-endpoints", "--pod @visitor --dst {empty}", &["rejected-by-rule"]),
     case("svc-targetport", SVC, &["port-closed"]),
     case("port-closed", POD2, &["port-closed"]),
     case("listen-overflow", POD2, &["accept-queue-full"]),

@@ -139,7 +139,8 @@ impl Attempt {
 
 /// Addresses and names of a family for the words in braces.
 pub fn fill(text: &str, family: Family) -> String {
-    let words: [(&str, String); 20] = [
+    let words: [(&str, String); 21] = [
+        ("{empty}", t::empty_service(family).to_string()),
         ("{ext}", t::ext(family).to_string()),
         ("{ext2}", t::ext2(family).to_string()),
         ("{ext2net}", family.pick("198.51.100.0/24".to_owned(), format!("{}/128", t::ext2(family)))),

@@ -10,8 +10,8 @@ use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use super::view::{Exit, Lookup, View};
 use super::waiting::Waiting;
-use super::{selection, silence};
-use crate::flow::{Addr, Ending, Endpoint, Expected, Hop, Place};
+use super::{drops, selection, silence};
+use crate::flow::{Addr, Ending, Endpoint, Expected, Hop, NatKind, Place};
 use crate::node::{Hook, NetnsId};
 
 /// Flows that are remembered.
@@ -35,6 +35,8 @@ pub(super) struct FlowState {
     syn: bool,
     /// A RST came as the first answer, from here at this time: journeys are not told in the order of their packets.
     reset: Option<(Endpoint, u64, NetnsId)>,
+    /// Where its destination was translated, from what to what.
+    translated: Option<(NetnsId, Endpoint, Endpoint)>,
     /// The same, of an ICMP port-unreachable.
     unreachable: Option<Addr>,
     /// Packets that were not seen again, though nothing was lost, after this place.
@@ -81,7 +83,13 @@ impl Connections {
             return self.icmp(view, icmp);
         }
         if journey.reply {
-            let refused = refused(view, self.flow(journey.flow));
+            let state = self.flow(journey.flow);
+            if let Some(found) = astray(view, state)
+                && !state.explained
+            {
+                return Some(found);
+            }
+            let refused = refused(view, state);
             self.flow(journey.flow).answered = true;
             self.unanswered.over(journey.flow);
             self.askers.over(journey.flow);
@@ -112,6 +120,12 @@ impl Connections {
             && let Place::Device { ifindex, .. } = exit.place
         {
             state.exit = Some(Exit { netns: exit.netns, ifindex, ends: exit.ends });
+        }
+        let dnat = |h: &&Hop| h.nat.is_some_and(|n| matches!(n.kind, NatKind::Dnat | NatKind::Both));
+        if let Some(hop) = journey.hops.iter().find(dnat)
+            && let Some(nat) = hop.nat
+        {
+            state.translated = Some((hop.netns, nat.from.dst, hop.ends.dst));
         }
         let first = state.sent == 0;
         if first {
@@ -207,17 +221,18 @@ impl Connections {
             // Redirects and quenches are no answer.
             return None;
         }
-        let own = view.owner(journey.packet.ends.src.addr.ip()).is_some();
+        let own = view.owner(journey.packet.ends.src.addr.ip()).map(|(ns, _)| ns.id);
         self.unanswered.over(journey.flow);
         let state = self.flow(journey.flow);
         state.answered = true;
         if state.explained {
             return None;
         }
-        if own {
+        if let Some(own) = own {
             // Said by a watched host itself: its neighbour did not answer.
             let host = matches!((ipv6, code), (false, 1) | (true, 3));
-            let lookup = state.last_lookup.filter(|_| host)?;
+            let there = state.routes.iter().find(|l| l.netns == own).copied();
+            let lookup = there.or(state.last_lookup).filter(|l| host && l.netns == own)?;
             return Some(unresolved(view, &lookup));
         }
         let (from, tcp) = (journey.packet.ends.src.addr, state.syn);
@@ -358,8 +373,44 @@ fn port_unreachable(view: &View<'_>, from: Addr, tcp: bool) -> Finding {
     finding.about(from).at(place)
 }
 
+/// The answer leaves another node than the one that translated the request, with the endpoint's own address.
+fn astray(view: &View<'_>, state: &FlowState) -> Option<Finding> {
+    let (node, service, endpoint) = state.translated?;
+    let exit = view.bare_exit()?;
+    if exit.netns == node || exit.ends.src != endpoint {
+        return None;
+    }
+    let (there, here, client) = (view.netns(node), view.netns(exit.netns), exit.ends.dst.addr);
+    Some(
+        Finding::new(
+            &c::SERVICE_NOT_MASQUERADED,
+            Certain,
+            format!("{there} sent a request for {service} on to {endpoint} with the client's address: the answer leaves {here} as {endpoint}, and {client} never asked that"),
+        )
+        .fact(format!("the answer goes to {client} directly, not back through {there}, which would translate it"))
+        .checked(
+            "the request was translated but not masqueraded (kube-proxy's mark 0x4000 is missing)",
+            view.command(node, format!("{} -t nat -S | grep -e KUBE-MARK-MASQ -e KUBE-EXT", view.iptables())),
+        )
+        .fix("let kube-proxy write its rules again (restart it); with externalTrafficPolicy: Local, ask a node that has an endpoint")
+        .about(service)
+        .at(view.place(node, 0)),
+    )
+}
+
 /// Not seen again, and nothing says why.
 fn vanished(view: &View<'_>, state: &mut FlowState) -> Option<Finding> {
+    // IPv6 drops what is for another MAC without a word.
+    let last = view.journey.hops.iter().rev().find(|h| !matches!(h.place, Place::Route { .. }));
+    if let (Ending::Vanished { .. }, Some(hop)) = (view.journey.ending, last)
+        && let (Place::Device { ifindex, egress: false }, Some(macs)) = (hop.place, hop.macs)
+        && let Some(device) = view.device(hop.netns, ifindex)
+        && device.master.is_none()
+        && macs.destination[0] & 1 == 0
+        && device.mac != macs.destination
+    {
+        return drops::other_host(view, hop.netns, ifindex);
+    }
     let Ending::Vanished { next: Expected::Device { netns, ifindex, .. }, bridge: None } =
         view.journey.ending
     else {

@@ -60,7 +60,12 @@ pub(super) fn wrong_gateway_mac(view: &View<'_>) -> Option<Finding> {
                     || view.device(h.netns, ifindex).is_some_and(|d| d.master == Some(device.ifindex)))
     })?;
     let to = arrived.macs?.destination;
-    if owner.id == sent.netns || device.mac == to || device.mac.len() != to.len() || to[0] & 1 != 0 {
+    if view.is_vxlan(sent.netns, sent.ifindex)
+        || owner.id == sent.netns
+        || device.mac == to
+        || device.mac.len() != to.len()
+        || to[0] & 1 != 0
+    {
         return None;
     }
     // Virtual router addresses (VRRP) are no device's own.

@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracer_common::{Counters, Event};
 
+use super::askers::Askers;
 use super::attach::{Attachments, Changes};
 use super::counters::CounterReader;
 use super::debug;
@@ -30,7 +31,8 @@ use crate::cli::{Filter, Format, Plan, PositionChoice};
 use crate::explain::{Explainer, Tick};
 use crate::flow::{Ending, Names, Notice, Options, Tracker, Update, Zoom};
 use crate::node::{
-    Change, IpPrefix, Netns, NetnsId, Observation, ObserveError, Observer, Topology, WatchError, Watcher,
+    Change, IpPrefix, Netns, NetnsId, Observation, ObserveError, Observer, Role, Topology, WatchError,
+    Watcher,
 };
 use crate::output::{Explanation, Json, Missing, Output, Scene, Text};
 use crate::target::Target;
@@ -130,6 +132,7 @@ struct Run<'a> {
     counters_due: Instant,
     silence_due: Instant,
     kernel: CounterReader,
+    askers: Askers,
 }
 
 /// Where and how things are printed.
@@ -182,6 +185,8 @@ impl<'a> Run<'a> {
         reader.watch(netns.clone());
         let mut kernel = CounterReader::default();
         kernel.watch(&netns);
+        let mut askers = Askers::default();
+        askers.watch(&nodes(&topology, &netns));
         let mut attachments = Attachments::new(tracer, plan.tc, plan.positions);
         let Changes { mut missing, .. } = attachments.reconcile(&topology, &netns)?;
         missing.extend(absent.iter().map(|absent| Missing {
@@ -245,6 +250,7 @@ impl<'a> Run<'a> {
             counters_due: Instant::now(),
             silence_due: Instant::now(),
             kernel,
+            askers,
         })
     }
 
@@ -349,7 +355,8 @@ impl<'a> Run<'a> {
         self.silence_due = Instant::now() + SILENCE;
         let counters = self.kernel.risen();
         let hosts: Vec<_> = self.plan.filter.dst.iter().map(IpPrefix::address).collect();
-        let tick = Tick { now_ns: monotonic_ns(), counters: &counters, destinations: &hosts };
+        let asked = self.askers.take();
+        let tick = Tick { now_ns: monotonic_ns(), counters: &counters, destinations: &hosts, asked: &asked };
         self.screen.tick(&self.topology, &tick);
         self.screen.flush();
     }
@@ -521,6 +528,7 @@ impl<'a> Run<'a> {
         self.listeners.watch(self.netns.clone());
         self.screen.evidence.watch(self.netns.clone());
         self.kernel.watch(&self.netns);
+        self.askers.watch(&nodes(&self.topology, &self.netns));
         self.tracker.set_topology(self.topology.clone());
         self.tracker.change_positions(&self.attachments.positions(), during);
         self.screen.flush();
@@ -714,6 +722,13 @@ impl Screen {
         let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
         ready > 0 && poll.revents & libc::POLLERR != 0
     }
+}
+
+/// Those of the namespaces that are nodes'.
+fn nodes<'n>(topology: &Topology, netns: &'n [Netns]) -> Vec<&'n Netns> {
+    let is_node =
+        |netns: &&Netns| topology.namespaces.get(&netns.id()).is_some_and(|ns| ns.role == Role::Node);
+    netns.iter().filter(is_node).collect()
 }
 
 /// Watches the pod at an end of the flow too, and says so; `None`: it is watched already.

@@ -7,6 +7,10 @@ pub const MAX_ADDRS: usize = 8;
 /// UDP ports on which VXLAN is looked for.
 pub const MAX_PORTS: usize = 8;
 
+/// What stands in the object for a call of `bpf_rdonly_cast`: a helper that there is not. User space puts the number
+/// of the kernel's function in its place.
+pub const RDONLY_CAST: i32 = 0x6567_7774;
+
 /// One address with its mask, as four big-endian words in memory order (IPv4 mapped into IPv6, its mask
 /// including the 96 leading bits).
 #[repr(C)]
@@ -57,4 +61,6 @@ pub struct Config {
     pub debug: u32,
     /// `FOLLOW_*`: this side's list is in [`Settings::followed`] and may change, and is empty here; 0 neither.
     pub follow: u32,
+    /// BTF id of `struct sk_buff` in vmlinux, where the kernel has `bpf_rdonly_cast` (6.2 -); else 0.
+    pub skb_type: u32,
 }

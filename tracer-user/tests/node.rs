@@ -145,13 +145,13 @@ fn the_devices_of_a_pods_path() {
     assert!(by_name("eth0").addresses.contains(&"fd16::11".parse().unwrap()));
 
     // To the pod next door: its port is known once the bridge has seen it.
-    lab.script("pod: ping -c1 -W1 10.200.0.33\n node: ping -c1 -W1 10.200.0.33");
+    lab.script("pod: ping -c1 -W5 10.200.0.33\n node: ping -c1 -W5 10.200.0.33");
     let seen = observer.observe(&[host("10.200.0.22"), host("10.200.0.33")]).unwrap();
     let mut with_port = path.to_vec();
     with_port.insert(3, ("veth2", Transit));
     assert_eq!(roles(&seen.topology.namespaces[&node.id()]), with_port);
     // To the routed pod, and without a pod of our own.
-    lab.script("node: ping -c1 -W1 10.200.0.22");
+    lab.script("node: ping -c1 -W5 10.200.0.22");
     let mut observer = Observer::open(std::slice::from_ref(&node), None).unwrap();
     let seen = observer.observe(&[host("10.200.0.22"), host("10.200.9.9")]).unwrap();
     let transit = [

@@ -14,7 +14,7 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 use aya::Pod;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use tracer_common::{
-    Config, Counters, DebugRecord, DeviceKey, Event, Fields, MAX_ADDRS, MAX_PORTS, Settings,
+    Config, Counters, DebugRecord, DeviceKey, Event, Fields, MAX_ADDRS, MAX_PORTS, RDONLY_CAST, Settings,
 };
 
 use super::btf::KernelBtf;
@@ -119,10 +119,15 @@ impl Tracer {
     pub fn load(mut config: Config, fields: &Fields, btf: &KernelBtf) -> Result<Self, TracerError> {
         config.kfree_skb_args = btf.tracepoint_args("kfree_skb").unwrap_or(0);
         config.tcp_send_reset_args = btf.tracepoint_args("tcp_send_reset").unwrap_or(0);
+        let cast = btf.function_id("bpf_rdonly_cast").zip(btf.struct_id("sk_buff"));
+        config.skb_type = cast.map_or(0, |(_, skb)| skb);
         let globals = [("CONFIG", bytes_of(&Plain(config))), ("FIELDS", bytes_of(&Plain(*fields)))].map(own);
         let globals = globals.each_ref().map(|(name, bytes)| (*name, bytes.as_slice()));
         let sizes: &[_] = if config.debug == 0 { &[] } else { &[("DEBUG", DEBUG_BYTES)] };
         let mut programs = Programs::new(OBJECT, &globals, sizes)?;
+        if let Some((function, _)) = cast {
+            programs.call_kernel(RDONLY_CAST, function);
+        }
 
         let mut tracer = Self {
             events: programs.take_map("EVENTS")?,
@@ -365,18 +370,11 @@ impl Tracer {
         }
     }
 
-    /// Sums of the per-CPU counters; of the wake-ups the last.
-    pub fn counters(&self) -> Result<Counters, TracerError> {
+    /// The counters of each CPU.
+    pub fn counters(&self) -> Result<Vec<Counters>, TracerError> {
         let values =
             self.counters.get(&0, 0).map_err(|source| TracerError::Map { name: "COUNTERS", source })?;
-        Ok(values.iter().fold(Counters::default(), |sum, Plain(c)| Counters {
-            seen: sum.seen + c.seen,
-            lost: sum.lost + c.lost,
-            inserted: sum.inserted + c.inserted,
-            insert_failed: sum.insert_failed + c.insert_failed,
-            woken: sum.woken.max(c.woken),
-            debug_lost: sum.debug_lost + c.debug_lost,
-        }))
+        Ok(values.iter().map(|Plain(c)| *c).collect())
     }
 
     /// Begins to load what the zoomed positions go on in, in a thread: the verifier takes longer than the packet

@@ -88,7 +88,7 @@ impl<'a> View<'a> {
 
     pub(super) fn place(&self, netns: NetnsId, ifindex: u32) -> Place {
         let device = (ifindex != 0).then(|| self.device_name(netns, ifindex));
-        Place { netns: self.netns(netns), device, hook: None }
+        Place { netns: self.netns(netns), device, ..Place::default() }
     }
 
     /// A command as it has to be typed on the node.

@@ -27,12 +27,17 @@ pub struct Observer {
     nodes: Vec<Open>,
     pods: Vec<Open>,
     own_programs: Vec<u32>,
+    /// What the flow turned out to lead to, besides what was asked for.
+    ends: Vec<IpPrefix>,
+    devices: Vec<(NetnsId, u32)>,
 }
 
 #[derive(Debug)]
 struct Open {
     netns: Netns,
     rtnl: Rtnl,
+    /// Answers for other namespaces, where the kernel does that.
+    beyond: Option<Rtnl>,
     rules: HookSource,
 }
 
@@ -51,7 +56,13 @@ impl Observer {
         nodes: &[Netns],
         pods: impl IntoIterator<Item = &'a Netns>,
     ) -> Result<Self, ObserveError> {
-        let mut observer = Self { nodes: Vec::new(), pods: Vec::new(), own_programs: Vec::new() };
+        let mut observer = Self {
+            nodes: Vec::new(),
+            pods: Vec::new(),
+            own_programs: Vec::new(),
+            ends: Vec::new(),
+            devices: Vec::new(),
+        };
         for node in nodes {
             if observer.namespaces().all(|n| n != node) {
                 observer.nodes.push(Open::new(node)?);
@@ -75,6 +86,17 @@ impl Observer {
     /// Ids of our own netfilter programs, so that they are left out of [`Namespace::hooks`].
     pub fn set_own_programs(&mut self, ids: Vec<u32>) {
         self.own_programs = ids;
+    }
+
+    /// From now on also looks for the way to these addresses, and at these devices.
+    pub fn follow(&mut self, ends: impl IntoIterator<Item = IpAddr>, devices: &[(NetnsId, u32)]) {
+        self.ends.extend(ends.into_iter().map(IpPrefix::host));
+        self.devices.extend_from_slice(devices);
+    }
+
+    /// The addresses that were given to [`Observer::follow`].
+    pub fn followed(&self) -> Vec<IpAddr> {
+        self.ends.iter().map(IpPrefix::address).collect()
     }
 
     /// The namespaces, the pods' last.
@@ -102,6 +124,7 @@ impl Observer {
             out.topology.namespaces.insert(space.id, space);
             pods.push(seen);
         }
+        let ends: Vec<IpPrefix> = ends.iter().chain(&self.ends).copied().collect();
         let mut connected = vec![false; pods.len()];
         for node in &mut self.nodes {
             let seen = node.look(&all)?;
@@ -111,7 +134,9 @@ impl Observer {
                 *connected |= !ends.is_empty();
                 own_ends.extend(ends);
             }
-            let watched = node.path(&seen, &own_ends, ends)?;
+            let here = |(netns, ifindex): &(NetnsId, u32)| (*netns == seen.id).then_some(*ifindex);
+            let devices: Vec<u32> = self.devices.iter().filter_map(here).collect();
+            let watched = node.path(&seen, &own_ends, &ends, &devices)?;
             if !watched.values().any(|r| *r == PathRole::Uplink) {
                 out.notices.push(format!(
                     "{} has no device that leads out of it: no hardware, and no route through a gateway",
@@ -146,8 +171,10 @@ impl Seen {
 
 impl Open {
     fn new(netns: &Netns) -> Result<Self, ObserveError> {
-        let (rtnl, rules) = netns.run(|| (Rtnl::open(netns.name()), HookSource::open(netns.name())))?;
-        Ok(Self { netns: netns.clone(), rtnl: rtnl?, rules: rules? })
+        let name = netns.name();
+        let open = || (Rtnl::open(name), Rtnl::open_strict(name).ok(), HookSource::open(name));
+        let (rtnl, beyond, rules) = netns.run(open)?;
+        Ok(Self { netns: netns.clone(), rtnl: rtnl?, beyond, rules: rules? })
     }
 
     fn look(&mut self, all: &[Netns]) -> Result<Seen, NetlinkError> {
@@ -169,11 +196,13 @@ impl Open {
         seen: &Seen,
         pod_ends: &[(u32, bool)],
         ends: &[IpPrefix],
+        devices: &[u32],
     ) -> Result<BTreeMap<u32, PathRole>, NetlinkError> {
         let links = &seen.links;
         let routes = self.rtnl.routes(|r| r.next_hops.iter().any(|h| h.gateway.is_some()))?;
         let addresses: BTreeMap<IpAddr, u32> = seen.addresses.iter().map(|(i, a)| (*a, *i)).collect();
-        let exits = self.exits(links, ends)?;
+        let mut exits = self.exits(links, ends)?;
+        exits.extend(devices.iter().map(|&ifindex| Exit { local: false, ifindex, port: None }));
         let bridged: BTreeSet<(u32, IpAddr)> =
             gateways(&routes, &addresses).filter(|(i, _)| is_switched(links, *i)).collect();
         let mut gateway_ports = Vec::new();
@@ -204,19 +233,35 @@ impl Open {
     }
 
     /// The port of a bridge behind which `address` is: its link-layer address from the neighbours, the port
-    /// from the forwarding entries. `None` while either is unknown.
+    /// from the forwarding entries; before there was any traffic, the port whose other end is in a namespace
+    /// that has the address. `None` while it is unknown.
     fn port(&mut self, links: &[Link], device: u32, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
+        let bridge = links
+            .iter()
+            .find(|l| l.ifindex == device && l.is_kind("vlan"))
+            .and_then(|l| l.link)
+            .unwrap_or(device);
+        if let Some(port) = self.learned_port(device, bridge, address)? {
+            return Ok(Some(port));
+        }
+        let Some(beyond) = &mut self.beyond else { return Ok(None) };
+        let ports = links.iter().filter(|l| l.master == Some(bridge) && l.is_up());
+        let mut others = ports.filter_map(|l| Some((l.ifindex, l.link_nsid?)));
+        Ok(others.find(|(_, nsid)| beyond.has_address(*nsid, address)).map(|(ifindex, _)| ifindex))
+    }
+
+    fn learned_port(
+        &mut self,
+        device: u32,
+        bridge: u32,
+        address: IpAddr,
+    ) -> Result<Option<u32>, NetlinkError> {
         let neighbours = self.rtnl.neighbours(Some(device))?;
         let Some(mac) =
             neighbours.into_iter().find(|n| n.address == address && !n.mac.is_empty()).map(|n| n.mac)
         else {
             return Ok(None);
         };
-        let bridge = links
-            .iter()
-            .find(|l| l.ifindex == device && l.is_kind("vlan"))
-            .and_then(|l| l.link)
-            .unwrap_or(device);
         let entries = self.rtnl.fdb(Some(bridge))?;
         Ok(entries
             .into_iter()

@@ -8,6 +8,7 @@ mod sockets;
 mod sysctl;
 mod tool;
 
+pub use counters::CounterFiles;
 pub(crate) use sockets::listening;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,13 @@ impl Evidence {
             each.into_iter().map(join).collect::<BTreeMap<_, _>>()
         });
         Self { netns }
+    }
+}
+
+impl CounterFiles {
+    /// Of a namespace; `None` when it cannot be entered any more.
+    pub fn open(netns: &Netns) -> Option<Self> {
+        netns.run(Self::open_here).ok()
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Plan {
     pub positions: PositionChoice,
     pub tc: TcChoice,
     pub debug_bpf: bool,
+    /// Where to record to.
+    pub record: Option<PathBuf>,
     /// What the user should know of how the flags were understood; one line each, safe to print.
     pub notices: Vec<String>,
 }
@@ -100,6 +102,7 @@ impl Plan {
             positions: args.positions,
             tc: args.tc,
             debug_bpf: args.debug_bpf,
+            record: args.record.clone(),
             notices,
         })
     }
@@ -175,6 +178,7 @@ mod tests {
             Ok(Parsed::Run(Invocation::Trace(args))) => {
                 Plan::new(&args, &[&NamedNamespaces], &SystemResolver).map_err(|e| e.to_string())
             }
+            Ok(Parsed::Run(other)) => Err(format!("{other:?}")),
             Ok(Parsed::Print(text)) => Err(text.to_string()),
             Err(error) => Err(error.to_string()),
         }

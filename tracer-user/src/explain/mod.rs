@@ -6,10 +6,10 @@
 //! possible, or nothing is said.
 
 mod authors;
-mod catalogue;
+pub(crate) mod catalogue;
 mod connections;
 mod drops;
-mod egress;
+pub(crate) mod egress;
 mod explainer;
 mod finding;
 mod firewall;
@@ -27,6 +27,7 @@ mod waiting;
 
 pub use authors::HopAuthors;
 pub use catalogue::{CATALOGUE, CauseKind, markdown};
+pub(crate) use drops::mac;
 pub use explainer::{Explainer, Tick};
 pub use finding::{Certainty, Fact, Finding, Place};
 pub use ledger::Told;

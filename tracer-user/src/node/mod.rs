@@ -15,6 +15,7 @@ mod text;
 mod topology;
 mod watch;
 
+pub(crate) use hooks::nat_priority;
 pub use hooks::{HookSource, Ruleset};
 pub use netlink::NetlinkError;
 pub use netns::{NAMED_DIRS, Netns, NetnsError, named};

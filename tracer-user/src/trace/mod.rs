@@ -10,7 +10,10 @@ mod listeners;
 mod names;
 mod pods;
 mod privileges;
+mod recording;
 mod run;
+mod screen;
 
-pub use privileges::{MissingPrivileges, check_privileges};
+pub use privileges::{MissingPrivileges, check_privileges, check_read_privileges};
 pub use run::{Outcome, TraceError, trace};
+pub use screen::{columns, text_options};

@@ -2,8 +2,7 @@
 //! The loop: drain, join, print; follow changes of the node; end cleanly.
 
 use std::collections::HashSet;
-use std::io::{self, IsTerminal as _, Write};
-use std::net::IpAddr;
+use std::io::{self, Write};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracer_common::{Counters, Event};
 
+mod follow;
+
+use self::follow::{add_end, followed_words};
 use super::attach::{Attachments, Changes};
 use super::counters::CounterReader;
 use super::debug;
@@ -21,16 +23,18 @@ use super::evidence::EvidenceReader;
 use super::header::header;
 use super::listeners::ListenerWatch;
 use super::names::{KernelNames, monotonic_ns};
-use super::pods::{Held, News, PodWatch, addresses_words};
+use super::pods::{News, PodWatch};
+use super::recording::{Recording, RecordingError};
+use super::screen::text_options;
 use crate::bpf::btf::{BtfError, KernelBtf};
 use crate::bpf::{Tracer, TracerError};
-use crate::cli::{Filter, Format, Plan, PositionChoice, TimeStyle};
+use crate::cli::{Filter, Format, Plan, PositionChoice};
 use crate::explain::{Explainer, Tick};
 use crate::flow::{Ending, Names, Notice, Options, Tracker, Update, Zoom};
 use crate::node::{
     Change, IpPrefix, Netns, NetnsId, Observation, ObserveError, Observer, Topology, WatchError, Watcher,
 };
-use crate::output::{Explanation, Json, Missing, Output, Scene, Text, TextOptions, TimeFormat};
+use crate::output::{Explanation, Json, Missing, Output, Scene, Text};
 use crate::target::Target;
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
@@ -63,6 +67,8 @@ pub enum TraceError {
     Wait(io::Error),
     #[error("cannot write: {0}")]
     Write(io::Error),
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
 }
 
 /// How a run went.
@@ -142,6 +148,7 @@ struct Screen {
     drops: u64,
     explainer: Explainer,
     evidence: EvidenceReader,
+    recording: Recording,
     error: Option<io::Error>,
 }
 
@@ -203,6 +210,7 @@ impl<'a> Run<'a> {
         screen.evidence = reader;
         screen.evidence.wait();
         let head = header(plan, &targets, &mut attachments, &topology, &missing);
+        screen.recording = Recording::open(plan.record.as_deref(), &head, &*names)?;
         screen.header(&topology, &head);
         for text in plan.notices.iter().chain(&remarks).chain(&notices) {
             screen.notice(&topology, &Notice::Text { ts: monotonic_ns(), text: text.clone() });
@@ -398,73 +406,6 @@ impl<'a> Run<'a> {
         Ok(!change.gone.is_empty())
     }
 
-    /// Something changed with the pods; true when the set of namespaces did.
-    fn pods_changed(&mut self, news: News) -> Result<bool, TraceError> {
-        match news {
-            News::Said(text) => {
-                self.say(text);
-                self.screen.flush();
-                Ok(false)
-            }
-            News::End(target) => {
-                let remark = add_end(&mut self.observer, &target)?;
-                let added = remark.is_some();
-                if let Some(remark) = remark {
-                    self.look_again(true)?;
-                    self.say(remark);
-                    self.screen.flush();
-                }
-                Ok(added)
-            }
-            News::Changed { gone, came } => {
-                self.follow(&gone, &came)?;
-                Ok(true)
-            }
-        }
-    }
-
-    /// A pod that is followed ended, or another one took its place.
-    fn follow(&mut self, gone: &[Held], came: &[Target]) -> Result<(), TraceError> {
-        let addresses =
-            |of: &mut dyn Iterator<Item = &Vec<IpAddr>>| -> Vec<IpAddr> { of.flatten().copied().collect() };
-        let (old, new) = (
-            addresses(&mut gone.iter().map(|g| &g.addresses)),
-            addresses(&mut came.iter().map(|c| &c.addresses)),
-        );
-        self.filter.follow_to(&old, &new);
-        // Nobody else may be followed by an address that is free again.
-        let beyond = self.attachments.tracer().set_followed(&self.filter.followed())?;
-        for id in gone.iter().filter_map(|held| held.netns) {
-            if self.plan.nodes.iter().all(|node| node.id() != id) {
-                self.forget(id);
-            }
-        }
-        for netns in came.iter().filter_map(|target| target.netns.as_ref()) {
-            if !self.plan.nodes.contains(netns) {
-                self.observer.add_pod(netns)?;
-            }
-        }
-        self.look_again(true)?;
-        // Said when it is so: who reads it may send the next packet.
-        for held in gone.iter().filter(|_| came.is_empty()) {
-            self.say(format!("{} is gone: what takes its place will be followed", held.name));
-        }
-        for target in came {
-            let addresses = addresses_words(&target.addresses);
-            self.say(match gone.first() {
-                Some(held) => {
-                    format!("{} took the place of {}: followed at {addresses}", target.name, held.name)
-                }
-                None => format!("{} is there: followed at {addresses}", target.name),
-            });
-        }
-        if let Some(words) = followed_words(beyond) {
-            self.say(words);
-        }
-        self.screen.flush();
-        Ok(())
-    }
-
     fn forget(&mut self, id: NetnsId) {
         self.attachments.forget(id);
         self.observer.forget(id);
@@ -574,16 +515,7 @@ impl Screen {
         let stdout = io::stdout();
         let output: Box<dyn Output> = match plan.format {
             Format::Json => Box::new(Json),
-            Format::Text => {
-                let terminal = stdout.is_terminal();
-                let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-                Box::new(Text::new(TextOptions {
-                    color: plan.color.enabled(terminal, no_color),
-                    width: columns().unwrap_or(110),
-                    time: time_format(plan.time),
-                    verbose: plan.verbosity,
-                }))
-            }
+            Format::Text => Box::new(Text::new(text_options(plan.color, plan.time, plan.verbosity))),
         };
         let out = io::BufWriter::with_capacity(1 << 16, stdout);
         Self {
@@ -597,17 +529,19 @@ impl Screen {
             drops: 0,
             explainer: Explainer::default(),
             evidence: EvidenceReader::default(),
+            recording: Recording::default(),
             error: None,
         }
     }
 
-    fn update(&mut self, topology: &Topology, update: &Update<'_>) {
+    fn update(&mut self, topology: &Arc<Topology>, update: &Update<'_>) {
         match update {
             Update::Journey(news) => {
                 if news.last && matches!(news.journey.ending, Ending::Dropped(_)) {
                     self.drops += 1;
                 }
                 let evidence = self.evidence.latest();
+                self.recording.journey(news, topology, &*self.names, evidence.as_ref());
                 let causes =
                     self.explainer.observe(news.journey, topology, &*self.names, evidence.as_deref());
                 if !causes.is_empty() {
@@ -644,8 +578,9 @@ impl Screen {
         }
     }
 
-    fn tick(&mut self, topology: &Topology, tick: &Tick<'_>) {
+    fn tick(&mut self, topology: &Arc<Topology>, tick: &Tick<'_>) {
         let evidence = self.evidence.latest();
+        self.recording.tick(tick, topology, evidence.as_ref());
         let causes = self.explainer.tick(tick, topology, &*self.names, evidence.as_deref());
         for told in &causes {
             self.write(topology, |output, out, scene| output.cause(out, scene, told));
@@ -670,6 +605,7 @@ impl Screen {
 
     fn summary(&mut self, topology: &Topology, summary: &crate::flow::Summary) {
         let causes = self.explainer.causes();
+        self.recording.end(summary);
         self.write(topology, |output, out, scene| output.summary(out, scene, summary, &causes));
     }
 
@@ -687,6 +623,7 @@ impl Screen {
     }
 
     fn flush(&mut self) {
+        self.recording.flush();
         if self.error.is_none() {
             self.error = self.out.flush().err();
         }
@@ -708,39 +645,6 @@ impl Screen {
         let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
         ready > 0 && poll.revents & libc::POLLERR != 0
     }
-}
-
-/// Watches the pod at an end of the flow too, and says so; `None`: it is watched already.
-fn add_end(observer: &mut Observer, target: &Target) -> Result<Option<String>, TraceError> {
-    let Some(netns) = &target.netns else { return Ok(None) };
-    // A pod that has just ended is no reason to end.
-    let added = observer.add_pod(netns).unwrap_or(false);
-    Ok(added.then(|| {
-        let addresses = addresses_words(&target.addresses);
-        format!("{} ({addresses}), an end of the flow, runs here: its side is watched too", target.name)
-    }))
-}
-
-fn followed_words(beyond: usize) -> Option<String> {
-    (beyond > 0)
-        .then(|| format!("{beyond} addresses of what is followed are too many: their packets are not seen"))
-}
-
-fn time_format(style: TimeStyle) -> TimeFormat {
-    match style {
-        TimeStyle::Wall => TimeFormat::Wall,
-        TimeStyle::Relative => TimeFormat::Relative,
-        TimeStyle::Unix => TimeFormat::Unix,
-        TimeStyle::None => TimeFormat::None,
-    }
-}
-
-/// Columns of the terminal that is standard output.
-fn columns() -> Option<usize> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: `size` has room for the answer.
-    let asked = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    (asked == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
 async fn at(when: Option<Instant>) {

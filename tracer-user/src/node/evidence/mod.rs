@@ -37,4 +37,4 @@ pub use rule::{
     RuleRef, Side, Table, TableFamily, Target,
 };
 pub use set::{IpSet, Member, MemberField};
-pub use walk::{At, Step, Verdict, Walk, walk, walk_hook};
+pub use walk::{At, Chance, Step, Verdict, Walk, walk, walk_hook, walk_hook_by_chance};

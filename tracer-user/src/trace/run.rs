@@ -172,7 +172,12 @@ impl<'a> Run<'a> {
                 News::Changed { .. } => pods.put_back(news),
             }
         }
-        let Observation { topology, notices } = observer.observe(&filter.ends())?;
+        let Observation { mut topology, mut notices } = observer.observe(&filter.ends())?;
+        let found = add_found_ends(plan, &mut observer, &topology, &filter.hosts());
+        if !found.is_empty() {
+            remarks.extend(found);
+            Observation { topology, notices } = observer.observe(&filter.ends())?;
+        }
         let netns: Vec<Netns> = observer.namespaces().cloned().collect();
         names.set_entries(&netns);
         let listeners = ListenerWatch::start(names.clone());
@@ -487,8 +492,15 @@ impl<'a> Run<'a> {
         let leads = self.tracker.leads();
         if !leads.is_empty() {
             watcher.follow(&leads.ends);
-            self.observer.follow(leads.ends, &leads.devices);
+            self.observer.follow(leads.ends.iter().copied(), &leads.devices);
             self.read_node(false)?;
+            let found = add_found_ends(self.plan, &mut self.observer, &self.topology, &leads.ends);
+            if !found.is_empty() {
+                self.look_again(true)?;
+                *watcher = self.watcher()?;
+                found.into_iter().for_each(|text| self.say(text));
+                self.screen.flush();
+            }
         }
         Ok(())
     }
@@ -713,6 +725,23 @@ impl Screen {
         let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
         ready > 0 && poll.revents & libc::POLLERR != 0
     }
+}
+
+/// Where no container runtime tells which pods run here: watches those that have one of the addresses, and says so.
+fn add_found_ends(
+    plan: &Plan,
+    observer: &mut Observer,
+    topology: &Topology,
+    addresses: &[IpAddr],
+) -> Vec<String> {
+    if !plan.runtimes.is_empty() {
+        return Vec::new();
+    }
+    let found = observer.find_ends(topology, addresses);
+    let added = found.into_iter().filter(|netns| observer.add_pod(netns).unwrap_or(false));
+    added
+        .map(|netns| format!("{}, an end of the flow, is here: its side is watched too", netns.name()))
+        .collect()
 }
 
 /// Watches the pod at an end of the flow too, and says so; `None`: it is watched already.

@@ -15,7 +15,7 @@ use tracer_common::{Counters, Event};
 
 mod follow;
 
-use self::follow::{add_end, followed_words};
+use self::follow::{add_end, add_found_ends, followed_words};
 use super::askers::Askers;
 use super::attach::{Attachments, Changes};
 use super::counters::CounterReader;
@@ -177,7 +177,12 @@ impl<'a> Run<'a> {
                 News::Changed { .. } => pods.put_back(news),
             }
         }
-        let Observation { topology, notices } = observer.observe(&filter.ends())?;
+        let Observation { mut topology, mut notices } = observer.observe(&filter.ends())?;
+        let found = add_found_ends(plan, &mut observer, &topology, &filter.hosts());
+        if !found.is_empty() {
+            remarks.extend(found);
+            Observation { topology, notices } = observer.observe(&filter.ends())?;
+        }
         let netns: Vec<Netns> = observer.namespaces().cloned().collect();
         names.set_entries(&netns);
         let listeners = ListenerWatch::start(names.clone());
@@ -431,8 +436,15 @@ impl<'a> Run<'a> {
         if !leads.is_empty() {
             self.pods.look_for(&leads.ends);
             watcher.follow(&leads.ends);
-            self.observer.follow(leads.ends, &leads.devices);
+            self.observer.follow(leads.ends.iter().copied(), &leads.devices);
             self.look_again(false)?;
+            let found = add_found_ends(self.plan, &mut self.observer, &self.topology, &leads.ends);
+            if !found.is_empty() {
+                self.look_again(true)?;
+                *watcher = self.watcher()?;
+                found.into_iter().for_each(|text| self.say(text));
+                self.screen.flush();
+            }
         }
         Ok(())
     }

@@ -140,7 +140,7 @@ fn observe(lookup: &Lookup) {
         0
     };
     if memo.stage != STAGE_NONE
-        && memo.tag == memo_tag(memo.hit, memo.flow)
+        && memo.tag == memo_tag(memo.ts, memo.flow)
         && is_here(memo, netns)
         && let Some(flags) = about(memo, lookup)
     {
@@ -152,8 +152,7 @@ fn observe(lookup: &Lookup) {
     if lookup.iif > 1 || netns == 0 {
         return;
     }
-    let mut tuple = lookup.tuple;
-    let Some(flow) = of_socket(&mut tuple) else { return };
+    let Some(flow) = of_socket(&lookup.tuple) else { return };
     if is_watched(netns) {
         send(lookup, flow, 0, netns, 0);
     }
@@ -193,7 +192,7 @@ fn same(a: &[u32; 4], b: &[u32; 4]) -> bool {
 }
 
 #[inline(always)]
-fn of_socket(tuple: &mut Tuple) -> Option<Flow> {
+fn of_socket(tuple: &Tuple) -> Option<Flow> {
     if frozen!(CONFIG.dst_count) == 0 && frozen!(CONFIG.src_count) == 0 {
         return None;
     }

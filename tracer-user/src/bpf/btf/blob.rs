@@ -199,7 +199,8 @@ impl Blob {
         let before = strings.windows(terminated.len()).position(|bytes| bytes == terminated)?;
         let offset = self.first_string.checked_add(before as u32 + 1)?;
         let ids = (self.first_id..).zip(&self.offsets);
-        let mut types = ids.filter_map(|(id, &at)| Some((id, Type::parse(&self.bytes, at as usize, id).ok()?)));
+        let mut types =
+            ids.filter_map(|(id, &at)| Some((id, Type::parse(&self.bytes, at as usize, id).ok()?)));
         types.find_map(|(id, ty)| (ty.kind == Kind::Func && ty.name == offset).then_some(id))
     }
 

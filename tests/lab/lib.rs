@@ -37,6 +37,7 @@ pub mod announce;
 pub mod cli;
 pub mod client;
 mod conntrack;
+pub mod containers;
 pub mod drops;
 pub mod faults;
 pub mod helper;

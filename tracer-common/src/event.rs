@@ -113,7 +113,8 @@ pub struct Event {
     pub skb: u64,
     /// Number of this record on its CPU, counting the ones that could not be reserved: a gap is loss.
     pub seq: u32,
-    /// Id of the flow, the same for both directions and before and after NAT. Never 0.
+    /// Id of the flow, the same for both directions and before and after NAT. 0 only in a `Fib` record of a lookup
+    /// that has no source yet: the next packet to its destination tells.
     pub flow: u32,
     /// `skb->mark`; for `Fib` the mark that was looked up.
     pub mark: u32,
@@ -166,6 +167,7 @@ const _: () = assert!(size_of::<Tuple>() == 40);
 
 /// Layouts of `detail`:
 /// * `Tc`, `Nf`, not ENCAP: ct address u64, ct status u32, ct mark u32, out_ifindex u32, ctinfo u8, 0, l3len u16
+/// * `Tc`, not ENCAP, ingress, without ct: 0 u64, destination MAC 6, source MAC 6, ctinfo u8, 0, l3len u16
 /// * `Tc`, `Nf`, ENCAP: outer src 4, outer dst 4 (IPv4, network order), outer sport u16, dport u16, vni u32, out_ifindex u32, 0 u8, family u8 (4, or 6: an `Outer` record precedes), l3len u16
 /// * `Drop`: location u64, reason u32, socket family.., 0 u32, out_ifindex u32 = 0, 0 u16, l3len u16
 /// * `Fib`: table u32, error i32 (negative errno), gateway 16 bytes (IPv4 mapped; 0 none)
@@ -260,6 +262,13 @@ impl Event {
     pub fn ct_info(&self) -> u8 {
         self.detail[20]
     }
+    /// Destination and source MAC of what came in by a device with such addresses, before it had a conntrack entry.
+    pub fn macs(&self) -> Option<([u8; 6], [u8; 6])> {
+        let ingress = self.kind == Kind::Tc as u8 && self.point == 0 && !self.is_encap() && self.ct() == 0;
+        let d = &self.detail;
+        let macs = ([d[8], d[9], d[10], d[11], d[12], d[13]], [d[14], d[15], d[16], d[17], d[18], d[19]]);
+        (ingress && d[8..20] != [0; 12]).then_some(macs)
+    }
     /// Output device at a netfilter position; 0 none.
     pub fn out_ifindex(&self) -> u32 {
         self.detail_u32(16)
@@ -335,6 +344,10 @@ impl Event {
         self.set_u32(8, status);
         self.set_u32(12, mark);
         self.detail[20] = info;
+    }
+    pub fn set_macs(&mut self, destination: [u8; 6], source: [u8; 6]) {
+        self.detail[8..14].copy_from_slice(&destination);
+        self.detail[14..20].copy_from_slice(&source);
     }
     pub fn set_out_ifindex(&mut self, ifindex: u32) {
         self.set_u32(16, ifindex);

@@ -35,10 +35,8 @@ const NO_HEADER: u8 = 0;
 struct Note {
     /// The packet that it was called for; 0: taken.
     skb: u64,
-    point: u8,
-    /// Bytes of the link-layer header.
-    header: u8,
-    unused: [u8; 6],
+    /// Bytes of the link-layer header, and `point` in the high byte.
+    way: u64,
 }
 
 /// None comes between a program and `tc_main`: softirqs are off, and no interrupt handler sends packets.
@@ -79,7 +77,7 @@ fn observe(ctx: &TcContext, point: u8, header: u8) -> i32 {
     }
     if let Some(note) = TC_NOTE.get_ptr_mut(0) {
         // SAFETY: this CPU's value of the map.
-        unsafe { *note = Note { skb: skb as u64, point, header, unused: [0; 6] } };
+        unsafe { *note = Note { skb: skb as u64, way: u64::from(header) | u64::from(point) << 8 } };
         // SAFETY: the map holds a program of this type, or nothing.
         unsafe { bpf_tail_call(skb.cast(), (&raw const TC_MAIN).cast_mut().cast(), 0) };
     }
@@ -113,7 +111,7 @@ fn look(ctx: &TcContext) {
     let skb = ctx.skb.skb;
     let Some(note) = TC_NOTE.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's value of the map.
-    let Note { skb: noted, point, header, .. } = unsafe { *note };
+    let Note { skb: noted, way } = unsafe { *note };
     if noted != skb as u64 {
         emit::lose();
         return;
@@ -123,7 +121,7 @@ fn look(ctx: &TcContext) {
     let Some(settings) = SETTINGS.get(0) else { return };
     let bytes = TcBytes { skb, settings };
     let mut protocol = u16::from_be(protocol as u16);
-    let mut offset = usize::from(header & 15);
+    let mut offset = (way & 15) as usize;
     let mut vlan = tci as u16;
     // Tags that the device did not take out, at most two.
     for _ in 0..2 {
@@ -141,13 +139,14 @@ fn look(ctx: &TcContext) {
     let ours = judge(&bytes, offset, &mut hit);
     debug::judged(Kind::Tc, skb as u64, ours, &hit);
     if ours {
-        report(&bytes, point, vlan, &mut hit);
+        report(&bytes, way, vlan, &mut hit);
     }
 }
 
 /// Sends the record. A function of its own in the object: it shares no stack with `judge`.
 #[inline(never)]
-fn report(bytes: &TcBytes, point: u8, vlan: u16, hit: &mut Hit) -> bool {
+fn report(bytes: &TcBytes, way: u64, vlan: u16, hit: &mut Hit) -> bool {
+    let point = (way >> 8) as u8;
     let skb = bytes.skb;
     let address = skb as u64;
     let netns = netns_of_device(probed!(address, skb_dev, u64));
@@ -177,9 +176,22 @@ fn report(bytes: &TcBytes, point: u8, vlan: u16, hit: &mut Hit) -> bool {
         unsafe { remember(memo, hit, &sighting, STAGE_ENCAP) };
     }
     sighting.detail = emit::sighting_detail(&ct, hit, &sighting, 0);
+    // What comes in has no conntrack entry yet: its addresses take that place.
+    if way == u64::from(ETHERNET) | u64::from(INGRESS) << 8 && ct.addr == 0 && !hit.is_encap() {
+        add_macs(bytes, &mut sighting.detail);
+    }
     sighting.kind = Kind::Tc;
     sighting.position = 0;
     sighting.dir = hit.flow.dir;
     sighting.transport = hit.packet.transport(bytes);
     emit::hit(&sighting, hit)
+}
+
+/// A function of its own in the object, so that its stack is free again for what follows.
+#[inline(never)]
+fn add_macs(bytes: &TcBytes, detail: &mut [u64; 3]) -> bool {
+    let Some([a, b, c]) = bytes.load::<[u32; 3]>(0) else { return false };
+    detail[1] = u64::from(a) | u64::from(b) << 32;
+    detail[2] |= u64::from(c);
+    true
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use tracer_user::cli::{
     self, EXIT_DROP_SEEN, EXIT_TRACED, EXIT_USAGE, Invocation, Parsed, Plan, SystemResolver,
 };
-use tracer_user::target::NamedNamespaces;
+use tracer_user::target::Backends;
 use tracer_user::trace;
 
 fn main() -> ExitCode {
@@ -32,7 +32,8 @@ fn run() -> Result<u8> {
         }
     };
     // The command line first: whoever mistypes should not have to be root to be told.
-    let plan = Plan::new(&args, &[&NamedNamespaces], &SystemResolver)?;
+    let backends = Backends::of_this_node(args.runtime_endpoint.as_deref())?;
+    let plan = Plan::new(&args, &backends.all(), &SystemResolver)?;
     trace::check_privileges()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -6,15 +6,25 @@ mod world;
 use tracer_common::Kind;
 use tracer_user::explain::{CATALOGUE, Certainty, Explainer, Told, markdown};
 use tracer_user::node::Hook;
+use tracer_user::node::evidence::{Evidence, NetnsEvidence};
+use tracer_user::node::rtnl::Rule as IpRule;
 use world::egress::{N1, N2, syn, syn_ack};
 use world::*;
 
 /// What is found for the journeys of a world, in order.
 fn causes(w: &mut World) -> Vec<Told> {
+    causes_with(w, None)
+}
+
+/// The same where the nodes were read too.
+fn causes_with(w: &mut World, evidence: Option<&Evidence>) -> Vec<Told> {
     w.wait(4000);
     w.finish();
     let mut explainer = Explainer::default();
-    w.journeys.values().flat_map(|journey| explainer.observe(journey, &w.topology, &Kernel, None)).collect()
+    w.journeys
+        .values()
+        .flat_map(|journey| explainer.observe(journey, &w.topology, &Kernel, evidence))
+        .collect()
 }
 
 /// The one cause.
@@ -94,6 +104,64 @@ fn without_an_ip_rule() {
     w.nf(&p, NODE1, Hook::Postrouting, (0, ETH0), 900);
     w.tc(&p, NODE1, ETH0, OUT, 900);
     assert_eq!(cause(&mut w).finding.id, "fwmark-without-rule");
+}
+
+#[test]
+fn another_ip_rule_comes_first() {
+    let rule = |priority, table, source: Option<&str>, mark| IpRule {
+        priority,
+        action: 1,
+        table,
+        source: source.map(|s| s.parse().expect("a prefix")),
+        mark,
+        mask: if mark == 0 { 0 } else { u32::MAX },
+        ..IpRule::default()
+    };
+    let own = rule(99, REQUEST_MARK, None, REQUEST_MARK);
+    for (other, certainty, title) in [
+        (rule(10, 254, Some("10.200.0.0/24"), 0), Certainty::Certain, "ip rule 10 (from 10.200.0.0/24)"),
+        // It does not fit the packet: who took it is not known.
+        (rule(10, 254, Some("10.9.0.0/24"), 0), Certainty::Likely, "ip rule 99 of mark 0x26b7b4e4"),
+    ] {
+        let mut w = World::new(false);
+        let mut p = syn();
+        w.request_to_bridge(&mut p);
+        w.fib(&p, NODE1, (254, 0, None, ETH0), 400);
+        p.mark = DONE_MARK;
+        w.nf(&p, NODE1, Hook::Forward, (CNI0, ETH0), 900);
+        w.tc(&p, NODE1, ETH0, OUT, 900);
+        let node = NetnsEvidence { rules: vec![other, own.clone()], ..NetnsEvidence::default() };
+        let evidence = Evidence { netns: [(NODE1, node)].into() };
+        let told = causes_with(&mut w, Some(&evidence));
+        let [told] = told.as_slice() else { panic!("{told:#?}") };
+        assert_eq!((told.finding.id, told.finding.certainty), ("fwmark-rule-preempted", certainty));
+        assert!(told.finding.title.starts_with(title), "{}", told.finding.title);
+    }
+}
+
+#[test]
+fn frames_for_another_host() {
+    let mut w = World::new(true);
+    let mut p = syn();
+    w.request_through_node1(&mut p);
+    w.request_through_node2(&mut p);
+    let answer = syn_ack();
+    w.tc(&answer, NODE2, ETH0, IN, 90_000);
+    w.drop(&answer, NODE2, ETH0, ("OTHERHOST", "ip_rcv_core"), &[]);
+    let told = cause(&mut w);
+    assert_eq!(told.finding.id, "frame-for-another-host");
+    assert!(
+        told.finding.title.starts_with("answers to 172.16.25.189 come to eth0"),
+        "{}",
+        told.finding.title
+    );
+
+    // What a switch floods to a node that has nothing to do with it is no fault.
+    let mut w = World::new(false);
+    let answer = syn_ack();
+    w.tc(&answer, NODE1, ETH0, IN, 100);
+    w.drop(&answer, NODE1, ETH0, ("OTHERHOST", "ip_rcv_core"), &[]);
+    assert_eq!(causes(&mut w), []);
 }
 
 #[test]

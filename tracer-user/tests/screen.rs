@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The text around and in journeys: header, remarks, causes, colours, widths.
+//! The text around and in journeys: header, rules, causes, colours, widths.
 
 mod world;
 
+use std::sync::Arc;
+
 use tracer_common::Event;
-use tracer_user::explain::{Certainty, Fact, Finding, Place, Told};
+use tracer_user::explain::{Certainty, Fact, Finding, HopAuthors, Place, Told};
 use tracer_user::flow::{Notice, Options, Update, Zoom};
+use tracer_user::node::evidence::{Attribution, Backend, RuleRef, TableFamily};
 use tracer_user::node::{Family, Hook};
 use tracer_user::output::{Explanation, Header, Missing, Output, Scene, Text, TextOptions, TimeFormat};
 use world::egress::syn;
@@ -22,9 +25,29 @@ fn told() -> Told {
             fact("the sender was told", ""),
         ],
         fix: "set the pod MTU to 1450".to_owned(),
-        place: Place { netns: "node1".to_owned(), device: Some("egress.vxlan".to_owned()), hook: None },
+        place: Place {
+            netns: "node1".to_owned(),
+            device: Some("egress.vxlan".to_owned()),
+            ..Place::default()
+        },
+        subject: String::new(),
     };
     Told { finding, count: 1 }
+}
+
+/// What set the mark.
+fn marked() -> Attribution {
+    let rule = RuleRef {
+        family: TableFamily::Ip,
+        backend: Backend::IptablesNft,
+        table: "mangle".to_owned(),
+        chain: "EGRESSGATEWAY-MARK-REQUEST".to_owned(),
+        number: 1,
+        handle: None,
+        comment: Some("Set mark for EgressPolicy default-test".to_owned()),
+        text: "-A EGRESSGATEWAY-MARK-REQUEST -j MARK".to_owned(),
+    };
+    Attribution { rules: vec![rule], certain: true, ..Attribution::default() }
 }
 
 fn dropped(options: TextOptions) -> String {
@@ -55,7 +78,7 @@ fn dropped(options: TextOptions) -> String {
     };
     text.header(&mut out, &scene, &header).expect("writes");
     let explanation = Explanation {
-        remarks: vec![(4, "rule \"Set mark for EgressPolicy default-test\"".to_owned())],
+        authors: vec![HopAuthors { hop: 4, mark: Some(Arc::new(marked())), nat: None }],
         causes: vec![told()],
     };
     let now = w.now + 100_000_000;

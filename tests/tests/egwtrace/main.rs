@@ -5,9 +5,12 @@
 mod changes;
 mod drops;
 mod egress;
+mod fragments;
 mod journey;
 mod loss;
 mod others;
+mod pods;
 mod run_ends;
 mod running;
+mod same_node;
 mod services;

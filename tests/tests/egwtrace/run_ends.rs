@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use aya::programs::{loaded_links, loaded_programs};
 use tests::{
     Lab, Spec, client,
     drops::{By, DropAt, Hook, Traffic},
@@ -220,11 +221,13 @@ fn text_for_a_pipe_has_no_escape_codes() -> Result<()> {
     Ok(())
 }
 
-/// Ids of all programs or links of the machine.
-fn ids(what: &str) -> Result<BTreeSet<u64>> {
-    let listed = Command::new("bpftool").args(["-j", what, "list"]).output().context("bpftool")?;
-    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout)?;
-    Ok(listed.as_array().into_iter().flatten().filter_map(|one| one["id"].as_u64()).collect())
+/// Ids of all programs or links of the machine; one that ends while it is asked for is left out.
+fn ids(what: &str) -> BTreeSet<u64> {
+    if what == "prog" {
+        loaded_programs().flatten().map(|program| program.id().into()).collect()
+    } else {
+        loaded_links().flatten().map(|link| link.id().into()).collect()
+    }
 }
 
 #[test]
@@ -234,17 +237,18 @@ fn nothing_is_left_after_sigkill() -> Result<()> {
     let trace = trace(&lab, "node1", &format!("{FLOW} --positions all"))?;
     let held = held_by(trace.pid())?;
     assert!(held.len() > 20, "{held:?}");
-    trace.kill()?;
     // The kernel frees them behind our back, but soon.
-    let gone = || -> Result<bool> {
-        let (programs, links) = (ids("prog")?, ids("link")?);
-        Ok(held.iter().all(|(kind, id)| match kind.as_str() {
+    let gone = || {
+        let (programs, links) = (ids("prog"), ids("link"));
+        held.iter().all(|(kind, id)| match kind.as_str() {
             "prog" => !programs.contains(id),
             _ => !links.contains(id),
-        }))
+        })
     };
+    assert!(!gone());
+    trace.kill()?;
     let end = Instant::now() + SOON;
-    while !gone()? {
+    while !gone() {
         assert!(Instant::now() < end, "programs or links are left");
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -350,18 +350,11 @@ impl Tracer {
         }
     }
 
-    /// Sums of the per-CPU counters; of the wake-ups the last.
-    pub fn counters(&self) -> Result<Counters, TracerError> {
+    /// The counters of each CPU.
+    pub fn counters(&self) -> Result<Vec<Counters>, TracerError> {
         let values =
             self.counters.get(&0, 0).map_err(|source| TracerError::Map { name: "COUNTERS", source })?;
-        Ok(values.iter().fold(Counters::default(), |sum, Plain(c)| Counters {
-            seen: sum.seen + c.seen,
-            lost: sum.lost + c.lost,
-            inserted: sum.inserted + c.inserted,
-            insert_failed: sum.insert_failed + c.insert_failed,
-            woken: sum.woken.max(c.woken),
-            debug_lost: sum.debug_lost + c.debug_lost,
-        }))
+        Ok(values.iter().map(|Plain(c)| *c).collect())
     }
 
     /// Run-time statistics of every loaded program, by name.

@@ -41,12 +41,31 @@ pub(super) struct Cli {
 /// Flags of a trace.
 #[derive(Args, Clone, Debug, Default)]
 pub struct TraceArgs {
-    /// Follow a pod's packets
+    /// Follow a pod's packets; may be given again
     ///
-    /// Without a container runtime: the network namespace of that name under /run/netns. Its addresses are the
-    /// source of the flow unless --src says otherwise, and its devices are watched too.
-    #[arg(long, value_name = "[NS/]NAME", help_heading = "What to follow", conflicts_with_all = ["netns", "pid"])]
-    pub pod: Option<String>,
+    /// By name, NAMESPACE/NAME, or the beginning of a name that only one pod here has (shop/checkout-). Asked are the
+    /// node's container runtime (containerd, CRI-O) and, by name only, the network namespaces under /run/netns. The
+    /// pod's addresses are the source of the flow unless --src says otherwise, and its devices are watched too.
+    #[arg(
+        long, value_name = "[NS/]NAME", help_heading = "What to follow", action = ArgAction::Append,
+        conflicts_with_all = ["netns", "pid", "container", "selector"]
+    )]
+    pub pod: Vec<String>,
+
+    /// Follow the pods with these labels: app=web,tier!=cache
+    #[arg(
+        short = 'l', long, value_name = "LABELS", help_heading = "What to follow",
+        conflicts_with_all = ["netns", "pid", "container"]
+    )]
+    pub selector: Option<String>,
+
+    /// Kubernetes' namespace for --pod and --selector [default: any]
+    #[arg(short, long, value_name = "NS", help_heading = "What to follow")]
+    pub namespace: Option<String>,
+
+    /// Follow the packets of a container, by name or the beginning of its id
+    #[arg(long, value_name = "NAME|ID", help_heading = "What to follow", conflicts_with_all = ["netns", "pid"])]
+    pub container: Option<String>,
 
     /// Follow the packets of a network namespace
     #[arg(long, value_name = "NAME|PATH", help_heading = "What to follow", conflicts_with = "pid")]
@@ -81,6 +100,10 @@ pub struct TraceArgs {
     /// Network namespace of the node; may be given again for a second node [default: the current one]
     #[arg(long, value_name = "NAME|PATH", help_heading = "Where to look", action = ArgAction::Append)]
     pub node_netns: Vec<String>,
+
+    /// The container runtime's socket [default: containerd's and CRI-O's at their usual places]
+    #[arg(long, value_name = "PATH", help_heading = "Where to look")]
+    pub runtime_endpoint: Option<String>,
 
     /// Where to stand at each netfilter hook
     #[arg(long, value_name = "WHICH", help_heading = "Where to look", value_enum, default_value_t)]

@@ -17,7 +17,7 @@ pub const EXIT_USAGE: u8 = 2;
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     #[error(
-        "nothing to follow; accepted: --pod NAME, --netns NAME, --pid PID, --src ADDR or --dst ADDR, alone or together (egwtrace --help has examples)"
+        "nothing to follow; accepted: --pod NAME, --selector LABELS, --container NAME, --netns NAME, --pid PID, --src ADDR or --dst ADDR, alone or together (egwtrace --help has examples)"
     )]
     Nothing,
     #[error("{flag} {value}: {problem}; accepted: {accepted}")]
@@ -38,6 +38,12 @@ pub enum CliError {
     NoSuchFamily { target: String, family: &'static str, flag: &'static str, value: String },
     #[error("{target} has no address yet; give --src or --dst to follow something else through it")]
     NoAddress { target: String },
+    #[error("--namespace says where --pod and --selector look; give one of them with it")]
+    LoneNamespace,
+    #[error(
+        "{pod} is on the host's network: it has no network namespace of its own, so its packets are the node's; accepted: --dst ADDR, --dport or --sport PORT with it, to tell them apart"
+    )]
+    HostNetwork { pod: String },
     #[error("{0}")]
     Syntax(String),
     #[error(transparent)]

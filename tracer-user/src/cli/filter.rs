@@ -35,6 +35,36 @@ pub(super) struct Typed {
     protocol: Option<u8>,
 }
 
+/// All targets as one.
+#[derive(Debug)]
+struct Whose {
+    name: String,
+    addresses: Vec<IpAddr>,
+    several: bool,
+    flag: &'static str,
+}
+
+impl Whose {
+    fn of(targets: &[Target]) -> Option<Self> {
+        let several = targets.len() > 1;
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for address in targets.iter().flat_map(|t| &t.addresses) {
+            if !addresses.contains(address) {
+                addresses.push(*address);
+            }
+        }
+        let names: Vec<&str> = targets.iter().map(|t| t.name.as_str()).take(4).collect();
+        let more = if targets.len() > names.len() { ", …" } else { "" };
+        let flag = if targets.iter().any(|t| t.known.is_some()) { "--pod" } else { "--netns" };
+        (!targets.is_empty()).then(|| Self {
+            name: format!("{}{more}", names.join(", ")),
+            addresses,
+            several,
+            flag,
+        })
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Side {
     flag: &'static str,
@@ -62,21 +92,28 @@ impl Typed {
         Ok(Self { src, dst, sport: port(sport), dport: port(dport), protocol })
     }
 
+    /// Says nothing of which packets.
+    pub(super) fn is_open(&self) -> bool {
+        !self.has_address() && self.sport.is_none() && self.dport.is_none()
+    }
+
     /// Says anything about addresses.
     pub(super) fn has_address(&self) -> bool {
         self.src.is_some() || self.dst.is_some()
     }
 
-    /// Resolves names, takes the target's addresses in, and checks that the two sides can meet. Notices
+    /// Resolves names, takes the targets' addresses in, and checks that the two sides can meet. Notices
     /// are added to `notices`.
     pub(super) fn resolve(
         &self,
-        target: Option<&Target>,
+        targets: &[Target],
         resolver: &dyn Resolve,
         notices: &mut Vec<String>,
     ) -> Result<Filter, CliError> {
         let mut src = prefixes(self.src.as_ref(), resolver)?;
         let mut dst = prefixes(self.dst.as_ref(), resolver)?;
+        let whose = Whose::of(targets);
+        let target = whose.as_ref();
         if let Some(target) = target {
             place_target(target, &mut src, &mut dst, notices)?;
         }
@@ -84,7 +121,7 @@ impl Typed {
         self.check_icmp(&src, &dst)?;
         let whose = |side: Option<&Side>| match (side, target) {
             (Some(side), _) => (side.flag, quoted(&side.text)),
-            (None, Some(target)) => ("--pod", quoted(&target.name)),
+            (None, Some(target)) => (target.flag, quoted(&target.name)),
             (None, None) => ("--src", String::new()),
         };
         for (side, list) in [(&self.src, &src), (&self.dst, &dst)] {
@@ -102,7 +139,7 @@ impl Typed {
         &self,
         src: &mut Vec<IpPrefix>,
         dst: &mut Vec<IpPrefix>,
-        target: Option<&Target>,
+        target: Option<&Whose>,
     ) -> Result<(), CliError> {
         if src.is_empty() || dst.is_empty() {
             return Ok(());
@@ -255,7 +292,7 @@ fn prefixes(side: Option<&Side>, resolver: &dyn Resolve) -> Result<Vec<IpPrefix>
 
 /// Puts the target's addresses on the side they belong to.
 fn place_target(
-    target: &Target,
+    target: &Whose,
     src: &mut Vec<IpPrefix>,
     dst: &mut Vec<IpPrefix>,
     notices: &mut Vec<String>,
@@ -270,7 +307,12 @@ fn place_target(
         (false, _) if !in_src.is_empty() => *src = in_src,
         (false, false) if !in_dst.is_empty() => *dst = in_dst,
         // Packets to the target itself; a wider destination only happens to contain it.
-        (true, false) if dst.iter().all(|p| p.is_host() && in_dst.contains(p)) => {}
+        (true, false) if dst.iter().all(|p| p.is_host() && in_dst.contains(p)) => {
+            // Of several, from the others to it.
+            if target.several {
+                *src = own.into_iter().filter(|o| !in_dst.contains(o)).collect();
+            }
+        }
         _ if own.is_empty() && (src.is_empty() || dst.is_empty()) => {
             return Err(CliError::NoAddress { target: quoted(&target.name) });
         }
@@ -280,7 +322,7 @@ fn place_target(
         (false, false) => {
             notices.push(format!(
                 "neither end of the flow is an address of {}: its devices are watched all the same",
-                target.netns.name()
+                target.name
             ));
         }
     }
@@ -326,8 +368,11 @@ mod tests {
     fn target(addresses: &[&str]) -> Target {
         Target {
             name: "default/web".into(),
-            netns: Netns::current().unwrap().with_name("default/web"),
+            netns: Some(Netns::current().unwrap().with_name("default/web")),
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            host_network: false,
+            known: Some(crate::target::Known::default()),
+            remarks: Vec::new(),
         }
     }
 
@@ -344,7 +389,8 @@ mod tests {
             ..TraceArgs::default()
         };
         let mut notices = Vec::new();
-        let filter = Typed::parse(&args)?.resolve(target, &Names, &mut notices)?;
+        let filter =
+            Typed::parse(&args)?.resolve(target.map_or(&[], std::slice::from_ref), &Names, &mut notices)?;
         Ok((filter, notices))
     }
 
@@ -475,7 +521,7 @@ mod tests {
             let web = target(&["10.200.0.22", "fd00::22"]);
             let mut notices = Vec::new();
             let built = Typed::parse(&args)
-                .and_then(|t| t.resolve(with_target.then_some(&web), &Names, &mut notices));
+                .and_then(|t| t.resolve(if with_target { std::slice::from_ref(&web) } else { &[] }, &Names, &mut notices));
             match built {
                 Ok(filter) => {
                     let config = filter.config();

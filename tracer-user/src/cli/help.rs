@@ -10,7 +10,7 @@ Prints, for every packet of the flow and of its answers, one line per hop: where
 translation, the route taken, the time since the hop before; and where it was dropped and why. It only \
 watches: no packet, rule, queue or setting is changed, and nothing remains after it ends.
 
---pod, --netns, --pid, --src or --dst alone is enough.";
+--pod, --selector, --container, --netns, --pid, --src or --dst alone is enough.";
 
 pub(super) const SRC: &str = "Source: IP, CIDR, IP:PORT, [IPv6]:PORT, host name, HOST:PORT";
 
@@ -32,7 +32,10 @@ Examples:
   A pod's connection to a server outside, on the node of the pod:
       egwtrace --pod default/visitor --dst 172.16.25.183:80
 
-  The other half of it, on the node that is its gateway (the pod is not there):
+  All pods of a deployment here, by their labels:
+      egwtrace -n shop -l app=checkout --drops
+
+  The other half of the first, on the node that is its gateway (the pod is not there):
       egwtrace --src 10.200.0.22 --dst 172.16.25.183:80
 
   Everything that is dropped on the way to a name, IPv4 and IPv6:

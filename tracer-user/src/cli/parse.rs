@@ -89,7 +89,7 @@ mod tests {
             "--node-netns",
             "b",
         ]);
-        assert_eq!(args.pod.as_deref(), Some("default/visitor"));
+        assert_eq!(args.pod, ["default/visitor"]);
         assert_eq!(
             (args.verbose, args.output, args.node_netns),
             (2, crate::cli::Format::Json, vec!["a".into(), "b".into()])

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What shows in several packets of one connection, or in many connections.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::catalogue as c;
 use super::egress::is_node_mark;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::silence;
-use super::view::{Lookup, View};
+use super::view::{Exit, Lookup, View};
+use super::waiting::Waiting;
 use crate::flow::{Ending, Endpoint, Place};
 use crate::node::{Hook, NetnsId};
 
@@ -35,6 +36,8 @@ pub(super) struct FlowState {
     pub(super) last_lookup: Option<Lookup>,
     /// How packets of the forward direction were routed, by namespace.
     pub(super) routes: Vec<Lookup>,
+    /// Where the last packet of the forward direction left a node without an outer header.
+    pub(super) exit: Option<Exit>,
 }
 
 /// Memory of the run, bounded.
@@ -47,6 +50,10 @@ pub(super) struct Connections {
     pub(super) waiting: HashMap<Endpoint, (u64, u32)>,
     /// Destinations that answered.
     pub(super) alive: HashSet<Endpoint>,
+    /// Packets without answer so far.
+    pub(super) unanswered: Waiting,
+    /// By how much counters rose since the start.
+    pub(super) counters: HashMap<NetnsId, BTreeMap<String, u64>>,
 }
 
 impl Connections {
@@ -66,6 +73,7 @@ impl Connections {
         if journey.reply {
             let refused = refused(view, self.flow(journey.flow));
             self.flow(journey.flow).answered = true;
+            self.unanswered.over(journey.flow);
             self.waiting.remove(&journey.packet.ends.src);
             if self.alive.len() >= FLOWS {
                 self.alive.clear();
@@ -88,6 +96,11 @@ impl Connections {
         }
         if lookup.is_some() {
             state.last_lookup = lookup;
+        }
+        if let Some(exit) = view.bare_exit()
+            && let Place::Device { ifindex, .. } = exit.place
+        {
+            state.exit = Some(Exit { netns: exit.netns, ifindex, ends: exit.ends });
         }
         let first = state.sent == 0;
         if first {
@@ -119,7 +132,16 @@ impl Connections {
             let waiting = self.waiting.entry(journey.packet.ends.dst).or_insert((journey.start_ns, 0));
             waiting.1 += 1;
         }
+        let state = self.flow(journey.flow);
+        if !state.answered && !state.explained {
+            self.unanswered.sent(view);
+        }
         silence::explain(view, self)
+    }
+
+    /// By how much a counter of a namespace rose since the start.
+    pub(super) fn counted(&self, netns: NetnsId, name: &str) -> u64 {
+        self.counters.get(&netns).and_then(|all| all.get(name)).copied().unwrap_or(0)
     }
 
     /// An ICMP error about a packet of the flow.
@@ -150,11 +172,13 @@ impl Connections {
                     "accept {} in the firewall of {name}, or set the MTU of the sending pods to {mtu}",
                     if ipv6 { "icmpv6 packet-too-big" } else { "icmp fragmentation-needed" }
                 ))
+                .about(to)
                 .at(view.place(site.netns, site.ifindex)),
             );
         }
         let unreachable = matches!((ipv6, icmp_type), (false, 3) | (true, 1));
         let own = view.owner(journey.packet.ends.src.addr.ip()).is_some();
+        self.unanswered.over(journey.flow);
         let state = self.flow(journey.flow);
         state.answered = true;
         if !unreachable || state.explained {

@@ -6,8 +6,8 @@ use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::view::View;
 use super::{firewall, reasons, routing, silence, tunnel};
-use crate::flow::{DropSite, NatKind};
-use crate::node::{DeviceKind, Role};
+use crate::flow::{DropSite, Endpoint, NatKind};
+use crate::node::{DeviceKind, PathRole, Role};
 
 /// The cause of a drop, if one is singled out.
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
@@ -34,7 +34,7 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
         "NEIGH_FAILED" | "NEIGH_QUEUEFULL" | "NEIGH_DEAD" | "NEIGH_CREATEFAIL" => Some(neighbour(view, site)),
         "NO_TX_TARGET" | "VXLAN_NO_REMOTE" => tunnel::no_peer(view, site),
         "VXLAN_VNI_NOT_FOUND" => Some(tunnel::vni(view, site)),
-        "OTHERHOST" => Some(other_host(view, site)),
+        "OTHERHOST" => other_host(view, site),
         "NO_SOCKET" => no_socket(view, site),
         "PKT_TOO_BIG" => Some(too_big(view, site)),
         "QDISC_DROP" | "QDISC_OVERLIMIT" | "QDISC_CONGESTED" | "FQ_BAND_LIMIT" | "FQ_FLOW_LIMIT" => {
@@ -139,39 +139,100 @@ fn neighbour(view: &View<'_>, site: &DropSite) -> Finding {
         .at(place)
 }
 
-fn other_host(view: &View<'_>, site: &DropSite) -> Finding {
+/// The frame is not for the device's MAC.
+fn other_host(view: &View<'_>, site: &DropSite) -> Option<Finding> {
+    let known = view.device(site.netns, site.ifindex)?;
     let device = view.device_name(site.netns, site.ifindex);
-    let place = view.place(site.netns, site.ifindex);
-    let known = view.device(site.netns, site.ifindex);
+    let own = mac(&known.mac);
     let show = view.command(site.netns, format!("ip -d link show {device}"));
-    let fact = "the kernel dropped it on arrival: OTHERHOST, its MAC is not the device's";
-    match known.map(|d| (&d.kind, d.master)) {
-        Some((DeviceKind::Vxlan { .. }, _)) => Finding::new(
-            &c::TUNNEL_WRONG_MAC,
-            Certain,
-            format!(
-                "the inner frame is for another MAC than {device} has ({})",
-                known.map(|d| mac(&d.mac)).unwrap_or_default()
-            ),
-        )
-        .checked(fact, show)
-        .fix(format!(
-            "recreate {device} on this node, or correct its MAC in the peer's neighbour and FDB entries"
-        ))
-        .at(place),
-        Some((DeviceKind::Veth, None)) => Finding::new(
-            &c::PORT_NOT_IN_BRIDGE,
-            Likely,
-            format!("{device} is in no bridge: frames for the pod's gateway end at it"),
-        )
-        .checked(fact, show)
-        .fix(view.command(site.netns, format!("ip link set {device} master BRIDGE")))
-        .at(place),
-        _ => Finding::new(&c::OTHER_HOST, Likely, format!("frames for another host arrive at {device}"))
+    let wanted = view.journey.hops.iter().rev().filter(|h| h.netns == site.netns).find_map(|h| h.macs);
+    let wanted = wanted.map(|macs| macs.destination);
+    let to_mac = wanted.map_or_else(|| "another MAC".to_owned(), |to| mac(&to));
+    let fact = format!("dropped on arrival: OTHERHOST; the frame is for {to_mac}, {device} has {own}");
+    let owner = wanted.and_then(|to| {
+        let namespaces = view.topology.namespaces.values();
+        namespaces.flat_map(|ns| ns.devices.values().map(move |d| (ns, d))).find(|(_, d)| d.mac == to)
+    });
+    let place = view.place(site.netns, site.ifindex);
+    if let DeviceKind::Vxlan { .. } = known.kind {
+        return Some(
+            Finding::new(
+                &c::TUNNEL_WRONG_MAC,
+                Certain,
+                format!("the inner frame is for {to_mac}, but {device} has MAC {own}"),
+            )
             .checked(fact, show)
-            .fix("clear the sender's neighbour entry: `ip neigh flush`")
+            .fix(format!(
+                "recreate {device} on this node, or correct its MAC in the peer's neighbour and FDB entries"
+            ))
             .at(place),
+        );
     }
+    let lone_port =
+        known.kind == DeviceKind::Veth && known.master.is_none() && known.watched != Some(PathRole::Uplink);
+    let bridge = owner.filter(|(ns, d)| ns.id == site.netns && d.kind == DeviceKind::Bridge);
+    if lone_port && (bridge.is_some() || wanted.is_none()) {
+        let name = bridge.map(|(ns, d)| view.device_name(ns.id, d.ifindex));
+        let finding = match &name {
+            Some(name) => Finding::new(
+                &c::PORT_NOT_IN_BRIDGE,
+                Certain,
+                format!("{device} is not in {name}, to which the pod sends: frames for it end at {device}"),
+            ),
+            None => Finding::new(
+                &c::PORT_NOT_IN_BRIDGE,
+                Likely,
+                format!("{device} is in no bridge: frames for the pod's gateway end at it"),
+            ),
+        };
+        let bridge = name.unwrap_or_else(|| "BRIDGE".to_owned());
+        return Some(
+            finding
+                .checked(fact, show)
+                .checked(
+                    format!("{to_mac} is the MAC of {bridge}"),
+                    view.command(site.netns, "bridge link show"),
+                )
+                .fix(view.command(site.netns, format!("ip link set {device} master {bridge}")))
+                .at(place),
+        );
+    }
+    // A switch floods what it does not know: a frame is a fault here only if this host is meant.
+    let packet = &view.journey.packet;
+    let (from, to) = (packet.ends.src.addr, packet.ends.dst.addr);
+    let answers = view.journey.reply
+        && view.exit.is_some_and(|e| (e.netns, e.ifindex, e.ends.src.addr) == (site.netns, site.ifindex, to));
+    let here = view.owner(to.ip()).is_some_and(|(ns, _)| ns.id == site.netns);
+    if !answers && !here && !lone_port {
+        return None;
+    }
+    let what = if answers { "answers to" } else { "packets for" };
+    let whose = owner.map_or_else(
+        || format!("no device that is watched has MAC {to_mac}"),
+        |(ns, d)| {
+            format!("{to_mac} is the MAC of {} in {}", view.device_name(ns.id, d.ifindex), view.netns(ns.id))
+        },
+    );
+    let sender = if lone_port { format!("{from}") } else { format!("{from}, or the router before it,") };
+    Some(
+        Finding::new(
+            &c::OTHER_HOST,
+            Certain,
+            format!("{what} {to} come to {device} addressed to {to_mac}, not to its own MAC {own}: {sender} has a stale or wrong neighbour entry, or another host claims the address"),
+        )
+        .checked(fact, show)
+        .fact(whose)
+        .checked(
+            format!("who answers for {to}, and with which MAC"),
+            format!("from the network of {device}: arping -c 3 {to} (IPv6: ndisc6)"),
+        )
+        .fix(if lone_port {
+            format!("on {from}: `ip neigh` shows {to_mac}; delete that entry")
+        } else {
+            format!("on {from} or its router: ip neigh flush to {to}; then announce {to} again, from one node only (EgressGateway: restart the agent that holds it)")
+        })
+        .at(place),
+    )
 }
 
 fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
@@ -188,23 +249,7 @@ fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let name = view.netns(site.netns);
     // A SYN-ACK (or an answer) that its own client does not know.
     if view.journey.reply && (!packet.is_tcp() || packet.tcp_flags & 0x12 == 0x12) {
-        return Some(
-            Finding::new(
-                &c::REPLY_FROM_ANOTHER_ADDRESS,
-                Likely,
-                format!(
-                    "the answer comes from {}, which {name} did not ask: its address was not translated back",
-                    ends.src
-                ),
-            )
-            .fact(format!("{name} has no connection to {} and refuses it: NO_SOCKET", ends.src))
-            .checked(
-                "replies that cross a bridge are translated only where iptables sees them",
-                "sysctl net.bridge.bridge-nf-call-iptables net.bridge.bridge-nf-call-ip6tables",
-            )
-            .fix("sysctl -w net.bridge.bridge-nf-call-iptables=1")
-            .at(place),
-        );
+        return Some(unasked(view, site, ends.src, &name).at(place));
     }
     if packet.is_tcp() && !view.is_syn() {
         return None;
@@ -259,6 +304,44 @@ fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     })
 }
 
+/// The answer comes from where nobody asked.
+fn unasked(view: &View<'_>, site: &DropSite, from: Endpoint, name: &str) -> Finding {
+    let key = if view.journey.packet.ipv6 { "bridge-nf-call-ip6tables" } else { "bridge-nf-call-iptables" };
+    // The node whose bridge the answer crossed.
+    let bridged = view.journey.hops.iter().rev().find(|h| h.netns != site.netns).map(|h| h.netns);
+    let bridged = bridged.or_else(|| {
+        let pod = view.namespace(site.netns)?.devices.get(&site.ifindex)?;
+        pod.link.and_then(|(netns, _)| netns)
+    });
+    let node = bridged.unwrap_or(site.netns);
+    let value = view.of(node).map(|e| e.sysctl(&format!("net/bridge/{key}")));
+    let (sure, why) = match value {
+        Some(Some(0)) => (Certain, format!(": it crossed the bridge at layer 2, and {key} is 0")),
+        Some(None) => {
+            (Likely, ": it crossed the bridge at layer 2, and br_netfilter is not loaded".to_owned())
+        }
+        _ => (Likely, ": its address was not translated back".to_owned()),
+    };
+    Finding::new(
+        &c::REPLY_FROM_ANOTHER_ADDRESS,
+        sure,
+        format!("the answer comes from {from}, which {name} did not ask{why}"),
+    )
+    .fact(format!("{name} has no connection to {from} and refuses it: NO_SOCKET"))
+    .checked(
+        "replies that cross a bridge are translated back only where the bridge hands them to iptables",
+        view.command(node, format!("sysctl net.bridge.{key}")),
+    )
+    .fix(match value {
+        Some(None) => {
+            format!("modprobe br_netfilter; {}", view.command(node, format!("sysctl -w net.bridge.{key}=1")))
+        }
+        Some(Some(0)) | None => view.command(node, format!("sysctl -w net.bridge.{key}=1")),
+        _ => "let the answer take the way of the request back: the node that translated it has to see it"
+            .to_owned(),
+    })
+}
+
 fn too_big(view: &View<'_>, site: &DropSite) -> Finding {
     let packet = &view.journey.packet;
     let own = view.lookups().find(|l| l.netns == site.netns && !l.reverse && l.error == 0 && l.ifindex != 0);
@@ -277,9 +360,11 @@ fn too_big(view: &View<'_>, site: &DropSite) -> Finding {
         format!("dropped before {device}: PKT_TOO_BIG"),
         view.command(site.netns, format!("ip link show {device}")),
     );
+    let sender = view.journey.hops.last().map_or(packet.ends, |h| h.ends).src.addr;
     let finding =
-        if told { finding.fact("the sender was told: ICMP frag-needed was sent back") } else { finding };
+        if told { finding.fact(format!("ICMP frag-needed was sent back to {sender}")) } else { finding };
     finding
+        .about(sender)
         .fix(format!("set the MTU of the sending pods to {mtu} or less (CNI configuration)"))
         .at(view.place(site.netns, out))
 }
@@ -299,6 +384,6 @@ fn queue_full(view: &View<'_>, site: &DropSite) -> Finding {
     .at(view.place(site.netns, site.ifindex))
 }
 
-pub(super) fn mac(bytes: &[u8]) -> String {
+fn mac(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
 }

@@ -5,8 +5,9 @@
 use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
-use super::view::View;
+use super::view::{Lookup, View};
 use crate::flow::{Hop, NatKind, Place as At};
+use crate::node::evidence::{Done, PacketView, walk_hook};
 use crate::node::{DeviceKind, Hook, NetnsId};
 
 /// `feature.mark`: the prefix of every node's mark; alone, of packets that are done with.
@@ -15,6 +16,8 @@ const MARK_MASK: u32 = 0xff00_0000;
 const DEVICE: &str = "egress.vxlan";
 const VNI: u32 = 100;
 const PORT: u16 = 7789;
+/// NF_IP_PRI_CONNTRACK: rules that turn tracking off stand before it.
+const CONNTRACK_PRIORITY: i32 = -200;
 
 /// The mark of a node: its routing table has the same number.
 pub(super) fn is_node_mark(mark: u32) -> bool {
@@ -105,6 +108,9 @@ fn fwmark(view: &View<'_>) -> Option<Finding> {
             .at(place),
         );
     }
+    if let Some(finding) = preempted(view, &found) {
+        return Some(finding);
+    }
     Some(
         Finding::new(
             &c::FWMARK_WITHOUT_RULE,
@@ -119,6 +125,59 @@ fn fwmark(view: &View<'_>) -> Option<Finding> {
         )
         .fix(view.command(found.netns, format!("{ip} rule add priority 99 fwmark {mark:#x} lookup {mark}")))
         .at(place),
+    )
+}
+
+/// The mark's rule is there, but the lookup never came to it.
+fn preempted(view: &View<'_>, found: &Lookup) -> Option<Finding> {
+    let evidence = view.of(found.netns)?;
+    let ipv6 = view.journey.packet.ipv6;
+    let own = evidence.rules.iter().find(|r| {
+        r.ipv6 == ipv6 && r.mask != 0 && !r.inverted && found.mark & r.mask == r.mark && r.table == found.mark
+    })?;
+    let ends = view.journey.packet.ends;
+    let (source, destination) = (ends.src.addr.ip(), ends.dst.addr.ip());
+    let first = evidence.rules.iter().find(|r| {
+        r.priority <= own.priority
+            && r.table == found.table
+            && *r != own
+            && r.matches(source, destination, found.mark)
+    });
+    let out = view.device_name(found.netns, found.ifindex);
+    let table = crate::output::table_name(found.table);
+    let show = view.command(found.netns, format!("{} rule show", view.ip_command()));
+    let (certainty, title) = match first {
+        Some(first) => (
+            Certain,
+            format!(
+                "ip rule {} ({}) comes before rule {} of mark {:#x}: table {table} sent the packet out of {out}",
+                first.priority,
+                first.selector(),
+                own.priority,
+                found.mark
+            ),
+        ),
+        None => (
+            Likely,
+            format!(
+                "ip rule {} of mark {:#x} did not apply to the packet ({}): table {table} sent it out of {out}",
+                own.priority,
+                found.mark,
+                own.selector()
+            ),
+        ),
+    };
+    let fix = match first {
+        Some(first) => {
+            format!("delete ip rule {}, or give it a priority number above {}", first.priority, own.priority)
+        }
+        None => format!("see what ip rule {} asks for besides the mark", own.priority),
+    };
+    Some(
+        Finding::new(&c::FWMARK_RULE_PREEMPTED, certainty, title)
+            .checked(format!("table {} was never asked", own.table), show)
+            .fix(fix)
+            .at(view.place(found.netns, found.ifindex)),
     )
 }
 
@@ -151,6 +210,9 @@ fn without_snat(view: &View<'_>) -> Option<Finding> {
             .at(place),
         );
     }
+    if let Some(finding) = untracked(view, exit, entry) {
+        return Some(finding);
+    }
     Some(
         Finding::new(
             &c::LEFT_WITHOUT_SNAT,
@@ -163,5 +225,37 @@ fn without_snat(view: &View<'_>) -> Option<Finding> {
         )
         .fix("see whether the EgressPolicy has an egress IP (status.eip); restart the egressgateway agent on the gateway")
         .at(place),
+    )
+}
+
+/// A rule in raw turned tracking off, and without tracking there is no NAT.
+fn untracked(view: &View<'_>, exit: &Hop, entry: &Hop) -> Option<Finding> {
+    let followed = |h: &Hop| h.netns == exit.netns && h.encap.is_none() && h.conntrack.is_some();
+    if view.journey.hops.iter().any(followed) {
+        return None;
+    }
+    let evidence = view.of(exit.netns)?;
+    let ends = entry.ends;
+    let mut packet = PacketView::new(view.journey.packet.proto, ends.src.addr.ip(), ends.dst.addr.ip())
+        .devices(&view.device_name(exit.netns, out_of(entry)), "")
+        .mark(entry.mark);
+    if view.journey.packet.has_ports() {
+        packet = packet.ports(ends.src.port, ends.dst.port);
+    }
+    let walk = walk_hook(evidence, Hook::Prerouting, i32::MIN..CONNTRACK_PRIORITY, &packet);
+    let effect = walk.effects.iter().find(|e| matches!(e.done, Done::Notrack))?;
+    let name = view.netns(exit.netns);
+    let source = exit.ends.src.addr;
+    let rule = effect.at.name();
+    Some(
+        Finding::new(
+            &c::UNTRACKED,
+            if effect.certain { Certain } else { Likely },
+            format!("{name} does not track the packet ({rule} says NOTRACK), so nothing can give it the egress IP: it left as {source}"),
+        )
+        .checked(format!("{rule} matches it"), view.command(exit.netns, format!("{} -t raw -S", view.iptables())))
+        .fact("no conntrack entry was seen for it, and nat POSTROUTING left its source as it was")
+        .fix(format!("remove {rule}, or let it spare what comes from {DEVICE}"))
+        .at(Place { hook: Some("PREROUTING".to_owned()), ..view.place(exit.netns, out_of(entry)) }),
     )
 }

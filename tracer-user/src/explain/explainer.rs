@@ -1,41 +1,37 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Keeps what was found over a run: one cause for one fault, counted.
+//! Finds causes journey by journey, over a run.
 
-use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use super::authors::{Authors, HopAuthors};
 use super::connections::Connections;
-use super::finding::{Finding, Place};
+use super::finding::Finding;
+use super::ledger::{Ledger, Told};
 use super::view::View;
-use super::{drops, egress, lookups, selection};
+use super::{drops, egress, lookups, routing, selection, service, silence};
 use crate::flow::{Ending, Journey, Names};
-use crate::node::Topology;
 use crate::node::evidence::Evidence;
+use crate::node::{NetnsId, Topology};
 
-/// Causes that are remembered.
-const CAUSES: usize = 256;
-
-/// A cause, and how often it was met.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Told {
-    #[serde(flatten)]
-    pub finding: Finding,
-    /// Packets that it was found for so far.
-    pub count: u64,
+/// What a moment brings besides packets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tick<'a> {
+    /// CLOCK_MONOTONIC.
+    pub now_ns: u64,
+    /// By how much counters rose since the last time, as [`crate::node::evidence::NetnsEvidence::counters`] names
+    /// them; those that did not are left out.
+    pub counters: &'a [(NetnsId, BTreeMap<String, u64>)],
+    /// Where the packets that are followed go to.
+    pub destinations: &'a [IpAddr],
 }
 
 /// Finds causes, journey by journey.
 #[derive(Debug, Default)]
 pub struct Explainer {
     connections: Connections,
-    told: Vec<(Key, Told, u64)>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Key {
-    id: &'static str,
-    place: Place,
-    /// Tells faults of one kind apart where the place does not.
-    title: String,
+    authors: Authors,
+    ledger: Ledger,
 }
 
 impl Explainer {
@@ -53,63 +49,101 @@ impl Explainer {
         if unknown || (journey.resumed && !journey.is_dropped()) {
             return Vec::new();
         }
-        let routes = std::mem::take(&mut self.connections.flow(journey.flow).routes);
-        let view = View { journey, topology, names, evidence, routes: &routes };
-        let found = explain(&view);
+        let state = self.connections.flow(journey.flow);
+        let exit = state.exit;
+        let routes = std::mem::take(&mut state.routes);
+        let view = View { journey, topology, names, evidence, routes: &routes, exit };
+        let mut found = explain(&view);
         self.connections.flow(journey.flow).routes.clone_from(&routes);
         let view = View { routes: &[], ..view };
+        if found.iter().any(Finding::breaks) {
+            self.connections.flow(journey.flow).explained = true;
+        }
         let together = self.connections.observe(&view);
         // The ICMP error that was dropped is a fault of its own only for what it would have told.
-        let found = match (found, together) {
-            (_, Some(together)) if journey.packet.icmp_error.is_some() => Some(together),
-            (Some(found), _) => Some(found),
-            (None, together) => together,
-        };
-        let Some(found) = found else { return Vec::new() };
-        self.connections.flow(journey.flow).explained = true;
-        if found.id == "path-mtu-black-hole" {
-            // It says what the drops alone did not.
-            self.told.retain(|(key, ..)| key.id != "packet-too-big");
+        if together.is_some() && journey.packet.icmp_error.is_some() {
+            found.clear();
         }
-        vec![self.tell(found, journey.id)]
+        if !found.iter().any(Finding::breaks) {
+            found.extend(together);
+        }
+        if found.iter().any(Finding::breaks) {
+            self.connections.flow(journey.flow).explained = true;
+            self.connections.unanswered.over(journey.flow);
+        }
+        if journey.reply && journey.packet.icmp_error.is_none() && !found.iter().any(Finding::breaks) {
+            self.ledger.answered(journey.flow);
+        }
+        found.into_iter().filter_map(|found| self.ledger.tell(found, journey)).collect()
+    }
+
+    /// Looks at what no packet shows: answers that do not come, counters. Call it every half second or so.
+    pub fn tick(
+        &mut self,
+        now: &Tick<'_>,
+        topology: &Topology,
+        names: &dyn Names,
+        evidence: Option<&Evidence>,
+    ) -> Vec<Told> {
+        let mut told = Vec::new();
+        for journey in self.connections.unanswered.overdue(now.now_ns) {
+            let exit = self.connections.flow(journey.flow).exit;
+            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit };
+            if let Some(found) = silence::lone(&view, &mut self.connections) {
+                self.connections.flow(journey.flow).explained = true;
+                told.extend(self.ledger.tell(found, &journey));
+            }
+        }
+        for (netns, risen) in now.counters {
+            let known = self.connections.counters.entry(*netns).or_default();
+            for (name, by) in risen {
+                let sum = known.entry(name.clone()).or_default();
+                *sum = sum.saturating_add(*by);
+            }
+        }
+        let nobody = Journey::default();
+        let view = View { journey: &nobody, topology, names, evidence, routes: &[], exit: None };
+        for (netns, risen) in now.counters {
+            for destination in now.destinations {
+                if let Some(found) = routing::nowhere_to_go(&view, *netns, *destination, risen) {
+                    told.extend(self.ledger.tell(found, &nobody));
+                }
+            }
+        }
+        told
+    }
+
+    /// The rules that did what shows at the hops of a journey from `from` on, where they can be named.
+    pub fn authors(
+        &mut self,
+        journey: &Journey,
+        from: usize,
+        topology: &Topology,
+        names: &dyn Names,
+        evidence: Option<&Evidence>,
+    ) -> Vec<HopAuthors> {
+        evidence.map_or_else(Vec::new, |e| self.authors.of(journey, from, topology, names, e))
     }
 
     /// All causes of the run, the surest and most frequent first.
     pub fn causes(&self) -> Vec<Told> {
-        let mut all: Vec<Told> = self.told.iter().map(|(_, told, _)| told.clone()).collect();
-        all.sort_by_key(|told| (told.finding.certainty, std::cmp::Reverse(told.count)));
-        all
-    }
-
-    fn tell(&mut self, finding: Finding, journey: u64) -> Told {
-        // Numbers in titles differ from packet to packet of one fault.
-        let title = finding.title.chars().filter(|c| !c.is_ascii_digit()).collect();
-        let key = Key { id: finding.id, place: finding.place.clone(), title };
-        if let Some((_, told, last)) = self.told.iter_mut().find(|(known, ..)| *known == key) {
-            if *last != journey {
-                *last = journey;
-                told.count += 1;
-                told.finding = finding;
-            }
-            return told.clone();
-        }
-        if self.told.len() >= CAUSES {
-            self.told.remove(0);
-        }
-        let told = Told { finding, count: 1 };
-        self.told.push((key, told.clone(), journey));
-        told
+        self.ledger.causes()
     }
 }
 
-/// What one journey shows by itself.
-fn explain(view: &View<'_>) -> Option<Finding> {
-    if view.dropped().is_some() {
-        return drops::explain(view);
+/// What one journey shows by itself: one finding for each thing that is wrong. Of EgressGateway's path the first
+/// divergence; what comes after follows from it.
+fn explain(view: &View<'_>) -> Vec<Finding> {
+    let dropped = view.dropped().is_some();
+    let mut found: Vec<Finding> = Vec::new();
+    found.extend(egress::explain(view).or_else(|| (!dropped).then(|| selection::explain(view)).flatten()));
+    found.extend(lookups::mark_after_routing(view));
+    found.extend(lookups::slow(view));
+    if dropped {
+        found.extend(drops::explain(view));
+    } else {
+        found.extend(selection::sidecar_bypassed(view));
+        found.extend(service::not_translated(view));
     }
-    egress::explain(view)
-        .or_else(|| lookups::mark_after_routing(view))
-        .or_else(|| selection::explain(view))
-        .or_else(|| selection::sidecar_bypassed(view))
-        .or_else(|| lookups::slow(view))
+    found
 }

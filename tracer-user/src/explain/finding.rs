@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::catalogue::CauseKind;
+use super::catalogue::{self as c, CauseKind};
 
 /// How far the evidence goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -34,6 +34,9 @@ pub struct Place {
     pub device: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub hook: Option<String>,
+    /// Table, chain, and number or handle.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rule: Option<String>,
 }
 
 /// A cause that was found. All text is safe to print.
@@ -49,6 +52,9 @@ pub struct Finding {
     pub fix: String,
     #[serde(rename = "where")]
     pub place: Place,
+    /// Tells faults of one kind at one place apart: a port, an address.
+    #[serde(skip)]
+    pub subject: String,
 }
 
 impl Certainty {
@@ -62,7 +68,24 @@ impl Certainty {
     }
 }
 
+/// These let packets arrive and be answered, only not as they should; the others break connections.
+const HARMLESS: &[&CauseKind] = &[
+    &c::EGRESS_NOT_HANDLED,
+    &c::EGRESS_POD_NOT_SELECTED,
+    &c::EGRESS_DESTINATION_NOT_SELECTED,
+    &c::SNAT_TO_ANOTHER_ADDRESS,
+    &c::MARK_AFTER_ROUTING,
+    &c::SIDECAR_BYPASSED,
+    &c::WAITS_IN_QUEUE,
+    &c::SLOW_BETWEEN_NODES,
+];
+
 impl Finding {
+    /// It is reason enough for a connection not to work.
+    pub(super) fn breaks(&self) -> bool {
+        !HARMLESS.iter().any(|kind| kind.id == self.id)
+    }
+
     pub(super) fn new(kind: &CauseKind, certainty: Certainty, title: impl Into<String>) -> Self {
         Self {
             id: kind.id,
@@ -71,6 +94,7 @@ impl Finding {
             evidence: Vec::new(),
             fix: String::new(),
             place: Place::default(),
+            subject: String::new(),
         }
     }
 
@@ -87,6 +111,11 @@ impl Finding {
 
     pub(super) fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = fix.into();
+        self
+    }
+
+    pub(super) fn about(mut self, subject: impl ToString) -> Self {
+        self.subject = subject.to_string();
         self
     }
 

@@ -4,9 +4,10 @@
 use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
+use super::packet;
 use super::view::View;
-use crate::flow::{DropSite, Interval, Place as At, candidates};
-use crate::node::evidence::{Backend, CtDirection, CtState, PacketView, attribute_drop};
+use crate::flow::{DropSite, Interval, candidates};
+use crate::node::evidence::{Backend, attribute_drop};
 use crate::node::{Hook, HookEntry, HookOwner};
 
 pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
@@ -15,9 +16,11 @@ pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     if let Some(finding) = by_the_kernel(view, site, &at) {
         return Some(finding.at(place));
     }
-    // Positions that come or go while the packet is under way can make the interval too narrow.
+    // What an equal packet showed need not hold for this one.
     let whole = Interval { after: i32::MIN, until: i32::MAX, ..at };
-    if let Some(finding) = by_rule(view, site, &at).or_else(|| by_rule(view, site, &whole)) {
+    let first = if at.learned { whole } else { at };
+    if let Some(finding) = by_rule(view, site, &first).or_else(|| by_rule(view, site, &whole)) {
+        let place = Place { rule: finding.place.rule.clone(), ..place };
         return Some(finding.at(place));
     }
     let suspects: Vec<&HookEntry> = candidates(view.topology, &at, site.deed)
@@ -155,7 +158,7 @@ fn by_the_kernel(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Find
 /// The rule by name, from the walk of this packet through what was read.
 fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     let evidence = view.of(site.netns)?;
-    let packet = packet_view(view, site, at);
+    let packet = packet::at_drop(view, site, at);
     let found = attribute_drop(evidence, at, &packet);
     let rule = found.rules.first()?;
     let whose = if site.encap.is_some() { "the tunnel's outer packet" } else { "the packet" };
@@ -206,60 +209,6 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     } else {
         format!("remove or correct that rule, or accept {} before it", what(view, site))
     };
-    Some(finding.fix(fix))
-}
-
-fn packet_view(view: &View<'_>, site: &DropSite, at: &Interval) -> PacketView {
-    let packet = &view.journey.packet;
-    let device =
-        |ifindex: u32| if ifindex == 0 { String::new() } else { view.device_name(site.netns, ifindex) };
-    if let Some(outer) = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i))) {
-        let mut outside = PacketView::new(17, outer.src.addr.ip(), outer.dst.addr.ip())
-            .ports(outer.src.port, outer.dst.port)
-            .mark(site.mark);
-        if matches!(at.hook, Hook::Prerouting | Hook::Input) {
-            outside = outside.devices(&device(site.ifindex), "");
-        }
-        return outside;
-    }
-    let ends = view.journey.hops.iter().rev().find(|h| h.netns == site.netns).map_or(packet.ends, |h| h.ends);
-    let mut out = PacketView::new(packet.proto, ends.src.addr.ip(), ends.dst.addr.ip()).mark(site.mark);
-    if packet.has_ports() {
-        out = out.ports(ends.src.port, ends.dst.port);
-        out.tcp_flags = packet.is_tcp().then_some(packet.tcp_flags);
-    }
-    if let Some(icmp) = packet.icmp_error {
-        out.proto = if packet.ipv6 { 58 } else { 1 };
-        out.icmp = Some(icmp);
-    }
-    out.later_fragment = packet.is_fragment && packet.frag & 0x1fff != 0;
-    let routed = view.lookups().rev().find(|l| l.netns == site.netns && !l.reverse && l.error == 0);
-    let routed = routed.or_else(|| view.routes.iter().find(|l| l.netns == site.netns).copied());
-    let output = routed.map(|l| device(l.ifindex)).filter(|name| !name.is_empty());
-    match at.hook {
-        Hook::Prerouting | Hook::Input => {
-            (out.input, out.output) = (Some(device(site.ifindex)), Some(String::new()));
-        }
-        Hook::Forward => {
-            let bridged = view.journey.hops.iter().rev().find_map(|h| match h.place {
-                At::Device { ifindex, egress: false } if h.netns == site.netns => {
-                    view.device(h.netns, ifindex).and_then(|d| d.master)
-                }
-                _ => None,
-            });
-            out.input = Some(device(bridged.unwrap_or(site.ifindex)));
-            out.output = output.or_else(|| bridged.map(&device));
-        }
-        Hook::Output | Hook::Postrouting => {
-            out.input = Some(String::new());
-            out.output = output;
-        }
-    }
-    if view.is_syn() && !view.journey.reply {
-        out = out.conntrack(CtState::New, CtDirection::Original);
-    } else {
-        let direction = if view.journey.reply { CtDirection::Reply } else { CtDirection::Original };
-        out.ct_direction = Some(direction);
-    }
-    out
+    let place = Place { rule: Some(rule.place()), ..Place::default() };
+    Some(finding.fix(fix).about(rule.place()).at(place))
 }

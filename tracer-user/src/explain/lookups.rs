@@ -28,7 +28,7 @@ pub(super) fn mark_after_routing(view: &View<'_>) -> Option<Finding> {
     if view.lookups().any(|l| l.netns == hop.netns && l.table == table) {
         return None;
     }
-    let place = Place { hook: Some("POSTROUTING".to_owned()), netns: view.netns(hop.netns), device: None };
+    let place = Place { hook: Some("POSTROUTING".to_owned()), ..view.place(hop.netns, 0) };
     Some(
         Finding::new(
             &c::MARK_AFTER_ROUTING,

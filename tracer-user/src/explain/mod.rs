@@ -5,6 +5,7 @@
 //! Causes are told by kind of evidence. Where the evidence does not single one out, it is called likely or
 //! possible, or nothing is said.
 
+mod authors;
 mod catalogue;
 mod connections;
 mod drops;
@@ -12,14 +13,20 @@ mod egress;
 mod explainer;
 mod finding;
 mod firewall;
+mod ledger;
 mod lookups;
+mod packet;
 mod reasons;
 mod routing;
 mod selection;
+mod service;
 mod silence;
 mod tunnel;
 mod view;
+mod waiting;
 
+pub use authors::HopAuthors;
 pub use catalogue::{CATALOGUE, CauseKind, markdown};
-pub use explainer::{Explainer, Told};
+pub use explainer::{Explainer, Tick};
 pub use finding::{Certainty, Fact, Finding, Place};
+pub use ledger::Told;

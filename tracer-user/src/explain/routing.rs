@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Drops by routing: no route, routes that refuse, forwarding that is off, loops.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use super::catalogue as c;
 use super::finding::Certainty::{self, Certain, Likely};
 use super::finding::Finding;
 use super::view::{Lookup, View};
 use crate::flow::{DropSite, NoteKind};
+use crate::node::evidence::Routed;
+use crate::node::{NetnsId, Role};
 
 /// A lookup that a route ended, by errno.
 fn refusal(lookup: &Lookup) -> Option<&'static c::CauseKind> {
@@ -160,5 +165,52 @@ pub(super) fn ttl_used_up(view: &View<'_>, site: &DropSite) -> Option<Finding> {
             "two nodes route to each other: correct the route (or the mark that chooses it) on one of them"
         })
         .at(view.place(site.netns, site.ifindex)),
+    )
+}
+
+/// Counters of connections and datagrams that found no route: there is no packet to see.
+const NOWHERE: [&str; 2] = ["Ip.OutNoRoutes", "Ip6.OutNoRoutes"];
+
+/// A namespace that sends has no route to the destination, and something in it just tried in vain.
+pub(super) fn nowhere_to_go(
+    view: &View<'_>,
+    netns: NetnsId,
+    destination: IpAddr,
+    risen: &BTreeMap<String, u64>,
+) -> Option<Finding> {
+    let counter = NOWHERE[usize::from(destination.is_ipv6())];
+    let times = *risen.get(counter)?;
+    let pod = view.namespace(netns)?.role == Role::Pod;
+    let evidence = view.of(netns)?;
+    if !pod || evidence.routed(None, destination, 0) != Routed::NoRoute {
+        return None;
+    }
+    let name = view.netns(netns);
+    let ip = if destination.is_ipv6() { "ip -6" } else { "ip" };
+    let any = if destination.is_ipv6() { "::/0" } else { "0.0.0.0/0" };
+    let default = evidence.routes.iter().any(|r| r.destination.to_string() == any && r.kind == 1);
+    let why = if default { "" } else { ", not even a default route" };
+    Some(
+        Finding::new(
+            &c::NO_ROUTE,
+            Certain,
+            format!(
+                "{name} has no route to {destination}{why}: connecting fails at once, and no packet is sent"
+            ),
+        )
+        .checked(
+            format!("no table that its ip rules lead to has a route for {destination}"),
+            view.command(netns, format!("{ip} route get {destination}")),
+        )
+        .checked(
+            format!("{counter} rose by {times}: something in {name} tried in vain just now"),
+            view.command(netns, "nstat -az IpOutNoRoutes Ip6OutNoRoutes"),
+        )
+        .fix(
+            view.command(netns, format!("{ip} route add default via GATEWAY"))
+                + " (the CNI plugin should have done so: see its log)",
+        )
+        .about(destination)
+        .at(view.place(netns, 0)),
     )
 }

@@ -5,10 +5,14 @@
 use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
+use super::packet::before_hop;
 use super::view::View;
 use crate::flow::{NatKind, Place as At};
-use crate::node::Hook;
-use crate::node::evidence::{Criterion, IpRange, MemberField, NetnsEvidence, Rule, Target};
+use crate::node::evidence::{
+    Criterion, CtDirection, CtState, IpRange, MemberField, Miss, NetnsEvidence, PacketView, Rule, Target,
+    attribute_nat, near_misses,
+};
+use crate::node::{Hook, NetnsId};
 
 const REQUEST_CHAIN: &str = "EGRESSGATEWAY-MARK-REQUEST";
 const SNAT_CHAIN: &str = "EGRESSGATEWAY-SNAT-EIP";
@@ -68,12 +72,18 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
         let other = format!("{dst}{hash}");
         let (from, to) = (contains(evidence, set, source), contains(evidence, &other, destination));
         let empty = evidence.sets.get(&other).is_some_and(|s| s.members.is_empty());
-        let used = rules.as_ref().is_some_and(|rules| {
-            rules.iter().any(|r| {
-                r.matches.iter().any(|m| matches!(&m.what, Criterion::Set { name, .. } if name == set))
-            })
-        });
+        let used = rules.as_ref().is_some_and(|rules| rules.iter().any(|rule| uses(rule, set)));
         let list = |set: &str| view.command(exit.netns, format!("ipset list {set}"));
+        // On its own gateway a pod needs no tunnel.
+        let translated = || {
+            chain_rules(evidence, "nat", SNAT_CHAIN).into_iter().flatten().any(|rule| {
+                uses(rule, set)
+                    && matches!(rule.target(), Some(Target::Snat(to)) if to.addresses.is_some_and(|a| a.contains(exit.ends.src.addr.ip())))
+            })
+        };
+        if from && to && translated() {
+            return None;
+        }
         if from && to && !used {
             return Some(
                 Finding::new(
@@ -90,17 +100,60 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
                 .at(place),
             );
         }
-        if used && to && !from {
+        // Here and elsewhere: what the sets of this policy hold on the other nodes that are watched.
+        let others = || view.evidence.into_iter().flat_map(|e| &e.netns).filter(|(id, _)| **id != exit.netns);
+        let elsewhere =
+            |set: &str, address| others().find(|(_, e)| contains(e, set, address)).map(|(id, _)| *id);
+        let peer = if used && to && !from { elsewhere(set, source) } else { None };
+        if let Some(peer) = peer {
+            let peer = view.netns(peer);
+            return Some(
+                Finding::new(
+                    &c::EGRESS_POD_NOT_SELECTED,
+                    Certain,
+                    format!("an EgressPolicy selects {source} for {destination}, but {name} does not know: the packet left as {}", exit.ends.src.addr),
+                )
+                .checked(format!("{set} of {peer} contains {source}, {set} of {name} does not"), list(set))
+                .checked(format!("{other} contains {destination}"), list(&other))
+                .fix(format!("restart the egressgateway agent on {name}, read its log; see the pod's EgressEndpointSlice"))
+                .at(place),
+            );
+        }
+        let nobody = |e: &NetnsEvidence| e.sets.get(set).is_none_or(|s| s.members.is_empty());
+        if used && to && !from && nobody(evidence) && others().all(|(_, e)| nobody(e)) {
             return Some(
                 Finding::new(
                     &c::EGRESS_POD_NOT_SELECTED,
                     Possible,
-                    format!("{destination} is a destination of an EgressPolicy, but {source} is not in its set of pods: the packet left as {}", exit.ends.src.addr),
+                    format!("{destination} is a destination of an EgressPolicy that selects no pod here: {source} left as {}", exit.ends.src.addr),
                 )
-                .checked(format!("{set} does not contain {source}"), list(set))
+                .checked(format!("{set} is empty"), list(set))
                 .checked(format!("{other} contains {destination}"), list(&other))
                 .fix("if the policy should select this pod: correct its spec.appliedTo.podSelector, or see why the agent is behind (EgressEndpointSlice)")
                 .at(place),
+            );
+        }
+        let peer = if used && from && !to { elsewhere(&other, destination) } else { None };
+        if let Some(peer) = peer {
+            let peer = view.netns(peer);
+            return Some(
+                Finding::new(
+                    &c::EGRESS_DESTINATION_NOT_SELECTED,
+                    Certain,
+                    format!("an EgressPolicy sends {source} to {destination} through the gateway, but {name} does not know that destination: the packet left as {}", exit.ends.src.addr),
+                )
+                .checked(format!("{other} of {peer} contains {destination}, {other} of {name} does not"), list(&other))
+                .fix(format!("restart the egressgateway agent on {name}, read its log"))
+                .at(place),
+            );
+        }
+        if from
+            && to
+            && used
+            && let Some(finding) = not_reached(view, exit.netns, set)
+        {
+            return Some(
+                finding.checked(format!("{set} and {other} contain both ends"), list(set)).at(place),
             );
         }
         if used && from && empty {
@@ -117,6 +170,41 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
         }
     }
     None
+}
+
+fn uses(rule: &Rule, set: &str) -> bool {
+    rule.matches.iter().any(|m| matches!(&m.what, Criterion::Set { name, .. } if name == set))
+}
+
+/// The policy's own rule marks such packets, and did not get to this one, or it failed on something else.
+fn not_reached(view: &View<'_>, netns: NetnsId, set: &str) -> Option<Finding> {
+    let hops = &view.journey.hops;
+    let at = hops.iter().position(|h| {
+        h.netns == netns
+            && h.encap.is_none()
+            && matches!(h.place, At::Hook { hook: Hook::Prerouting | Hook::Output, .. })
+    })?;
+    let At::Hook { hook, .. } = hops.get(at)?.place else { return None };
+    let evidence = view.of(netns)?;
+    let near = near_misses(evidence, hook, "mangle", &before_hop(view, at)?);
+    let near = near.into_iter().find(|m| m.rule.text.contains(set))?;
+    let (rule, name) = (&near.rule, view.netns(netns));
+    let why = match &near.miss {
+        Miss::NotReached { by, verdict } => format!("{by} ({verdict}) ends the walk before it"),
+        Miss::NotEntered { jump, why, .. } => format!("{jump} does not lead there: {why}"),
+        Miss::Failed { why, .. } => why.clone(),
+    };
+    let show =
+        view.command(netns, format!("{} -t mangle -vnL {} --line-numbers", view.iptables(), hook.name()));
+    Some(
+        Finding::new(
+            &c::EGRESS_NOT_HANDLED,
+            Likely,
+            format!("{name} does not mark the packet for its gateway: {rule} would, but {why}"),
+        )
+        .checked(why, show)
+        .fix("let EgressGateway's rules come first in mangle PREROUTING (restart its agent; Calico: chainInsertMode: Append)"),
+    )
 }
 
 /// On the gateway: SNAT gave another address than the policy's rule.
@@ -152,11 +240,21 @@ fn other_source(view: &View<'_>) -> Option<Finding> {
     if wanted.contains(after) {
         return None;
     }
+    let at = view.journey.hops.iter().position(|h| std::ptr::eq(h, hop))?;
+    let by = hop.nat.and_then(|n| n.interval).and_then(|interval| {
+        let packet = PacketView {
+            ct_state: Some(CtState::New),
+            ct_direction: Some(CtDirection::Original),
+            ..before_hop(view, at)?
+        };
+        attribute_nat(evidence, &interval, &packet, NatKind::Snat, Some((after, 0))).rules.into_iter().next()
+    });
+    let first = by.as_ref().map_or_else(|| "another rule".to_owned(), ToString::to_string);
     Some(
         Finding::new(
             &c::SNAT_TO_ANOTHER_ADDRESS,
             Certain,
-            format!("{} translated the source to {after}, the policy's egress IP is {wanted}: another rule came first", view.netns(hop.netns)),
+            format!("{} translated the source to {after}, the policy's egress IP is {wanted}: {first} came first", view.netns(hop.netns)),
         )
         .checked(
             format!("{SNAT_CHAIN} would give {wanted} ({set} matches)"),

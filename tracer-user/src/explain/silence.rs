@@ -3,12 +3,19 @@
 
 use super::catalogue as c;
 use super::connections::Connections;
-use super::finding::Certainty::{Likely, Possible};
-use super::finding::Finding;
+use super::finding::Certainty::{Certain, Likely, Possible};
+use super::finding::{Finding, Place};
+use super::packet::before_hop;
 use super::view::View;
 use crate::flow::{Ending, NatKind, NoteKind, Place as At};
-use crate::node::PathRole;
+use crate::node::evidence::{
+    Criterion, CtDirection, CtState, Match, Matched, Miss, NearMiss, PacketView, Routed, Socket, Target,
+    near_misses, walk_hook,
+};
+use crate::node::{Hook, NetnsId, PathRole};
 
+/// Connections that a listening socket refused because its queue was full.
+const OVERFLOWS: &str = "TcpExt.ListenOverflows";
 /// Nothing came back for so long after the first packet.
 const PATIENCE_NS: u64 = 900_000_000;
 
@@ -31,11 +38,24 @@ pub(super) fn explain(view: &View<'_>, seen: &mut Connections) -> Option<Finding
         None if !repeated => return None,
         _ => {}
     }
+    say(view, seen, count)
+}
+
+/// Of the one packet there was.
+pub(super) fn lone(view: &View<'_>, seen: &mut Connections) -> Option<Finding> {
+    let state = seen.flow(view.journey.flow);
+    let (over, count) = (state.answered || state.explained, state.sent.max(1));
+    let finding = if over { None } else { say(view, seen, count) };
+    finding.map(|found| found.fact(format!("the packet that waits is #{}", view.journey.id)))
+}
+
+fn say(view: &View<'_>, seen: &Connections, count: u32) -> Option<Finding> {
+    let journey = view.journey;
     match journey.ending {
         Ending::Left { .. } => not_masqueraded(view).or_else(|| Some(after_leaving(view, count))),
         Ending::Delivered { .. } | Ending::Unwatched { .. } => not_masqueraded(view).or_else(|| {
             let alive = seen.alive.contains(&journey.packet.ends.dst);
-            not_accepted(view, alive, count)
+            not_accepted(view, seen, alive, count)
         }),
         _ => None,
     }
@@ -89,6 +109,12 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
     let ends = last.map_or(journey.packet.ends, |h| h.ends);
     let bare = view.bare_exit().is_some();
     let from_pod = view.is_pod_address(ends.src.addr.ip());
+    if bare
+        && from_pod
+        && let Some(found) = uncovered(view, netns, ifindex)
+    {
+        return found;
+    }
     if bare && from_pod {
         let to = ends.dst.addr;
         return Finding::new(
@@ -101,7 +127,7 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
             view.command(netns, format!("{} -t nat -vnL POSTROUTING", view.iptables())),
         )
         .checked(
-            format!("it went by {device}, not by a tunnel; {count} packets are without answer"),
+            format!("it went by {device}, not by a tunnel; packets without answer so far: {count}"),
             view.command(netns, format!("{} route get {to}", view.ip_command())),
         )
         .fix(format!(
@@ -109,15 +135,16 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
         ))
         .at(place);
     }
+    let packets = if count == 1 { "1 packet".to_owned() } else { format!("{count} packets") };
     let tunnelled = last.is_some_and(|h| h.encap.is_some());
     let owned = view.owner(ends.src.addr.ip()).is_some();
     let finding = Finding::new(
         &c::NO_ANSWER,
         Possible,
         if tunnelled {
-            format!("{count} packets left {device} in the tunnel and nothing came back: the cause is on the other node or beyond it")
+            format!("{packets} left {device} in the tunnel and nothing came back: the cause is on the other node or beyond it")
         } else {
-            format!("{count} packets left {device} as {} and nothing came back: {} does not answer, or its answer goes elsewhere", ends.src, ends.dst)
+            format!("{packets} left {device} as {} and nothing came back: {} does not answer, or its answer goes elsewhere", ends.src, ends.dst)
         },
     )
     .checked("no reply, no ICMP error, no drop on this node", view.command(netns, format!("tcpdump -nei {device} host {}", ends.dst.addr)));
@@ -141,34 +168,156 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
         .at(place)
 }
 
-fn not_accepted(view: &View<'_>, alive: bool, count: u32) -> Option<Finding> {
-    if !view.is_syn() {
-        return None;
-    }
+/// Handed to its receiver, and no sign of life. Of a server whose socket says so, or that answered before, the
+/// accept queue is full; of any other nothing is known.
+fn not_accepted(view: &View<'_>, seen: &Connections, alive: bool, count: u32) -> Option<Finding> {
     let journey = view.journey;
-    let to = journey.hops.last().map_or(journey.packet.ends.dst, |h| h.ends.dst);
-    let (netns, certainty) = match journey.ending {
-        Ending::Delivered { netns } => (netns, Likely),
-        Ending::Unwatched { netns, .. } if alive => (netns, Likely),
-        Ending::Unwatched { netns, .. } => (netns, Possible),
+    let last = journey.hops.last();
+    let to = last.map_or(journey.packet.ends.dst, |h| h.ends.dst);
+    let (netns, ifindex, delivered) = match journey.ending {
+        Ending::Delivered { netns } => (netns, 0, true),
+        Ending::Unwatched { netns, ifindex } => (netns, ifindex, false),
         _ => return None,
     };
-    let finding = Finding::new(
-        &c::ACCEPT_QUEUE_FULL,
-        certainty,
-        format!("{to} ignores connection requests: its accept queue is full, the server does not accept"),
-    )
-    .checked(
-        format!("{count} SYNs were handed to it, no SYN-ACK, no RST, no drop"),
-        format!(
-            "in the pod: ss -tln sport = :{}; nstat -az TcpExtListenOverflows TcpExtListenDrops",
-            to.port
-        ),
-    );
-    let finding = if alive { finding.fact("earlier connections to it were answered") } else { finding };
+    let place = view.place(netns, ifindex);
+    let syn = view.is_syn();
+    let what = match (syn, count) {
+        (true, 1) => "1 SYN was".to_owned(),
+        (true, _) => format!("{count} SYNs were"),
+        (false, 1) => "1 packet was".to_owned(),
+        (false, _) => format!("{count} packets were"),
+    };
+    let handed = format!("{what} handed to it; no answer, no ICMP error, no drop on this side");
+    let full = syn && delivered && queue_is_full(view, seen, netns, to.port);
+    if full || (syn && !delivered && alive) {
+        let finding = Finding::new(
+            &c::ACCEPT_QUEUE_FULL,
+            if full { Certain } else { Likely },
+            format!("{to} ignores connection requests: its accept queue is full, the server does not accept"),
+        )
+        .checked(
+            handed,
+            format!(
+                "in the pod: ss -tln sport = :{}; nstat -az TcpExtListenOverflows TcpExtListenDrops",
+                to.port
+            ),
+        );
+        let finding = match seen.counted(netns, OVERFLOWS) {
+            0 => finding,
+            times => finding.fact(format!("{OVERFLOWS} of {} rose by {times}", view.netns(netns))),
+        };
+        let finding = if alive { finding.fact("earlier connections to it were answered") } else { finding };
+        return Some(
+            finding
+                .fix("let the server accept faster, or enlarge its listen backlog and net.core.somaxconn")
+                .about(to.port)
+                .at(place),
+        );
+    }
+    let (title, check) = if delivered {
+        let name = view.netns(netns);
+        (
+            format!("{to} in {name} has got it and does not answer: the program there, or the way back"),
+            view.command(netns, format!("ss -anp sport = :{}", to.port)),
+        )
+    } else {
+        let device = view.device_name(netns, ifindex);
+        (
+            format!(
+                "{to} does not answer what {device} hands to it: the cause is in that pod, or its MAC or way back is wrong"
+            ),
+            view.command(netns, format!("tcpdump -nei {device} host {}", to.addr)),
+        )
+    };
     Some(
-        finding
-            .fix("let the server accept faster, or enlarge its listen backlog and net.core.somaxconn")
-            .at(view.place(netns, 0)),
+        Finding::new(&c::NO_ANSWER, Possible, title)
+            .checked(handed, check)
+            .fix(format!(
+                "trace in that pod too (--pod); look at its firewall, its routes, its accept queue (ss -tln sport = :{})",
+                to.port
+            ))
+            .about(to)
+            .at(place),
+    )
+}
+
+/// By the counter of its namespace, or by the socket as it was read.
+fn queue_is_full(view: &View<'_>, seen: &Connections, netns: NetnsId, port: u16) -> bool {
+    let full = |s: &&Socket| s.proto == 6 && s.local.port() == port && s.backlog > 0 && s.queued > s.backlog;
+    seen.counted(netns, OVERFLOWS) > 0 || view.of(netns).is_some_and(|e| e.sockets.iter().any(|s| full(&s)))
+}
+
+/// Why no rule gave the packet another source, where the rules tell.
+fn uncovered(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Option<Finding> {
+    let journey = view.journey;
+    let evidence = view.of(netns)?;
+    let at = journey.hops.iter().rposition(|h| {
+        h.netns == netns && h.encap.is_none() && matches!(h.place, At::Hook { hook: Hook::Postrouting, .. })
+    })?;
+    let packet = PacketView {
+        ct_state: Some(CtState::New),
+        ct_direction: Some(CtDirection::Original),
+        ..before_hop(view, at)?
+    };
+    let (device, source) = (view.device_name(netns, ifindex), packet.src);
+    let to = packet.dst;
+    let place = Place { hook: Some("POSTROUTING".to_owned()), ..view.place(netns, ifindex) };
+    let walk = walk_hook(evidence, Hook::Postrouting, i32::MIN..i32::MAX, &packet);
+    let spares = walk.trace.iter().find(|step| {
+        let names = |m: &Match| {
+            !m.negated && matches!(&m.what, Criterion::Destination(r) if r.iter().any(|r| r.contains(to)))
+        };
+        step.matched == Matched::Yes
+            && step.at.table.name == "nat"
+            && step.at.rule.is_some_and(|rule| {
+                matches!(rule.target(), Some(Target::Return | Target::Accept))
+                    && rule.matches.iter().any(names)
+            })
+    });
+    let by_default = match evidence.routed(None, to, 0) {
+        Routed::By(route) => route.destination.is_empty(),
+        _ => false,
+    };
+    if let (Some(step), true) = (spares, by_default) {
+        let rule = step.at.name();
+        return Some(
+            Finding::new(
+                &c::POD_ROUTE_MISSING,
+                Likely,
+                format!("{} has no route to the pods' network of {to}: packets leave {device} for the default gateway as they are", view.netns(netns)),
+            )
+            .checked(
+                format!("the lookup found only the default route for {to}"),
+                view.command(netns, format!("{} route get {to}", view.ip_command())),
+            )
+            .checked(
+                format!("{to} is one of the cluster's addresses: {rule} spares it from masquerading"),
+                view.command(netns, format!("{} -t nat -vnL {} --line-numbers", view.iptables(), rule.chain)),
+            )
+            .fix(format!("let the CNI write its routes again (flannel, Calico: restart its agent on {}); see that the other node is registered", view.netns(netns)))
+            .at(Place { hook: None, ..place }),
+        );
+    }
+    let translates = |m: &NearMiss| m.action.starts_with("MASQUERADE") || m.action.starts_with("SNAT");
+    let near = near_misses(evidence, Hook::Postrouting, "nat", &packet).into_iter().find(translates)?;
+    let why = match &near.miss {
+        Miss::Failed { why, .. } => why.clone(),
+        Miss::NotReached { by, verdict } => format!("{by} ({verdict}) ends the walk before it"),
+        Miss::NotEntered { jump, why, .. } => format!("{jump} does not lead there: {why}"),
+    };
+    let rule = near.rule;
+    Some(
+        Finding::new(
+            &c::POD_ADDRESS_ON_THE_WIRE,
+            Likely,
+            format!("packets to {to} leave {device} with the pod's own address {source}, so no answer finds the way back: {rule} does not translate them, {why}"),
+        )
+        .checked(
+            why,
+            view.command(netns, format!("{} -t nat -vnL {} --line-numbers", view.iptables(), rule.chain)),
+        )
+        .fact(format!("{rule} is the rule that would have"))
+        .fix(format!("let {rule} apply to {to} (Calico: no ippool may contain {to}, or its address is not masqueraded)"))
+        .at(Place { rule: Some(rule.place()), ..place }),
     )
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::finding::Place;
 use crate::flow::Place as At;
-use crate::flow::{Addr, DropSite, Ending, Hop, Journey, Names, NoteKind};
+use crate::flow::{Addr, DropSite, Ending, Ends, Hop, Journey, Names, NoteKind};
 use crate::node::evidence::{Evidence, NetnsEvidence};
 use crate::node::{Device, DeviceKind, Namespace, NetnsId, PathRole, Role, Topology};
 use crate::output::Scene;
@@ -20,6 +20,16 @@ pub(super) struct View<'a> {
     pub(super) evidence: Option<&'a Evidence>,
     /// How earlier packets of the flow were routed in each namespace.
     pub(super) routes: &'a [Lookup],
+    /// Where an earlier packet of the flow's forward direction left a node, and what its ends were then.
+    pub(super) exit: Option<Exit>,
+}
+
+/// A packet's leaving.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exit {
+    pub(super) netns: NetnsId,
+    pub(super) ifindex: u32,
+    pub(super) ends: Ends,
 }
 
 /// A routing lookup on the packet's way.
@@ -78,7 +88,7 @@ impl<'a> View<'a> {
 
     pub(super) fn place(&self, netns: NetnsId, ifindex: u32) -> Place {
         let device = (ifindex != 0).then(|| self.device_name(netns, ifindex));
-        Place { netns: self.netns(netns), device, hook: None }
+        Place { netns: self.netns(netns), device, ..Place::default() }
     }
 
     /// A command as it has to be typed on the node.

@@ -30,6 +30,10 @@ impl Deed {
         }
     }
 
+    pub(crate) fn is_drop(self) -> bool {
+        matches!(self, Self::DropByNft | Self::DropByOther | Self::Drop)
+    }
+
     fn fits(self, owner: &HookOwner) -> bool {
         match self {
             Self::Mark => owner.can_mark(),

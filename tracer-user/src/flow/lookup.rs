@@ -13,6 +13,8 @@ use crate::node::Hook;
 const LOOKUPS: usize = 64;
 /// A lookup this long before a packet was for another one.
 const LOOKUP_AGE: u64 = 100_000_000;
+/// A socket sends soon after it has looked for the way.
+const CONNECT_DELAY: u64 = 5_000_000;
 /// Routing follows PREROUTING at once.
 const LOOKUP_DELAY: u64 = 1_000_000;
 
@@ -65,7 +67,11 @@ impl Tracker {
             let lookup = self.lookups[i];
             let age = e.ts.saturating_sub(lookup.ts);
             let here = lookup.netns == e.netns || lookup.netns == 0;
-            if lookup.flow == e.flow && lookup.dir == e.dir && here && age < LOOKUP_AGE {
+            let ours = match lookup.flow {
+                0 => age < CONNECT_DELAY && is_towards(&lookup, e),
+                flow => flow == e.flow,
+            };
+            if ours && lookup.dir == e.dir && here && age < LOOKUP_AGE {
                 self.route(at, &lookup);
             } else if age < LOOKUP_AGE {
                 self.lookups[kept] = lookup;
@@ -76,6 +82,9 @@ impl Tracker {
     }
 
     fn route(&mut self, at: At, e: &Event) {
+        if e.fib_error() == 0 && e.flags & FLAG_REVERSE == 0 && e.point != SCOPE_NOWHERE {
+            self.lead_to_device(e.netns, e.ifindex);
+        }
         let slot = self.slots.get(at);
         let reverse = e.flags & FLAG_REVERSE != 0;
         let place = Place::Route {
@@ -102,6 +111,8 @@ impl Tracker {
             mark_change: None,
             ct_mark_change: None,
             nat: None,
+            tracking: None,
+            macs: None,
         };
         // The mark that was looked up is the packet's own on the way on, unless the lookup is for the
         // outer packet.
@@ -125,4 +136,10 @@ impl Tracker {
             self.schedule(at, e.ts);
         }
     }
+}
+
+/// The lookup was for the destination of this packet, before it had a source.
+fn is_towards(lookup: &Event, packet: &Event) -> bool {
+    let port = lookup.dport == 0 || lookup.dport == packet.dport;
+    lookup.dst == packet.dst && lookup.proto == packet.proto && port
 }

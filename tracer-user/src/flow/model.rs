@@ -6,6 +6,7 @@ use tracer_common::STACK_DEPTH;
 
 use super::addr::{Addr, Endpoint, Ends};
 use super::author::Deed;
+use crate::node::evidence::CtState;
 use crate::node::{Family, Hook, NetnsId};
 
 /// One packet, from where it was first seen to its end.
@@ -85,6 +86,29 @@ pub struct Hop {
     /// Old and new `nf_conn.mark`, when it changed since the hop before.
     pub ct_mark_change: Option<(u32, u32)>,
     pub nat: Option<Nat>,
+    /// As conntrack has it, where that was asked already; not while the packet is inside another.
+    #[serde(default)]
+    pub tracking: Option<Tracking>,
+    /// Where it came in by a device that has such addresses.
+    #[serde(default)]
+    pub macs: Option<Macs>,
+}
+
+/// What conntrack says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tracking {
+    /// Without an entry: INVALID or UNTRACKED.
+    pub state: CtState,
+    /// Against the direction of the connection.
+    pub reply: bool,
+    /// `nf_conn.mark`.
+    pub mark: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Macs {
+    pub destination: [u8; 6],
+    pub source: [u8; 6],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -208,6 +232,8 @@ pub enum NoteKind {
     PartOf { of: u64 },
     /// Other packets were joined to this one (GRO, reassembly).
     Absorbed { packets: u16 },
+    /// It was cut up and is the first fragment now; the others are new journeys, numbered from `first` to `last`.
+    CutUp { first: u64, last: u64, packets: u16 },
     /// Seen at the same place again, with a smaller TTL. `times` so far.
     Looped { times: u16 },
 }
@@ -261,6 +287,12 @@ pub enum Ending {
     /// Became part of another packet (GRO, reassembly).
     Merged {
         into: u64,
+    },
+    /// Its fragments went on instead of it: `packets` journeys, numbered from `first` to `last`.
+    CutUp {
+        first: u64,
+        last: u64,
+        packets: u16,
     },
     /// Given up because too many packets were under way.
     Evicted,

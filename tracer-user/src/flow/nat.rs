@@ -9,7 +9,7 @@ use super::model::{ConntrackEntry, NatKind};
 
 /// From here on a packet goes against its entry's original direction, `enum ip_conntrack_info` (uapi).
 pub(crate) const CT_ESTABLISHED_REPLY: u8 = 3;
-const CT_RELATED_REPLY: u8 = 4;
+pub(crate) const CT_RELATED_REPLY: u8 = 4;
 
 /// The ends an event shows. Ports only where they are ports: not an echo identifier, not an ICMP type.
 pub(crate) fn ends_of(e: &Event) -> Ends {

@@ -2,6 +2,7 @@
 //! Events in, journeys out: the join.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -36,6 +37,8 @@ pub struct Options {
     pub quiet_ns: u64,
     /// The same where the packet may wait for its next hop's address.
     pub neighbour_ns: u64,
+    /// The same for a fragment whose packet is not complete: longer than the kernel waits, 30 s by a coarse timer.
+    pub reassembly_ns: u64,
     /// How long a packet that left one node is waited for on another one.
     pub join_ns: u64,
     /// Show each journey once, when it is over (for one object per journey), in the order they end.
@@ -57,6 +60,7 @@ impl Default for Options {
             grace_ns: 15 * MS,
             quiet_ns: 1000 * MS,
             neighbour_ns: 4000 * MS,
+            reassembly_ns: 36_000 * MS,
             join_ns: 250 * MS,
             whole: false,
             drops_only: false,
@@ -93,7 +97,8 @@ pub struct Tracker {
     pub(crate) drops: FxHashMap<(u32, u64), Free>,
     /// On this kernel nftables frees what it drops itself.
     pub(crate) nft_frees: bool,
-    pub(crate) callers: FxHashMap<u64, Option<Hook>>,
+    pub(crate) callers: FxHashMap<u64, Option<Caller>>,
+    pub(crate) leads: super::leads::Known,
     pub(crate) strays: Vec<super::emit::Notice>,
     pub(crate) ids: u64,
     pub(crate) first_ts: Option<u64>,
@@ -119,6 +124,14 @@ pub(crate) struct Flow {
 pub(crate) struct Cpu {
     pub(crate) stack: Option<Event>,
     pub(crate) outer: Option<(u64, Encap)>,
+}
+
+/// What a return address says of the hook that a packet died in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Caller {
+    Hook(Hook),
+    /// None of the five that we have positions at.
+    OtherHook,
 }
 
 /// What a reason and a place say about a freed packet.
@@ -159,6 +172,7 @@ impl Tracker {
             drops: FxHashMap::default(),
             nft_frees: false,
             callers: FxHashMap::default(),
+            leads: super::leads::Known::default(),
             strays: Vec::new(),
             ids: 0,
             first_ts: None,
@@ -179,7 +193,13 @@ impl Tracker {
 
     /// All positions that stand now. Call it after each change, before records of the new ones.
     pub fn set_positions(&mut self, positions: &[Position]) {
-        self.positions.set(positions);
+        self.change_positions(positions, self.now..self.now);
+    }
+
+    /// The same, with the time (CLOCK_MONOTONIC, ns) from before the first was attached or detached until after
+    /// the last: what a packet on its way meanwhile was not seen at, it may have passed.
+    pub fn change_positions(&mut self, positions: &[Position], during: Range<u64>) {
+        self.positions.set(positions, during);
     }
 
     /// Records lost elsewhere than in the ring buffer (unreadable ones, say).
@@ -187,10 +207,10 @@ impl Tracker {
         self.loss.outside(count);
     }
 
-    /// The kernel's own count of records that found no room: all CPUs, since the start. Gaps in the records'
-    /// numbers show the same loss; it is counted once.
-    pub fn lost_in_kernel(&mut self, total: u64) {
-        self.loss.kernel_total(total);
+    /// The kernel's own counts of records that found no room, one for each CPU, since the start. Gaps in the
+    /// records' numbers show the same loss; it is counted once.
+    pub fn lost_in_kernel(&mut self, by_cpu: &[u64]) {
+        self.loss.kernel(by_cpu);
     }
 
     /// Packets seen so far.

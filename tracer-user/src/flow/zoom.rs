@@ -13,6 +13,8 @@ const SECOND: u64 = 1_000_000_000;
 const GIVE_UP: u64 = 30 * SECOND;
 /// And not asked for again for this long.
 const PAUSE: u64 = 10 * SECOND;
+/// And for this long when it was known whose doing a drop was.
+const AFTER_DROP: u64 = SECOND / 4;
 /// What was learned holds this long, or until the rulesets change.
 const REMEMBER: u64 = 300 * SECOND;
 const HOOKS: usize = 64;
@@ -31,7 +33,8 @@ impl From<&Interval> for Zoom {
     }
 }
 
-/// A change that looks the same whenever it happens: `from` and `to` of a mark; the place of a drop.
+/// A change that looks the same whenever it happens: `from` and `to` of a mark; of a drop its place, reason and
+/// flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Change {
     pub(crate) at: Zoom,
@@ -86,8 +89,14 @@ impl Zooming {
         if let State::Looking { wanted, .. } = &mut self.hooks[i].state {
             wanted.retain(|w| *w != change);
             if wanted.is_empty() {
-                self.hooks.swap_remove(i);
                 self.requests.push((change.at, false));
+                if change.deed.is_drop() {
+                    // Each flow that is dropped asks for itself; a flood of them must not ask all the time.
+                    let since = now.saturating_sub(PAUSE - AFTER_DROP);
+                    self.hooks[i].state = State::Resting { since };
+                } else {
+                    self.hooks.swap_remove(i);
+                }
             }
         }
     }

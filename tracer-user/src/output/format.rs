@@ -6,7 +6,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::scene::Scene;
-use crate::explain::Told;
+use crate::explain::{HopAuthors, Told};
 use crate::flow::{News, Notice, Summary};
 
 /// A way to write the run down.
@@ -35,6 +35,9 @@ pub trait Output {
     ) -> io::Result<()>;
 
     fn notice(&mut self, out: &mut dyn io::Write, scene: &Scene<'_>, notice: &Notice) -> io::Result<()>;
+
+    /// A cause that no journey shows by itself, or not any more.
+    fn cause(&mut self, out: &mut dyn io::Write, scene: &Scene<'_>, told: &Told) -> io::Result<()>;
 
     /// The sums, and before them what was found to be wrong.
     fn summary(
@@ -82,10 +85,10 @@ pub struct Missing {
     pub hides: String,
 }
 
-/// Causes in plain words, found by looking at a journey and at the node.
+/// What was found by looking at a journey and at the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Explanation {
-    /// Said on the line of a hop, by index.
-    pub remarks: Vec<(usize, String)>,
+    /// The rules behind what happened at hops.
+    pub authors: Vec<HopAuthors>,
     pub causes: Vec<Told>,
 }

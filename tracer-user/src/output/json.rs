@@ -77,6 +77,10 @@ impl Output for Json {
         tagged(out, "notice", notice)
     }
 
+    fn cause(&mut self, out: &mut dyn io::Write, _: &Scene<'_>, told: &Told) -> io::Result<()> {
+        tagged(out, "cause", told)
+    }
+
     fn summary(
         &mut self,
         out: &mut dyn io::Write,
@@ -101,6 +105,7 @@ impl Output for Json {
             delivered: s.delivered,
             unwatched: s.unwatched,
             merged: s.merged,
+            cut_up: s.cut_up,
             vanished: s.vanished,
             unclear: s.unclear,
             under_way: s.under_way,
@@ -131,6 +136,7 @@ struct JsonSummary<'a> {
     delivered: u64,
     unwatched: u64,
     merged: u64,
+    cut_up: u64,
     vanished: u64,
     unclear: u64,
     under_way: u64,

@@ -6,13 +6,14 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::format::Explanation;
+use super::json_interval::{JsonInterval, interval};
 use super::scene::Scene;
 use super::time::rfc3339;
-use super::words::{icmp_error, packet_kind, protocol, route_error, table, tcp_flags};
-use crate::explain::Told;
+use super::words::{icmp_error, mac, packet_kind, protocol, route_error, table, tcp_flags};
+use crate::explain::{HopAuthors, Told};
 use crate::flow::{
-    Cause, ConntrackEntry, Deed, Ending, Endpoint, Ends, Expected, Interval, Journey, Note, NoteKind, Packet,
-    Place, RoundTrip, is_folded,
+    Cause, ConntrackEntry, Deed, Ending, Endpoint, Ends, Expected, Journey, Note, NoteKind, Packet, Place,
+    RoundTrip, Tracking, is_folded,
 };
 use crate::node::Role;
 
@@ -145,14 +146,21 @@ struct JsonHop<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    mark_change: Option<JsonMark>,
+    mark_change: Option<JsonMark<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ct_mark_change: Option<JsonFromTo>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    nat: Option<JsonNat>,
+    nat: Option<JsonNat<'a>>,
     /// Index into the journey's `conntrack`.
     #[serde(skip_serializing_if = "Option::is_none")]
     conntrack: Option<u8>,
+    /// As conntrack has the packet, where that was asked already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tracking: Option<Tracking>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_mac: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination_mac: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     encap: Option<JsonEncap>,
 }
@@ -198,32 +206,22 @@ struct JsonFromTo {
 }
 
 #[derive(Serialize)]
-struct JsonMark {
+struct JsonMark<'a> {
     from: u32,
     to: u32,
     cause: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    by: Option<JsonInterval>,
-}
-
-/// What can have done it: one table when it is known.
-#[derive(Serialize)]
-struct JsonInterval {
-    hook: &'static str,
-    tables: Vec<String>,
-    after_priority: i32,
-    before_priority: i32,
-    learned: bool,
+    by: Option<JsonInterval<'a>>,
 }
 
 #[derive(Serialize)]
-struct JsonNat {
+struct JsonNat<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     from: JsonEnds,
     to: JsonEnds,
     #[serde(skip_serializing_if = "Option::is_none")]
-    by: Option<JsonInterval>,
+    by: Option<JsonInterval<'a>>,
 }
 
 #[derive(Serialize)]
@@ -286,6 +284,12 @@ enum JsonEnding<'a> {
     Merged {
         into: u64,
     },
+    #[serde(rename = "cut-up")]
+    CutUp {
+        first: u64,
+        last: u64,
+        packets: u16,
+    },
     Evicted,
 }
 
@@ -309,7 +313,7 @@ struct JsonDrop<'a> {
     reason: Option<Cow<'a, str>>,
     symbol: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    hook: Option<JsonInterval>,
+    hook: Option<JsonInterval<'a>>,
     mark: u32,
     length: u32,
     after_delivery: bool,
@@ -342,7 +346,8 @@ impl<'a> JsonJourney<'a> {
             let hop = &journey.hops[at];
             let delta = hop.ts.saturating_sub(before);
             before = before.max(hop.ts);
-            JsonHop::new(scene, journey, at, delta)
+            let authors = explanation.and_then(|e| e.authors.iter().find(|authors| authors.hop == at));
+            JsonHop::new(scene, journey, at, delta, authors)
         });
         Self {
             schema: SCHEMA,
@@ -398,7 +403,13 @@ impl JsonPacket {
 }
 
 impl<'a> JsonHop<'a> {
-    fn new(scene: &Scene<'a>, journey: &Journey, at: usize, delta_ns: u64) -> Self {
+    fn new(
+        scene: &Scene<'a>,
+        journey: &Journey,
+        at: usize,
+        delta_ns: u64,
+        authors: Option<&'a HopAuthors>,
+    ) -> Self {
         let hop = &journey.hops[at];
         let named = |ifindex: u32| (ifindex != 0).then(|| scene.device(hop.netns, ifindex));
         let route = matches!(hop.place, Place::Route { .. });
@@ -444,7 +455,9 @@ impl<'a> JsonHop<'a> {
                     Cause::Unknown => "unknown",
                 },
                 by: match &c.cause {
-                    Cause::Hook(at) => Some(interval(scene, at, Deed::Mark)),
+                    Cause::Hook(at) => {
+                        Some(interval(scene, at, Deed::Mark, authors.and_then(|a| a.mark.as_deref())))
+                    }
                     _ => None,
                 },
             }),
@@ -453,9 +466,15 @@ impl<'a> JsonHop<'a> {
                 kind: nat.kind.name(),
                 from: JsonEnds::new(nat.from),
                 to: JsonEnds::new(hop.ends),
-                by: nat.interval.as_ref().map(|at| interval(scene, at, Deed::Translation)),
+                by: nat
+                    .interval
+                    .as_ref()
+                    .map(|at| interval(scene, at, Deed::Translation, authors.and_then(|a| a.nat.as_deref()))),
             }),
             conntrack: hop.conntrack,
+            tracking: hop.tracking,
+            source_mac: hop.macs.map(|macs| mac(macs.source)),
+            destination_mac: hop.macs.map(|macs| mac(macs.destination)),
             encap: encap(journey, hop.encap),
         }
     }
@@ -465,16 +484,6 @@ fn encap(journey: &Journey, at: Option<u8>) -> Option<JsonEncap> {
     let outer = journey.encaps.get(usize::from(at?))?;
     let ends = JsonEnds::new(Ends { src: outer.src, dst: outer.dst });
     Some(JsonEncap { kind: "vxlan", ends, vni: outer.vni })
-}
-
-fn interval(scene: &Scene<'_>, at: &Interval, deed: Deed) -> JsonInterval {
-    JsonInterval {
-        hook: at.hook.name(),
-        tables: scene.tables(at, deed),
-        after_priority: at.after,
-        before_priority: at.until,
-        learned: at.learned,
-    }
 }
 
 impl JsonConntrack {
@@ -527,7 +536,7 @@ fn ending<'a>(scene: &Scene<'a>, journey: &Journey) -> JsonEnding<'a> {
             device: (site.ifindex != 0).then(|| scene.device(site.netns, site.ifindex)),
             reason: scene.drop_reason(site.reason),
             symbol: scene.symbol(site.location),
-            hook: site.interval.as_ref().map(|at| interval(scene, at, site.deed)),
+            hook: site.interval.as_ref().map(|at| interval(scene, at, site.deed, None)),
             mark: site.mark,
             length: site.len,
             after_delivery: site.delivered,
@@ -544,6 +553,7 @@ fn ending<'a>(scene: &Scene<'a>, journey: &Journey) -> JsonEnding<'a> {
         }
         Ending::Unclear { lost } => JsonEnding::Unclear { events_lost: lost },
         Ending::Merged { into } => JsonEnding::Merged { into },
+        Ending::CutUp { first, last, packets } => JsonEnding::CutUp { first, last, packets },
         Ending::Evicted => JsonEnding::Evicted,
     }
 }

@@ -3,6 +3,7 @@
 
 mod format;
 mod json;
+mod json_interval;
 mod json_model;
 mod line;
 mod scene;
@@ -18,4 +19,4 @@ pub use json::Json;
 pub use scene::{Scene, escape};
 pub use text::{Text, TextOptions};
 pub use time::TimeFormat;
-pub(crate) use words::{icmp_name, table as table_name};
+pub(crate) use words::{echo_type, icmp_name, table as table_name};

@@ -145,8 +145,9 @@ impl Text {
         if let Some(rt) = journey.round_trip.filter(|_| !continued) {
             let mut words = format!("answers #{}: round trip {}", rt.request, Took(rt.total_ns));
             if let Some(beyond) = rt.beyond_ns {
-                let by = uplink(scene, journey).map(|d| format!(" beyond {d}")).unwrap_or_default();
-                words.push_str(&format!(", {} of it{by}", Took(beyond)));
+                let device = uplink(scene, journey);
+                let device = device.as_deref().unwrap_or("the uplink");
+                words.push_str(&format!(", {} of it beyond {device}", Took(beyond)));
             }
             if let Some(answer) = rt.answer_ns {
                 words.push_str(&format!(", {} of it until the answer was sent", Took(answer)));
@@ -175,16 +176,14 @@ impl Text {
         let mut notes = journey.notes.iter().enumerate().skip(news.from_note).peekable();
         for at in 0..journey.hops.len() {
             let hop = &journey.hops[at];
-            let remark = explanation
-                .and_then(|e| e.remarks.iter().find(|(hop, _)| *hop == at))
-                .map(|(_, remark)| remark.as_str());
-            let shown = remark.is_some() || self.is_shown(scene, journey, at);
+            let authors = explanation.and_then(|e| e.authors.iter().find(|authors| authors.hop == at));
+            let shown = self.is_shown(scene, journey, at);
             if at >= news.from_hop {
                 while let Some((_, note)) = notes.next_if(|(_, n)| usize::from(n.after) <= at) {
                     self.note(out, scene, note)?;
                 }
                 if shown {
-                    let line = HopLine { journey, at, since, opens: std::mem::take(&mut opens), remark };
+                    let line = HopLine { journey, at, since, opens: std::mem::take(&mut opens), authors };
                     self.hop(out, scene, &columns, &line)?;
                 }
             }
@@ -327,7 +326,7 @@ impl Output for Text {
             }
             Notice::Device { netns, device, appeared, .. } => {
                 self.gap(out, Before::Notice)?;
-                let what = if *appeared { "appeared" } else { "is gone" };
+                let what = if *appeared { "is watched now" } else { "is gone" };
                 let words = format!("··  {} {} {what}", escape(netns), escape(device));
                 text.put(Style::Yellow, &words);
             }
@@ -346,6 +345,11 @@ impl Output for Text {
             }
         }
         text.end(out)
+    }
+
+    fn cause(&mut self, out: &mut dyn io::Write, _: &Scene<'_>, told: &Told) -> io::Result<()> {
+        self.gap(out, Before::Block)?;
+        text_cause::write(self, out, told)
     }
 
     fn summary(

@@ -7,8 +7,10 @@ use super::line::{Line, Style, hex};
 use super::scene::Scene;
 use super::text::{Columns, Text};
 use super::time::{Took, duration};
-use super::words::{icmp_error, route_error, table};
+use super::words::{icmp_error, mac, numbers, route_error, table};
+use crate::explain::HopAuthors;
 use crate::flow::{Cause, Deed, DropSite, Ending, Expected, Hop, Interval, Journey, Note, NoteKind, Place};
+use crate::node::evidence::Attribution;
 
 /// Tables of candidates: "mangle", "raw or mangle", "one of raw, mangle, nat".
 pub(crate) fn tables_words(scene: &Scene<'_>, at: &Interval, deed: Deed) -> String {
@@ -27,7 +29,7 @@ pub(crate) struct HopLine<'a> {
     pub(crate) since: Option<u64>,
     /// The first line of its block: it names the unit.
     pub(crate) opens: bool,
-    pub(crate) remark: Option<&'a str>,
+    pub(crate) authors: Option<&'a HopAuthors>,
 }
 
 impl Text {
@@ -44,7 +46,7 @@ impl Text {
         text.cell(Style::Dim, &scene.netns(hop.netns), columns.netns);
         let verbose = self.options.verbose;
         let table = table_cell(scene, hop);
-        let quiet = !hop.changed() && line.remark.is_none();
+        let quiet = !hop.changed();
         match hop.place {
             Place::Device { ifindex, egress } => {
                 text.cell(Style::Bold, &scene.device(hop.netns, ifindex), columns.place);
@@ -69,13 +71,20 @@ impl Text {
             text.piece(&[(Style::Yellow, &format!("mark {}", hex(line.journey.packet.mark)))]);
         }
         self.route_piece(&mut text, scene, hop);
-        changes(&mut text, scene, hop, table.is_some());
+        changes(&mut text, scene, hop, table.is_some(), line.authors);
         self.encap_piece(&mut text, line, hop);
-        if let Some(remark) = line.remark {
-            text.piece(&[(Style::Plain, remark)]);
-        }
         if verbose > 1 && !matches!(hop.place, Place::Route { .. }) {
             text.piece(&[(Style::Dim, &format!("ttl {} len {} mark {}", hop.ttl, hop.len, hex(hop.mark)))]);
+            if let Some(tracking) = hop.tracking {
+                let way = if tracking.reply { " reply" } else { "" };
+                text.piece(&[(
+                    Style::Dim,
+                    &format!("ct {}{way} mark {}", tracking.state, hex(tracking.mark)),
+                )]);
+            }
+            if let Some(macs) = hop.macs {
+                text.piece(&[(Style::Dim, &format!("MAC {} → {}", mac(macs.source), mac(macs.destination)))]);
+            }
         }
         text.end(out)?;
         self.conntrack_line(out, columns, line.journey, hop)
@@ -193,6 +202,10 @@ impl Text {
                 let s = if packets == 1 { "" } else { "s" };
                 (Style::Dim, format!("{packets} more packet{s} joined to it"))
             }
+            NoteKind::CutUp { first, last, packets } => (
+                Style::Dim,
+                format!("cut up: goes on as the first fragment; the rest: {}", numbers(first, last, packets)),
+            ),
             NoteKind::Looped { times } => (
                 Style::Red,
                 format!("routing loop: seen {times} times where it had been before, with a smaller TTL"),
@@ -228,6 +241,10 @@ impl Text {
                 ),
             )]),
             Ending::Merged { into } => text.piece(&[(Style::Dim, &format!("joined to #{into}"))]),
+            Ending::CutUp { first, last, packets } => {
+                let words = format!("cut up, goes on as {}", numbers(*first, *last, *packets));
+                text.piece(&[(Style::Dim, &words)])
+            }
             Ending::Evicted => text.piece(&[(Style::Dim, "given up: too many packets under way")]),
             Ending::Unclear { lost } => text.piece(&[
                 (Style::Yellow, "? not seen again"),
@@ -358,13 +375,14 @@ fn mark_tables(scene: &Scene<'_>, hop: &Hop) -> Option<Vec<String>> {
 }
 
 /// What changed; with the tables where the column in front cannot tell them.
-fn changes(text: &mut Line, scene: &Scene<'_>, hop: &Hop, told: bool) {
+fn changes(text: &mut Line, scene: &Scene<'_>, hop: &Hop, told: bool, authors: Option<&HopAuthors>) {
     if let Some(change) = &hop.mark_change {
         let words = match change.cause {
             Cause::Scrubbed => format!("mark {} scrubbed", hex(change.from)),
             _ => format!("mark {} → {}", hex(change.from), hex(change.to)),
         };
         let by = match &change.cause {
+            _ if authors.is_some_and(|a| a.mark.is_some()) => String::new(),
             Cause::Hook(at) if !told => match tables_words(scene, at, Deed::Mark) {
                 tables if tables.is_empty() => tables,
                 tables => format!(" by {tables}"),
@@ -372,6 +390,7 @@ fn changes(text: &mut Line, scene: &Scene<'_>, hop: &Hop, told: bool) {
             _ => String::new(),
         };
         text.piece(&[(Style::Yellow, &words), (Style::Plain, &by)]);
+        by_rule(text, authors.and_then(|a| a.mark.as_deref()));
     }
     if let Some((from, to)) = hop.ct_mark_change {
         text.piece(&[(Style::Yellow, &format!("ct mark {} → {}", hex(from), hex(to)))]);
@@ -388,5 +407,22 @@ fn changes(text: &mut Line, scene: &Scene<'_>, hop: &Hop, told: bool) {
             words.push_str(&format!(" {} → {}", nat.from.dst, hop.ends.dst));
         }
         text.piece(&[(Style::Cyan, &words)]);
+        by_rule(text, authors.and_then(|a| a.nat.as_deref()));
     }
+}
+
+/// "by mangle EGRESSGATEWAY-MARK-REQUEST rule 1 "Set mark for EgressPolicy default-test"".
+fn by_rule(text: &mut Line, found: Option<&Attribution>) {
+    let Some(found) = found else { return };
+    const SHOWN: usize = 3;
+    let rules: Vec<_> = found.rules.iter().take(SHOWN).map(ToString::to_string).collect();
+    let sure = if found.certain { "by" } else { "probably by" };
+    let mut words = format!("{sure} {}", rules.join(" or "));
+    if found.rules.len() > SHOWN {
+        words.push_str(&format!(" or {} others", found.rules.len() - SHOWN));
+    }
+    if let (false, Some((rule, what))) = (found.certain, found.undecided.first()) {
+        words.push_str(&format!("; not decided: {what} of {rule}"));
+    }
+    text.piece(&[(Style::Plain, &words)]);
 }

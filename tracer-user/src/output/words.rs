@@ -31,6 +31,26 @@ pub(crate) fn packet_kind(packet: &Packet) -> String {
     kind
 }
 
+/// `packets` journeys by their numbers: "#4", "#4 to #6", "3 packets from #4 to #9".
+pub(crate) fn numbers(first: u64, last: u64, packets: u16) -> String {
+    match last.saturating_sub(first) {
+        0 => format!("#{first}"),
+        between if between + 1 == u64::from(packets) => format!("#{first} to #{last}"),
+        _ => format!("{packets} packets from #{first} to #{last}"),
+    }
+}
+
+/// ICMP type of a packet that is no error: an echo request's or reply's.
+pub(crate) fn echo_type(packet: &Packet) -> u8 {
+    // The record keeps it where TCP has its flags.
+    packet.tcp_flags
+}
+
+/// `66:c5:d6:cc:29:54`.
+pub(crate) fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// TCP flags by name, the way people say them: SYN and ACK last.
 pub(crate) fn tcp_flags(flags: u8) -> Vec<&'static str> {
     const NAMES: [(u8, &str); 8] = [

@@ -11,6 +11,10 @@ use crate::node::evidence::Evidence;
 
 /// Between two readings that nothing but causes asked for.
 const PAUSE: Duration = Duration::from_secs(2);
+/// After a change, before it is read.
+const SETTLE: Duration = Duration::from_millis(150);
+/// Reading takes at most one part in so many of the time, however often something changes.
+const SHARE: u32 = 8;
 /// How long the header waits for the first reading.
 const FIRST: Duration = Duration::from_millis(700);
 
@@ -23,6 +27,9 @@ pub(super) struct EvidenceReader {
     /// Asked for while one was under way: what it reads may be old.
     again: bool,
     last: Option<Instant>,
+    stale: bool,
+    /// How long the last reading took.
+    took: Duration,
 }
 
 impl EvidenceReader {
@@ -30,6 +37,20 @@ impl EvidenceReader {
     pub(super) fn watch(&mut self, namespaces: Vec<Netns>) {
         self.namespaces = namespaces;
         self.start();
+    }
+
+    /// Something changed, rules for instance: it is read again soon. Call [`Self::tick`].
+    pub(super) fn changed(&mut self) {
+        self.stale = true;
+    }
+
+    /// Reads again what changed: not while more is changing, and a small part of the time.
+    pub(super) fn tick(&mut self) {
+        self.take(Duration::ZERO);
+        let pause = SETTLE.max(self.took * SHARE);
+        if self.stale && self.reading.is_none() && self.last.is_none_or(|last| last.elapsed() >= pause) {
+            self.start();
+        }
     }
 
     /// Something is wrong: counters and rules may say more by now.
@@ -62,13 +83,17 @@ impl EvidenceReader {
         if thread::Builder::new().name("evidence".into()).spawn(read).is_ok() {
             self.reading = Some(told);
             self.last = Some(Instant::now());
+            self.stale = false;
         }
     }
 
     fn take(&mut self, patience: Duration) {
         let Some(reading) = &self.reading else { return };
         match reading.recv_timeout(patience) {
-            Ok(evidence) => self.latest = Some(Arc::new(evidence)),
+            Ok(evidence) => {
+                self.latest = Some(Arc::new(evidence));
+                self.took = self.last.map_or(Duration::ZERO, |last| last.elapsed());
+            }
             Err(RecvTimeoutError::Timeout) => return,
             Err(RecvTimeoutError::Disconnected) => {}
         }

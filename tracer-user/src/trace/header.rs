@@ -61,18 +61,27 @@ pub(super) fn header(
 
 fn target(plan: &Plan, topology: &Topology) -> Vec<String> {
     let mut lines = vec![plan.filter.to_string()];
-    if let Some(target) = &plan.target {
-        let devices: BTreeSet<&str> = topology
-            .namespaces
-            .values()
-            .flat_map(|ns| ns.devices.values())
-            .filter(|d| d.watched == Some(PathRole::PodHost))
-            .map(|d| d.name.as_str())
-            .collect();
-        let devices: Vec<&str> = devices.into_iter().collect();
-        let via = if devices.is_empty() { String::new() } else { format!(" ({})", devices.join(", ")) };
-        let addresses: Vec<String> = target.addresses.iter().map(ToString::to_string).collect();
-        lines[0] = format!("pod {} {}{via} {}", target.name, addresses.join(", "), lines[0]);
+    let devices: BTreeSet<&str> = topology
+        .namespaces
+        .values()
+        .flat_map(|ns| ns.devices.values())
+        .filter(|d| d.watched == Some(PathRole::PodHost))
+        .map(|d| d.name.as_str())
+        .collect();
+    let devices: Vec<&str> = devices.into_iter().collect();
+    let via = if devices.is_empty() { String::new() } else { format!(" ({})", devices.join(", ")) };
+    let names: Vec<String> = plan
+        .targets
+        .iter()
+        .map(|target| {
+            let addresses: Vec<String> = target.addresses.iter().map(ToString::to_string).collect();
+            format!("{} {}", target.name, addresses.join(", "))
+        })
+        .collect();
+    match names.len() {
+        0 => {}
+        1 => lines[0] = format!("pod {}{via} {}", names[0], lines[0]),
+        _ => lines[0] = format!("pods {}{via} {}", names.join("; "), lines[0]),
     }
     lines
 }

@@ -2,6 +2,7 @@
 //! One run: what is attached follows the node as it changes, records become journeys, journeys are printed.
 
 mod attach;
+mod counters;
 mod debug;
 mod evidence;
 mod header;

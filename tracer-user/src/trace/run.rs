@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracer_common::{Counters, Event};
 
 use super::attach::{Attachments, Changes};
+use super::counters::CounterReader;
 use super::debug;
 use super::evidence::EvidenceReader;
 use super::header::header;
@@ -21,9 +22,11 @@ use super::names::{KernelNames, monotonic_ns};
 use crate::bpf::btf::{BtfError, KernelBtf};
 use crate::bpf::{Tracer, TracerError};
 use crate::cli::{Format, Plan, PositionChoice, TimeStyle};
-use crate::explain::Explainer;
+use crate::explain::{Explainer, Tick};
 use crate::flow::{Ending, Names, Notice, Options, Tracker, Update, Zoom};
-use crate::node::{Change, Netns, Observation, ObserveError, Observer, Topology, WatchError, Watcher};
+use crate::node::{
+    Change, IpPrefix, Netns, Observation, ObserveError, Observer, Topology, WatchError, Watcher,
+};
 use crate::output::{Explanation, Json, Missing, Output, Scene, Text, TextOptions, TimeFormat};
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
@@ -37,6 +40,8 @@ const BATCHES: usize = 16;
 const COUNT_GRACE: Duration = Duration::from_millis(1500);
 /// How often the counters of the programs are read.
 const COUNTERS: Duration = Duration::from_millis(100);
+/// How often is looked for what no packet shows: answers that do not come, counters of the kernel.
+const SILENCE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
@@ -109,6 +114,8 @@ struct Run<'a> {
     /// Everything is attached since then, CLOCK_MONOTONIC ns: records from before show packets in part.
     ready_ns: u64,
     counters_due: Instant,
+    silence_due: Instant,
+    kernel: CounterReader,
 }
 
 /// Where and how things are printed.
@@ -136,12 +143,14 @@ impl<'a> Run<'a> {
         let tracer = Tracer::load(plan.config(), &fields, &btf)?;
         drop(btf);
 
-        let mut observer = Observer::open(&plan.nodes, plan.pod_netns())?;
+        let mut observer = Observer::open(&plan.nodes, &plan.pod_netns())?;
         let Observation { topology, notices } = observer.observe(&plan.filter.ends())?;
         let netns: Vec<Netns> = observer.namespaces().cloned().collect();
         // Read while programs are attached, so that the first packet can be explained.
         let mut reader = EvidenceReader::default();
         reader.watch(netns.clone());
+        let mut kernel = CounterReader::default();
+        kernel.watch(&netns);
         let mut attachments = Attachments::new(tracer, plan.tc, plan.positions);
         let Changes { mut missing, .. } = attachments.reconcile(&topology, &netns)?;
         missing.extend(absent.iter().map(|absent| Missing {
@@ -196,6 +205,8 @@ impl<'a> Run<'a> {
             batch: Vec::with_capacity(BATCH),
             ready_ns,
             counters_due: Instant::now(),
+            silence_due: Instant::now(),
+            kernel,
         })
     }
 
@@ -220,15 +231,19 @@ impl<'a> Run<'a> {
                     let change = change?;
                     if self.node_changed(&change)? {
                         watcher = Watcher::new(&self.netns, &self.plan.filter.hosts())?;
+                        watcher.follow(&self.observer.followed());
                     }
                 }
                 ready = events.readable() => {
                     // The first packet of a flow: what it shows may call for a closer look at the next one.
                     ready.map_err(TraceError::Wait)?.clear_ready();
                     self.drain()?;
+                    self.follow_leads(&mut watcher)?;
                 }
                 _ = tick.tick() => {
                     self.drain()?;
+                    self.follow_leads(&mut watcher)?;
+                    self.silence();
                     if self.screen.is_done() {
                         return Ok(self.outcome);
                     }
@@ -252,7 +267,7 @@ impl<'a> Run<'a> {
         let mut lost = None;
         if Instant::now() >= self.counters_due {
             self.counters_due = Instant::now() + COUNTERS;
-            lost = Some(self.attachments.tracer().counters()?.lost);
+            lost = Some(lost_by_cpu(&self.attachments.tracer().counters()?));
         }
         for _ in 0..BATCHES {
             let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
@@ -268,7 +283,7 @@ impl<'a> Run<'a> {
                 tracker.lost_outside(unreadable as u64);
             }
             let more = taken == BATCH;
-            if !more && let Some(lost) = lost {
+            if !more && let Some(lost) = &lost {
                 self.tracker.lost_in_kernel(lost);
             }
             // In a backlog, what would be overdue by the clock may be told by the next record.
@@ -280,6 +295,20 @@ impl<'a> Run<'a> {
             }
         }
         Ok(true)
+    }
+
+    /// What no packet shows.
+    fn silence(&mut self) {
+        self.screen.evidence.tick();
+        if Instant::now() < self.silence_due {
+            return;
+        }
+        self.silence_due = Instant::now() + SILENCE;
+        let counters = self.kernel.risen();
+        let hosts: Vec<_> = self.plan.filter.dst.iter().map(IpPrefix::address).collect();
+        let tick = Tick { now_ns: monotonic_ns(), counters: &counters, destinations: &hosts };
+        self.screen.tick(&self.topology, &tick);
+        self.screen.flush();
     }
 
     /// With `--debug-bpf`, what the programs say of themselves; an unwritable standard error stops nothing.
@@ -306,16 +335,18 @@ impl<'a> Run<'a> {
             return;
         }
         for (zoom, on) in std::mem::take(&mut self.zooms) {
+            let began = monotonic_ns();
             let changes = self.attachments.zoom(zoom, on, &self.topology, &self.netns);
+            self.tracker.change_positions(&self.attachments.positions(), began..monotonic_ns());
             self.tell(&changes);
             self.screen.notice(&self.topology, &Notice::Zoomed { ts: monotonic_ns(), zoom, on });
-            self.tracker.set_positions(&self.attachments.positions());
         }
         self.screen.flush();
     }
 
     /// Something changed on the node; true when the set of namespaces did.
     fn node_changed(&mut self, change: &Change) -> Result<bool, TraceError> {
+        self.screen.evidence.changed();
         if !change.rules.is_empty() || !change.hooks.is_empty() {
             self.tracker.rules_changed();
         }
@@ -329,15 +360,32 @@ impl<'a> Run<'a> {
             self.say(format!("network namespace {name} is gone: it is no longer watched"));
         }
         self.netns = self.observer.namespaces().cloned().collect();
+        self.read_node()?;
+        Ok(!change.gone.is_empty())
+    }
+
+    /// The flow leads to addresses and devices that the command line does not name: a service's endpoint, say.
+    fn follow_leads(&mut self, watcher: &mut Watcher) -> Result<(), TraceError> {
+        let leads = self.tracker.leads();
+        if !leads.is_empty() {
+            watcher.follow(&leads.ends);
+            self.observer.follow(leads.ends, &leads.devices);
+            self.read_node()?;
+        }
+        Ok(())
+    }
+
+    fn read_node(&mut self) -> Result<(), TraceError> {
         let Observation { topology, notices } = self.observer.observe(&self.plan.filter.ends())?;
-        let changed = topology != *self.topology;
-        if !changed && change.gone.is_empty() {
-            return Ok(false);
+        if topology == *self.topology {
+            return Ok(());
         }
         // What was under way is told in the words of the topology that it was seen in.
         self.advance(monotonic_ns());
         let before = std::mem::replace(&mut self.topology, Arc::new(topology));
+        let began = monotonic_ns();
         let changes = self.attachments.reconcile(&self.topology, &self.netns)?;
+        let during = began..monotonic_ns();
         self.tell(&changes);
         if before.namespaces.len() != self.topology.namespaces.len() {
             for text in notices {
@@ -345,10 +393,11 @@ impl<'a> Run<'a> {
             }
         }
         self.screen.evidence.watch(self.netns.clone());
+        self.kernel.watch(&self.netns);
         self.tracker.set_topology(self.topology.clone());
-        self.tracker.set_positions(&self.attachments.positions());
+        self.tracker.change_positions(&self.attachments.positions(), during);
         self.screen.flush();
-        Ok(!change.gone.is_empty())
+        Ok(())
     }
 
     fn tell(&mut self, changes: &Changes) {
@@ -375,11 +424,12 @@ impl<'a> Run<'a> {
         // Nothing more comes; what came is counted to the last record.
         self.attachments.tracer().detach_all();
         while self.drain()? {}
-        let Counters { lost, debug_lost, .. } = self.attachments.tracer().counters()?;
+        let counters = self.attachments.tracer().counters()?;
+        let debug_lost: u64 = counters.iter().map(|cpu| cpu.debug_lost).sum();
         if debug_lost > 0 {
             self.say(format!("{debug_lost} debug messages of the BPF programs were lost"));
         }
-        self.tracker.lost_in_kernel(lost);
+        self.tracker.lost_in_kernel(&lost_by_cpu(&counters));
         let missed: u64 =
             self.attachments.tracer().prog_stats().iter().map(|(_, stats)| stats.recursion_misses).sum();
         if missed > 0 {
@@ -446,7 +496,14 @@ impl Screen {
                 if !causes.is_empty() {
                     self.evidence.refresh();
                 }
-                let explanation = (!causes.is_empty()).then_some(Explanation { remarks: Vec::new(), causes });
+                let authors = self.explainer.authors(
+                    news.journey,
+                    news.from_hop,
+                    topology,
+                    &*self.names,
+                    evidence.as_deref(),
+                );
+                let explanation = Explanation { authors, causes };
                 let id = news.journey.id;
                 // The first so many packets; of those that do not arrive, as many as come first to an end.
                 let counts = if self.drops_only { self.shown < self.limit } else { id <= self.limit };
@@ -458,7 +515,7 @@ impl Screen {
                 };
                 if wanted {
                     self.write(topology, |output, out, scene| {
-                        output.news(out, scene, news, explanation.as_ref())
+                        output.news(out, scene, news, Some(&explanation))
                     });
                 }
                 if news.last {
@@ -467,6 +524,17 @@ impl Screen {
             }
             Update::Notice(notice) => self.notice(topology, notice),
             Update::Zoom(_) | Update::Unzoom(_) => {}
+        }
+    }
+
+    fn tick(&mut self, topology: &Topology, tick: &Tick<'_>) {
+        let evidence = self.evidence.latest();
+        let causes = self.explainer.tick(tick, topology, &*self.names, evidence.as_deref());
+        for told in &causes {
+            self.write(topology, |output, out, scene| output.cause(out, scene, told));
+        }
+        if !causes.is_empty() {
+            self.evidence.refresh();
         }
     }
 
@@ -547,4 +615,9 @@ async fn at(when: Option<Instant>) {
         Some(when) => sleep_until(when).await,
         None => std::future::pending().await,
     }
+}
+
+/// Records that found no room, for each CPU.
+fn lost_by_cpu(counters: &[Counters]) -> Vec<u64> {
+    counters.iter().map(|cpu| cpu.lost).collect()
 }

@@ -16,18 +16,21 @@ mod model;
 mod near;
 pub mod nft;
 mod packet;
+mod routing;
 mod rule;
 mod set;
 mod walk;
 mod wording;
 
 pub use attribute::{Attribution, attribute_drop, attribute_mark, attribute_nat};
+pub use collect::CounterFiles;
 pub use effect::{Done, Effect};
 pub use ipset_save::parse_ipset_save;
 pub use matching::{Matched, Truth};
 pub use model::{Conntrack, Evidence, NetnsEvidence, Socket};
 pub use near::{Miss, NearMiss, near_misses};
 pub use packet::{CtDirection, CtState, PacketView};
+pub use routing::Routed;
 pub use rule::{
     Backend, Base, Chain, ConnmarkOp, Counters, Criterion, IpRange, Match, NatTo, Policy, PortRange, Rule,
     RuleRef, Side, Table, TableFamily, Target,

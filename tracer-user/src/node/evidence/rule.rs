@@ -249,9 +249,11 @@ pub struct RuleRef {
     pub chain: String,
     /// From 1; 0: the chain's policy.
     pub number: u32,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub handle: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub comment: Option<String>,
-    /// The rule as its tool prints it.
+    /// The rule as its tool prints it; empty for a policy.
     pub text: String,
 }
 
@@ -336,17 +338,22 @@ impl PortRange {
     }
 }
 
+impl RuleRef {
+    /// Table, chain, and number or handle.
+    pub fn place(&self) -> String {
+        let family = if self.backend == Backend::Nft { format!("{} ", self.family) } else { String::new() };
+        let which = match (self.number, self.handle) {
+            (0, _) => "policy".to_owned(),
+            (_, Some(handle)) => format!("handle {handle}"),
+            (number, None) => format!("rule {number}"),
+        };
+        format!("{family}{} {} {which}", self.table, self.chain)
+    }
+}
+
 impl fmt::Display for RuleRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.backend == Backend::Nft {
-            write!(f, "{} ", self.family)?;
-        }
-        write!(f, "{} {} ", self.table, self.chain)?;
-        match (self.number, self.handle) {
-            (0, _) => write!(f, "policy")?,
-            (_, Some(handle)) => write!(f, "handle {handle}")?,
-            (number, None) => write!(f, "rule {number}")?,
-        }
+        f.write_str(&self.place())?;
         match &self.comment {
             Some(comment) => write!(f, " \"{comment}\""),
             None => Ok(()),

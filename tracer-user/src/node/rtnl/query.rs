@@ -10,6 +10,7 @@ use crate::node::netlink::{Netlink, NetlinkError, Request, attributes, ne32};
 // include/uapi/linux/net_namespace.h, neighbour.h, rtnetlink.h
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
+const IFA_TARGET_NETNSID: u16 = 10;
 const NDA_IFINDEX: u16 = 8;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 
@@ -32,6 +33,24 @@ impl Rtnl {
     /// used from anywhere. `netns`: what messages call the namespace.
     pub fn open(netns: &str) -> Result<Self, NetlinkError> {
         Netlink::open(libc::NETLINK_ROUTE, netns, &[]).map(Self)
+    }
+
+    /// The same, for questions about other namespaces: the kernel takes these only from a socket that asks it to
+    /// look at every field.
+    pub fn open_strict(netns: &str) -> Result<Self, NetlinkError> {
+        let mut netlink = Netlink::open(libc::NETLINK_ROUTE, netns, &[])?;
+        netlink.check_strictly()?;
+        Ok(Self(netlink))
+    }
+
+    /// Does the namespace with this number have the address? False where the kernel does not say (before 4.20).
+    pub fn has_address(&mut self, nsid: i32, address: IpAddr) -> bool {
+        let mut fixed = [0; 8];
+        fixed[0] = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8;
+        let request = Request::dump("addresses", libc::RTM_GETADDR, &fixed)
+            .attribute(IFA_TARGET_NETNSID, &nsid.to_ne_bytes());
+        let found = self.0.dump(&request, Address::parse);
+        found.is_ok_and(|addresses| addresses.iter().any(|known| known.address == address))
     }
 
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Routing policy rules.
 
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::node::IpPrefix;
@@ -41,6 +44,47 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Whether it applies to a packet that is looked up with these, as far as addresses and the mark say.
+    pub fn matches(&self, source: IpAddr, destination: IpAddr, mark: u32) -> bool {
+        let within = |prefix: &Option<IpPrefix>, address| prefix.as_ref().is_none_or(|p| p.contains(address));
+        let all = within(&self.source, source)
+            && within(&self.destination, destination)
+            && mark & self.mask == self.mark;
+        self.ipv6 == source.is_ipv6() && all != self.inverted
+    }
+
+    /// What it asks for, as `ip rule` words it: `from 10.0.0.0/8 fwmark 0x1/0xff iif cni0`. Safe to print.
+    pub fn selector(&self) -> String {
+        let mut words = String::new();
+        if self.inverted {
+            words.push_str("not ");
+        }
+        match &self.source {
+            Some(source) => {
+                let _ = write!(words, "from {source}");
+            }
+            None => words.push_str("from all"),
+        }
+        if let Some(destination) = &self.destination {
+            let _ = write!(words, " to {destination}");
+        }
+        match self.mask {
+            0 => {}
+            u32::MAX => {
+                let _ = write!(words, " fwmark {:#x}", self.mark);
+            }
+            mask => {
+                let _ = write!(words, " fwmark {:#x}/{mask:#x}", self.mark);
+            }
+        }
+        for (word, device) in [("iif", &self.input), ("oif", &self.output)] {
+            if let Some(device) = device {
+                let _ = write!(words, " {word} {}", device.escape_debug());
+            }
+        }
+        words
+    }
+
     /// The payload of an RTM_NEWRULE message (`struct fib_rule_hdr`, attributes).
     pub fn parse(kind: u16, payload: &[u8]) -> Option<Self> {
         let (fixed, rest) = payload.split_at_checked(12)?;

@@ -8,6 +8,8 @@ mod sockets;
 mod sysctl;
 mod tool;
 
+pub use counters::CounterFiles;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::thread;
@@ -36,6 +38,13 @@ impl Evidence {
             each.into_iter().map(join).collect::<BTreeMap<_, _>>()
         });
         Self { netns }
+    }
+}
+
+impl CounterFiles {
+    /// Of a namespace; `None` when it cannot be entered any more.
+    pub fn open(netns: &Netns) -> Option<Self> {
+        netns.run(Self::open_here).ok()
     }
 }
 

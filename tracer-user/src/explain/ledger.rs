@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What was found over a run: one cause for one fault, counted.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::catalogue as c;
+use super::finding::{Certainty, Finding, Place};
+use crate::flow::Journey;
+
+/// Causes that are remembered.
+const CAUSES: usize = 256;
+/// Flows that are remembered of one cause.
+const FLOWS: usize = 64;
+
+/// A cause, and how often it was met.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Told {
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// Packets that it was found for so far.
+    pub count: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Key,
+    told: Told,
+    /// Journeys come more than once.
+    last: u64,
+    flows: BTreeSet<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Key {
+    id: &'static str,
+    place: Place,
+    subject: String,
+}
+
+impl Key {
+    fn of(finding: &Finding) -> Self {
+        // Numbers in titles differ from packet to packet of one fault.
+        let subject = if finding.subject.is_empty() {
+            finding.title.chars().filter(|c| !c.is_ascii_digit()).collect()
+        } else {
+            finding.subject.clone()
+        };
+        Self { id: finding.id, place: finding.place.clone(), subject }
+    }
+}
+
+/// The first says all that the second says, and more, when both are at one device.
+const SAME_DEVICE: &[(&str, &str)] = &[
+    (c::QUEUE_FULL.id, c::WAITS_IN_QUEUE.id),
+    (c::QUEUE_FULL.id, c::SLOW_BETWEEN_NODES.id),
+    (c::WAITS_IN_QUEUE.id, c::SLOW_BETWEEN_NODES.id),
+];
+
+/// The same, when both are about one subject.
+const SAME_SUBJECT: &[(&str, &str)] = &[(c::PATH_MTU_BLACK_HOLE.id, c::PACKET_TOO_BIG.id)];
+
+/// What is said for want of anything better.
+const GUESSES: &[&str] =
+    &[c::NO_ANSWER.id, c::UNREACHABLE_BEYOND.id, c::ACCEPT_QUEUE_FULL.id, c::POD_ADDRESS_ON_THE_WIRE.id];
+
+fn covers(more: &Finding, less: &Finding) -> bool {
+    let pair = (more.id, less.id);
+    let device = more.place.netns == less.place.netns && more.place.device == less.place.device;
+    (device && SAME_DEVICE.contains(&pair))
+        || (more.subject == less.subject && !more.subject.is_empty() && SAME_SUBJECT.contains(&pair))
+}
+
+impl Ledger {
+    /// Takes note of a finding; `None`: something told before covers it.
+    pub(super) fn tell(&mut self, finding: Finding, journey: &Journey) -> Option<Told> {
+        if let Some(entry) = self.entries.iter_mut().find(|e| covers(&e.told.finding, &finding)) {
+            if entry.last != journey.id {
+                entry.last = journey.id;
+                entry.told.count += 1;
+            }
+            return None;
+        }
+        let better = finding.certainty != Certainty::Possible && finding.breaks();
+        self.entries.retain(|entry| {
+            let known = &entry.told.finding;
+            let guess = GUESSES.contains(&known.id)
+                && known.id != finding.id
+                && known.certainty > finding.certainty
+                && entry.flows.len() == 1
+                && entry.flows.contains(&journey.flow);
+            !(covers(&finding, known) || (better && guess))
+        });
+        let key = Key::of(&finding);
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == key) {
+            if entry.flows.len() < FLOWS {
+                entry.flows.insert(journey.flow);
+            }
+            // 0: no packet at all.
+            if entry.last != journey.id || journey.id == 0 {
+                entry.last = journey.id;
+                entry.told.count += 1;
+                entry.told.finding = finding;
+            }
+            return Some(entry.told.clone());
+        }
+        if self.entries.len() >= CAUSES {
+            self.entries.remove(0);
+        }
+        let told = Told { finding, count: 1 };
+        let flows = BTreeSet::from([journey.flow]);
+        self.entries.push(Entry { key, told: told.clone(), last: journey.id, flows });
+        Some(told)
+    }
+
+    /// There is an answer after all: it was only late.
+    pub(super) fn answered(&mut self, flow: u32) {
+        self.entries.retain(|entry| {
+            let guess = entry.told.finding.certainty == Certainty::Possible
+                && GUESSES.contains(&entry.told.finding.id);
+            !(guess && entry.flows.len() == 1 && entry.flows.contains(&flow))
+        });
+    }
+
+    /// The surest and most frequent first.
+    pub(super) fn causes(&self) -> Vec<Told> {
+        let mut all: Vec<Told> = self.entries.iter().map(|entry| entry.told.clone()).collect();
+        all.sort_by_key(|told| (told.finding.certainty, Reverse(told.count)));
+        all
+    }
+}

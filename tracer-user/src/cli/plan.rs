@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The validated command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracer_common::Config;
@@ -19,6 +20,10 @@ pub struct Plan {
     pub filter: Filter,
     /// Whose packets are followed, when that was said with --pod, --selector, --container, --netns or --pid.
     pub targets: Vec<Target>,
+    /// What `targets` came from, with --follow: to be looked for again and again.
+    pub follow: Vec<Wanted>,
+    /// Sockets of container runtimes, to be asked for names.
+    pub runtimes: Vec<PathBuf>,
     /// The nodes' namespaces, at least one, none twice.
     pub nodes: Vec<Netns>,
     /// Packets after which to stop.
@@ -35,6 +40,8 @@ pub struct Plan {
     pub positions: PositionChoice,
     pub tc: TcChoice,
     pub debug_bpf: bool,
+    /// Where to record to.
+    pub record: Option<PathBuf>,
     /// What the user should know of how the flags were understood; one line each, safe to print.
     pub notices: Vec<String>,
 }
@@ -51,6 +58,9 @@ impl Plan {
         let wanted = wanted(args)?;
         let count = args.count.as_deref().map(count).transpose()?;
         let duration = args.duration.as_deref().map(duration).transpose()?;
+        if args.follow && wanted.is_empty() {
+            return Err(CliError::NothingToStayWith);
+        }
         if wanted.is_empty() && !typed.has_address() {
             return Err(CliError::Nothing);
         }
@@ -78,6 +88,8 @@ impl Plan {
         Ok(Self {
             filter,
             targets,
+            runtimes: Vec::new(),
+            follow: if args.follow { wanted } else { Vec::new() },
             nodes,
             count,
             duration,
@@ -90,6 +102,7 @@ impl Plan {
             positions: args.positions,
             tc: args.tc,
             debug_bpf: args.debug_bpf,
+            record: args.record.clone(),
             notices,
         })
     }
@@ -101,8 +114,13 @@ impl Plan {
 
     /// The targets' namespaces, without those of the nodes (host-network pods), each once.
     pub fn pod_netns(&self) -> Vec<Netns> {
+        self.own_netns(&self.targets)
+    }
+
+    /// The same of these targets.
+    pub fn own_netns(&self, targets: &[Target]) -> Vec<Netns> {
         let mut out: Vec<Netns> = Vec::new();
-        for netns in self.targets.iter().filter_map(|t| t.netns.as_ref()) {
+        for netns in targets.iter().filter_map(|t| t.netns.as_ref()) {
             if !self.nodes.contains(netns) && !out.contains(netns) {
                 out.push(netns.clone());
             }
@@ -160,6 +178,7 @@ mod tests {
             Ok(Parsed::Run(Invocation::Trace(args))) => {
                 Plan::new(&args, &[&NamedNamespaces], &SystemResolver).map_err(|e| e.to_string())
             }
+            Ok(Parsed::Run(other)) => Err(format!("{other:?}")),
             Ok(Parsed::Print(text)) => Err(text.to_string()),
             Err(error) => Err(error.to_string()),
         }

@@ -15,7 +15,7 @@ pub struct CauseKind {
 
 macro_rules! causes {
     ($($name:ident $id:literal $means:literal $told_by:literal)*) => {
-        $(pub(super) const $name: CauseKind = CauseKind { id: $id, means: $means, told_by: $told_by };)*
+        $(pub(crate) const $name: CauseKind = CauseKind { id: $id, means: $means, told_by: $told_by };)*
         /// All of them, in the order of the document.
         pub const CATALOGUE: &[CauseKind] = &[$($name),*];
     };
@@ -169,9 +169,15 @@ causes! {
     ACCEPT_QUEUE_FULL "accept-queue-full"
         "The server does not accept connections fast enough: its queue is full and SYNs are ignored."
         "SYNs are delivered and nothing answers them; the listening socket's queue, TcpExt.ListenOverflows."
+    LOST_BETWEEN "lost-between"
+        "Packets are lost between two places, and the kernel reports no drop."
+        "Seen at one device and not at the next, more than once, with no events lost."
     UNREACHABLE_BEYOND "unreachable-beyond"
         "A router or host beyond the node says that the destination cannot be reached."
         "An ICMP error came in from there."
+    SOURCE_UNCLAIMED "source-unclaimed"
+        "Nobody answers for the address that a packet left with (an egress IP): its answers find no host."
+        "ARP requests or neighbour solicitations for it again and again on the node's network; no answer to the packet."
     NO_ANSWER "no-answer"
         "Packets leave the node as they should and nothing comes back."
         "Sent more than once; no reply, no drop, no ICMP error."

@@ -5,11 +5,12 @@
 //! Causes are told by kind of evidence. Where the evidence does not single one out, it is called likely or
 //! possible, or nothing is said.
 
+mod askers;
 mod authors;
-mod catalogue;
+pub(crate) mod catalogue;
 mod connections;
 mod drops;
-mod egress;
+pub(crate) mod egress;
 mod explainer;
 mod finding;
 mod firewall;
@@ -27,6 +28,7 @@ mod waiting;
 
 pub use authors::HopAuthors;
 pub use catalogue::{CATALOGUE, CauseKind, markdown};
-pub use explainer::{Explainer, Tick};
+pub(crate) use drops::mac;
+pub use explainer::{Asked, Explainer, Tick};
 pub use finding::{Certainty, Fact, Finding, Place};
 pub use ledger::Told;

@@ -70,6 +70,10 @@ impl<'a> View<'a> {
         self.topology.namespaces.get(&netns)
     }
 
+    pub(super) fn role_of(&self, netns: NetnsId) -> Option<Role> {
+        self.namespace(netns).map(|ns| ns.role)
+    }
+
     pub(super) fn device(&self, netns: NetnsId, ifindex: u32) -> Option<&'a Device> {
         self.namespace(netns)?.devices.get(&ifindex)
     }
@@ -97,7 +101,8 @@ impl<'a> View<'a> {
         let nodes = self.topology.namespaces.values().filter(|ns| ns.role == Role::Node).count();
         match self.namespace(netns) {
             Some(ns) if ns.role == Role::Pod || nodes > 1 => {
-                format!("ip netns exec {} {command}", self.netns(netns))
+                let by_name = || format!("ip netns exec {}", self.netns(netns)).into();
+                format!("{} {command}", self.names.entry(netns).unwrap_or_else(by_name))
             }
             _ => command.to_owned(),
         }

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One run: what is attached follows the node as it changes, records become journeys, journeys are printed.
 
+mod askers;
 mod attach;
 mod counters;
 mod debug;
 mod evidence;
 mod header;
+mod listeners;
 mod names;
+mod pods;
 mod privileges;
+mod recording;
 mod run;
+mod screen;
 
-pub use privileges::{MissingPrivileges, check_privileges};
+pub use privileges::{MissingPrivileges, check_privileges, check_read_privileges};
 pub use run::{Outcome, TraceError, trace};
+pub use screen::{columns, text_options};

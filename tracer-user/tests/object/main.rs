@@ -237,6 +237,32 @@ fn without_debugging_the_verifier_takes_the_messages_out() {
 }
 
 #[test]
+fn the_verifier_takes_programs_whose_addresses_may_change() {
+    let btf = match KernelBtf::load() {
+        Ok(btf) if is_root() => btf,
+        Ok(_) => return println!("SKIP needs root"),
+        Err(error) => return println!("SKIP {error}"),
+    };
+    let (fields, _) = btf.resolve_fields();
+    for follow in [tracer_common::FOLLOW_SRC, tracer_common::FOLLOW_DST] {
+        let config = Config { follow, dport: 80, ..Config::default() };
+        let globals: [(&str, &[u8]); 2] = [("FIELDS", fields.bytes()), ("CONFIG", config.bytes())];
+        let programs = Programs::new(OBJECT, &globals, &[]).unwrap();
+        for (name, kind) in [
+            ("tc_ingress", ProgramKind::Tc),
+            ("tc_main", ProgramKind::Tc),
+            ("nf_pos0", ProgramKind::Netfilter),
+            ("nf_main", ProgramKind::Netfilter),
+        ] {
+            match programs.load(name, kind) {
+                Ok(program) => println!("{name}: {:?}", prog_stats(program.as_fd()).unwrap().verified_insns),
+                Err(error) => assert!(error.is_unsupported(), "{name}, {follow}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn the_object_has_its_types_and_no_dwarf() {
     let elf = object::File::parse(OBJECT).unwrap();
     let names: Vec<String> = elf.sections().map(|section| section.name().unwrap().to_owned()).collect();

@@ -6,6 +6,7 @@ use std::{
     env,
     io::{self, Write as _},
     os::unix::process::CommandExt,
+    path::PathBuf,
     process::{Command, ExitCode},
     time::Instant,
 };
@@ -14,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    Backend, Lab, Spec, causes,
+    Backend, Lab, Spec, causes, containers,
     faults::{self, Verdict},
     helper::{self, Helper},
     ns::Ns,
@@ -292,6 +293,8 @@ enum What {
     Hold { id: String },
     #[command(hide = true)]
     Guard { id: String },
+    #[command(hide = true)]
+    Contain { dir: PathBuf, network: String },
 }
 
 fn run(what: What, helper: impl FnOnce() -> Result<Helper>) -> ExitCode {
@@ -321,6 +324,7 @@ fn run(what: What, helper: impl FnOnce() -> Result<Helper>) -> ExitCode {
             }
         }),
         What::Guard { id } => helper::guard_main(&id),
+        What::Contain { dir, network } => containers::guardian_main(&dir, &network),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

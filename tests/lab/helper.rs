@@ -62,6 +62,16 @@ impl Helper {
         )
     }
 
+    /// The program.
+    pub fn program(&self) -> &std::path::Path {
+        &self.program
+    }
+
+    /// The words before its subcommand.
+    pub fn words(&self) -> &[OsString] {
+        &self.words
+    }
+
     /// Starts a server inside `ns`, in a session of its own, and waits until it serves. It writes
     /// its pid under `name` into the run directory.
     ///

@@ -79,6 +79,11 @@ impl Lab {
         &self.dir
     }
 
+    /// The program that its processes are.
+    pub fn helper(&self) -> &Helper {
+        &self.helper
+    }
+
     /// The namespace of a place: `node1`, `node2`, `ul`, `ext`, `visitor`, `podb`, `pod2`, `mesh`.
     pub fn ns(&self, place: &str) -> Ns {
         self.spec.ns(place)

@@ -38,6 +38,7 @@ pub mod causes;
 pub mod cli;
 pub mod client;
 mod conntrack;
+pub mod containers;
 pub mod drops;
 pub mod faults;
 pub mod helper;

@@ -7,6 +7,10 @@ pub const MAX_ADDRS: usize = 8;
 /// UDP ports on which VXLAN is looked for.
 pub const MAX_PORTS: usize = 8;
 
+/// What stands in the object for a call of `bpf_rdonly_cast`: a helper that there is not. User space puts the number
+/// of the kernel's function in its place.
+pub const RDONLY_CAST: i32 = 0x6567_7774;
+
 /// One address with its mask, as four big-endian words in memory order (IPv4 mapped into IPv6, its mask
 /// including the 96 leading bits).
 #[repr(C)]
@@ -25,7 +29,14 @@ pub struct Settings {
     pub zero: u64,
     /// UDP ports that carry VXLAN here; 0 ends the list.
     pub vxlan_ports: [u16; MAX_PORTS],
+    /// With [`Config::follow`]: addresses on that side, in the form of a tuple's; all zero ends the list.
+    pub followed: [[u32; 4]; MAX_ADDRS],
 }
+
+/// [`Config::follow`]: the source's addresses are in [`Settings::followed`].
+pub const FOLLOW_SRC: u32 = 1;
+/// The destination's are.
+pub const FOLLOW_DST: u32 = 2;
 
 /// The filter and the switches.
 ///
@@ -48,5 +59,8 @@ pub struct Config {
     pub tcp_send_reset_args: u32,
     /// 1: send debug messages, see [`crate::DebugRecord`].
     pub debug: u32,
-    pub reserved: u32,
+    /// BTF id of `struct sk_buff` in vmlinux, where the kernel has `bpf_rdonly_cast` (6.2 -); else 0.
+    pub skb_type: u32,
+    /// `FOLLOW_*`: this side's list is in [`Settings::followed`] and may change, and is empty here; 0 neither.
+    pub follow: u32,
 }

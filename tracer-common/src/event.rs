@@ -113,7 +113,8 @@ pub struct Event {
     pub skb: u64,
     /// Number of this record on its CPU, counting the ones that could not be reserved: a gap is loss.
     pub seq: u32,
-    /// Id of the flow, the same for both directions and before and after NAT. Never 0.
+    /// Id of the flow, the same for both directions and before and after NAT. 0 only in a `Fib` record of a lookup
+    /// that has no source yet: the next packet to its destination tells.
     pub flow: u32,
     /// `skb->mark`; for `Fib` the mark that was looked up.
     pub mark: u32,

@@ -91,9 +91,12 @@ pub fn is_plain(nfct: u64) -> bool {
     if ct == 0 {
         return true;
     }
+    if probed!(ct, ct_status, u64) & TRANSLATED == 0 {
+        return true;
+    }
     let Some(slot) = CT_NOT_OURS.get_ptr_mut((ct >> 6) as u32 % (CT_SLOTS * 8)) else { return false };
     // SAFETY: a pointer into the map's value, one word.
-    (info != IS_NEW && unsafe { *slot } == ct) || probed!(ct, ct_status, u64) & TRANSLATED == 0
+    info != IS_NEW && unsafe { *slot } == ct
 }
 
 #[inline(never)]

@@ -47,7 +47,10 @@ fn observe(ctx: &BtfTracePointContext) {
         return;
     }
     let Some(settings) = SETTINGS.get(0) else { return };
-    let bytes = SkbBytes { base: number(typed!(skb, skb_head, u64)) + u64::from(network_header), settings };
+    let bytes = SkbBytes::of(skb, settings);
+    if bytes.is_foreign() {
+        return;
+    }
     let mut hit = Hit::blank(settings);
     if judge(&bytes, 0, &mut hit) {
         debug::judged(Kind::Drop, skb, true, &hit);

@@ -2,12 +2,12 @@
 //! Route lookups: which table answered, and what.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use tracer_common::{FLAG_IPV6, FLAG_REVERSE, Kind, SCOPE_NOWHERE, Tuple};
+use tracer_common::{DIR_FORWARD, FLAG_IPV6, FLAG_REVERSE, Kind, SCOPE_NOWHERE, Tuple};
 
 use crate::{
     emit::{self, Meta, Sighting},
     field, frozen,
-    judge::{NOT_OURS, filter, judge_tuple},
+    judge::{NOT_OURS, filter, fits_dst, judge_tuple},
     kernel::{is_watched, netns_of_device, probe},
     maps::{CONFIG, Flow, MEMO, Memo, SETTINGS, STAGE_ENCAP, STAGE_NONE},
     nf::memo_tag,
@@ -153,7 +153,14 @@ fn observe(lookup: &Lookup) {
         return;
     }
     let mut tuple = lookup.tuple;
-    let Some(flow) = of_socket(&mut tuple) else { return };
+    let flow = match of_socket(&mut tuple) {
+        Some(flow) => flow,
+        // IPv6 looks up once, to choose the source address: the packet that follows tells which flow it was.
+        None if lookup.flags & FLAG_IPV6 != 0 && is_without_source(&tuple) => {
+            Flow { id: 0, dir: DIR_FORWARD, learned: 0, unused: 0 }
+        }
+        None => return,
+    };
     if is_watched(netns) {
         send(lookup, flow, 0, netns, 0);
     }
@@ -194,7 +201,7 @@ fn same(a: &[u32; 4], b: &[u32; 4]) -> bool {
 
 #[inline(always)]
 fn of_socket(tuple: &mut Tuple) -> Option<Flow> {
-    if frozen!(CONFIG.dst_count) == 0 && frozen!(CONFIG.src_count) == 0 {
+    if frozen!(CONFIG.dst_count) == 0 && frozen!(CONFIG.src_count) == 0 && frozen!(CONFIG.follow) == 0 {
         return None;
     }
     // Before the socket has an address and a port nothing can tell which flow it will be.
@@ -206,6 +213,17 @@ fn of_socket(tuple: &mut Tuple) -> Option<Flow> {
     }
     let mut flow = Flow { id: 0, dir: 0, learned: 0, unused: 0 };
     if judge_tuple(tuple, &mut flow) { Some(flow) } else { None }
+}
+
+/// A lookup for a packet to a wanted destination that has no source yet.
+#[inline(always)]
+fn is_without_source(tuple: &Tuple) -> bool {
+    let (proto, dport) = (frozen!(CONFIG.proto), frozen!(CONFIG.dport));
+    let any = tuple.src[0] | tuple.src[1] | tuple.src[2] | tuple.src[3] == 0;
+    any && frozen!(CONFIG.dst_count) != 0
+        && (proto == 0 || proto == tuple.proto)
+        && (dport == 0 || dport == tuple.dport)
+        && fits_dst(&tuple.dst)
 }
 
 #[inline(always)]

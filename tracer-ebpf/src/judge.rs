@@ -2,14 +2,14 @@
 //! Is this packet ours? The sieve and the filter's constants turn away most packets without a map lookup.
 
 use tracer_common::{
-    DIR_FORWARD, DIR_REPLY, DebugCode, FLAG_ENCAP, FLAG_FRAG, MAX_ADDRS, Prefix, SIEVE_SIZE, Settings, Tuple,
+    DIR_FORWARD, DIR_REPLY, DebugCode, FLAG_ENCAP, FLAG_FRAG, FOLLOW_DST, FOLLOW_SRC, MAX_ADDRS, Prefix, SIEVE_SIZE, Settings, Tuple,
 };
 
 use crate::{
     debug, frozen,
-    maps::{CONFIG, COUNTERS, FLOWS, FRAGS, Flow, FragKey, SIEVE},
+    maps::{CONFIG, COUNTERS, FLOWS, FRAGS, Flow, FragKey, SETTINGS, SIEVE},
     packet::{
-        Bytes, ICMP, ICMPV6, MAPPED, Outer, Packet, SCTP, TCP, UDP, is_echo, is_vxlan_port, read_quoted,
+        Bytes, ICMP, ICMPV6, MAPPED, Outer, Packet, SCTP, TCP, UDP, is_vxlan_port, read_quoted,
     },
 };
 
@@ -41,39 +41,40 @@ impl Hit {
     }
 }
 
-/// Is an IPv4 packet with nothing unusual about it certainly not ours? False: [`judge`] has to look. Most packets
-/// of a node end here, some tens of instructions after their first bytes were read.
+/// Is the IP packet at `head`, with nothing unusual about it, certainly not ours? False: [`judge`] has to look. Most
+/// packets of a node end here, some tens of instructions after their first bytes were read.
 ///
-/// A function of its own in the object, so that its stack is free again for what follows.
-#[inline(never)]
-pub fn is_foreign<B: Bytes>(bytes: &B, offset: usize) -> bool {
+/// `head`: what may be loaded from directly, 28 bytes of it, and as many as `readable` says.
+#[inline(always)]
+pub fn is_foreign(head: *const u32, readable: impl Fn(usize) -> bool, settings: &Settings) -> bool {
     const FRAGMENT: u32 = (0x3fff_u16.to_be() as u32) << 16;
-    // The header without options, and eight bytes of the next.
-    let Some(head) = bytes.load::<[u32; 7]>(offset) else { return false };
-    let length = u16::from_be((head[0] >> 16) as u16);
-    if head[0] as u8 != 0x45 || head[1] & FRAGMENT != 0 || usize::from(length) < size_of_val(&head) {
-        return false;
-    }
-    let proto = (head[2] >> 8) as u8;
-    let (sport, dport) = match proto {
-        TCP | UDP | SCTP => (u16::from_be(head[5] as u16), u16::from_be((head[5] >> 16) as u16)),
-        ICMP if is_echo(ICMP, head[5] as u8) => {
-            let id = u16::from_be(head[6] as u16);
-            (id, id)
+    // SAFETY: a word of the 28 bytes, or after asking `readable`.
+    let word = |i: usize| unsafe { core::ptr::read_volatile(head.add(i)) };
+    let first = word(0);
+    let (proto, src, dst, at) = if first as u8 == 0x45 {
+        let length = u16::from_be((first >> 16) as u16);
+        if word(1) & FRAGMENT != 0 || length < 28 {
+            return false;
         }
+        ((word(2) >> 8) as u8, [0, 0, MAPPED, word(3)], [0, 0, MAPPED, word(4)], 5)
+    } else if first as u8 >> 4 == 6 && readable(48) {
+        if u16::from_be(word(1) as u16) < 8 {
+            return false;
+        }
+        let address = |at: usize| [word(at), word(at + 1), word(at + 2), word(at + 3)];
+        ((word(1) >> 16) as u8, address(2), address(6), 10)
+    } else {
+        return false;
+    };
+    let (sport, dport) = match proto {
+        TCP | UDP | SCTP => (u16::from_be(word(at) as u16), u16::from_be((word(at) >> 16) as u16)),
         _ => return false,
     };
-    if proto == UDP && is_vxlan_port(bytes.settings(), dport) {
+    if proto == UDP && is_vxlan_port(settings, dport) {
         return false;
     }
-    let tuple = Tuple {
-        src: [0, 0, MAPPED, head[3]],
-        dst: [0, 0, MAPPED, head[4]],
-        sport,
-        dport,
-        proto: u32::from(proto),
-    };
-    !sieve_has(&tuple) && filter(&tuple) == NOT_OURS
+    let tuple = Tuple { src, dst, sport, dport, proto: u32::from(proto) };
+    wanted(&tuple) == NOT_OURS && !has_learned(&tuple)
 }
 
 /// Finds the flow of the IP packet at `offset`, looking into VXLAN and at what ICMP errors quote. False: not ours.
@@ -199,8 +200,13 @@ pub fn insert_both(tuple: &mut Tuple, flow: &Flow) -> bool {
 fn insert(tuple: &Tuple, flow: &Flow) -> bool {
     if let Some(sieve) = SIEVE.get_ptr_mut(0) {
         let slot = sieve_slot(tuple) & (SIEVE_SIZE - 1);
-        // SAFETY: the slot is within the map's value; single bytes are written whole.
-        unsafe { core::ptr::write_volatile(sieve.cast::<u8>().add(slot), 1) };
+        // SAFETY: the slot is within the map's value; single numbers are written whole.
+        unsafe {
+            core::ptr::write_volatile((&raw mut (*sieve).slots).cast::<u8>().add(slot), 1);
+            if flow.learned != 0 {
+                core::ptr::write_volatile(&raw mut (*sieve).learned, 1);
+            }
+        }
     }
     let r = FLOWS.insert(tuple, flow, 0);
     if let Some(counters) = COUNTERS.get_ptr_mut(0) {
@@ -221,7 +227,15 @@ fn sieve_has(tuple: &Tuple) -> bool {
     let Some(sieve) = SIEVE.get_ptr(0) else { return true };
     let slot = sieve_slot(tuple) & (SIEVE_SIZE - 1);
     // SAFETY: the slot is within the map's value.
-    unsafe { *sieve.cast::<u8>().add(slot) != 0 }
+    unsafe { *(&raw const (*sieve).slots).cast::<u8>().add(slot) != 0 }
+}
+
+/// May the flow table have this tuple, which the filter does not want?
+#[inline(always)]
+fn has_learned(tuple: &Tuple) -> bool {
+    // SAFETY: a number in the map's value.
+    SIEVE.get_ptr(0).is_none_or(|sieve| unsafe { core::ptr::read_volatile(&raw const (*sieve).learned) } != 0)
+        && sieve_has(tuple)
 }
 
 /// The same for both directions.
@@ -262,6 +276,11 @@ pub const NOT_OURS: u32 = u32::MAX;
 /// Does the filter want this tuple, and in which direction (`DIR_*`)?
 #[inline(never)]
 pub fn filter(tuple: &Tuple) -> u32 {
+    wanted(tuple)
+}
+
+#[inline(always)]
+fn wanted(tuple: &Tuple) -> u32 {
     let proto = frozen!(CONFIG.proto);
     if proto != 0 && proto != tuple.proto && !(proto == u32::from(ICMP) && tuple.proto == u32::from(ICMPV6)) {
         return NOT_OURS;
@@ -296,6 +315,9 @@ fn fits_port(wanted: u16, port: u16) -> bool {
 
 #[inline(always)]
 pub fn fits_src(addr: &[u32; 4]) -> bool {
+    if frozen!(CONFIG.follow) == FOLLOW_SRC {
+        return is_followed(addr);
+    }
     let count = frozen!(CONFIG.src_count);
     if count == 0 {
         return true;
@@ -313,6 +335,9 @@ pub fn fits_src(addr: &[u32; 4]) -> bool {
 
 #[inline(always)]
 pub fn fits_dst(addr: &[u32; 4]) -> bool {
+    if frozen!(CONFIG.follow) == FOLLOW_DST {
+        return is_followed(addr);
+    }
     let count = frozen!(CONFIG.dst_count);
     if count == 0 {
         return true;
@@ -323,6 +348,18 @@ pub fn fits_dst(addr: &[u32; 4]) -> bool {
         }
         if fits(&raw const CONFIG.dst[i], addr) {
             return true;
+        }
+    }
+    false
+}
+
+/// Is it an address of a pod that may get others while it is followed?
+#[inline(never)]
+fn is_followed(addr: &[u32; 4]) -> bool {
+    let Some(settings) = SETTINGS.get(0) else { return false };
+    for followed in &settings.followed {
+        if followed[3] == addr[3] && followed[2] == addr[2] && followed[1] == addr[1] && followed[0] == addr[0] {
+            return (addr[3] | addr[2] | addr[1] | addr[0]) != 0;
         }
     }
     false

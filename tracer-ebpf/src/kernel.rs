@@ -6,7 +6,10 @@ use aya_ebpf::{
     helpers::generated::{bpf_map_lookup_elem, bpf_probe_read_kernel},
 };
 
-use crate::maps::{DEV_SLOTS, DEVICES, NETNS};
+use tracer_common::RDONLY_CAST;
+
+use crate::maps::{CONFIG, DEV_SLOTS, DEVICES, NETNS};
+use crate::frozen;
 
 /// Offset of a field, or -1.
 #[macro_export]
@@ -65,9 +68,48 @@ pub fn number(ptr: u64) -> u64 {
     }
 }
 
-/// Copies `T` from any kernel address. `None` on a fault.
+/// Most bytes that may be read through one [`view`].
+pub const VIEW: usize = 48;
+
+/// A pointer through which up to [`VIEW`] bytes from any kernel address on may be loaded directly; what cannot be
+/// read is 0. `None` where the kernel has no `bpf_rdonly_cast`.
+///
+/// The verifier takes the address for that of an sk_buff whose `cb` (48 bytes, of which any size may be loaded)
+/// begins there.
+#[inline(always)]
+pub fn view(addr: u64) -> Option<*const u8> {
+    let (ty, cb) = (frozen!(CONFIG.skb_type), field!(skb_cb));
+    if ty == 0 || cb < 0 {
+        return None;
+    }
+    let skb: u64;
+    // SAFETY: stands for a call of `void *bpf_rdonly_cast(const void *, u32 btf_id)`, which returns its first
+    // argument; the registers are those of any call.
+    unsafe {
+        core::arch::asm!(
+            "call {function}",
+            function = const RDONLY_CAST,
+            out("r0") skb,
+            inout("r1") addr.wrapping_sub(cb as u64) => _,
+            inout("r2") u64::from(ty) => _,
+            lateout("r3") _,
+            lateout("r4") _,
+            lateout("r5") _,
+            options(nostack),
+        );
+    }
+    Some((skb as *const u8).wrapping_offset(cb as isize))
+}
+
+/// Copies `T` from any kernel address. `None` on a fault, or zeros.
 #[inline(always)]
 pub fn probe<T: Copy>(addr: u64) -> Option<T> {
+    if size_of::<T>() <= VIEW
+        && let Some(at) = view(addr)
+    {
+        // SAFETY: within the view. `T` is integers or arrays of them.
+        return Some(unsafe { core::ptr::read_volatile(at.cast::<T>()) });
+    }
     let mut value = core::mem::MaybeUninit::<T>::uninit();
     // SAFETY: the destination is `size_of::<T>()` bytes; the helper checks the source itself.
     let r = unsafe {
@@ -88,6 +130,13 @@ pub fn probe<T: Copy>(addr: u64) -> Option<T> {
 /// The same into `value`, without a copy on the stack. False on a fault: `value` is zeroed then.
 #[inline(always)]
 pub fn probe_into<T: Copy>(addr: u64, value: &mut T) -> bool {
+    if size_of::<T>() <= VIEW
+        && let Some(at) = view(addr)
+    {
+        // SAFETY: within the view. `T` is integers or arrays of them.
+        *value = unsafe { core::ptr::read_volatile(at.cast::<T>()) };
+        return true;
+    }
     // SAFETY: the destination is `size_of::<T>()` bytes of integers; the helper checks the source itself.
     let r = unsafe {
         bpf_probe_read_kernel(

@@ -58,6 +58,16 @@ pub const STAGE_ROUTE: u32 = 1;
 /// It was about to leave through a device, not yet encapsulated: only an encapsulation looks up a way now.
 pub const STAGE_ENCAP: u32 = 2;
 
+/// What may be in `FLOWS`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Sieve {
+    /// 1: some tuple was learned from conntrack; else there are none but those that the filter wants.
+    pub learned: u64,
+    /// One byte a slot: some tuple hashes to it. Bytes, because two CPUs may write at once.
+    pub slots: [u8; SIEVE_SIZE],
+}
+
 /// What was last sent of a conntrack entry.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -86,9 +96,8 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 pub static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(FLOW_TABLE_SIZE, 0);
 #[map]
 pub static FRAGS: LruHashMap<FragKey, Flow> = LruHashMap::with_max_entries(1024, 0);
-/// One byte a slot: some tuple in `FLOWS` hashes to it. Bytes, because two CPUs may write at once.
 #[map]
-pub static SIEVE: Array<[u8; SIEVE_SIZE]> = Array::with_max_entries(1, 0);
+pub static SIEVE: Array<Sieve> = Array::with_max_entries(1, 0);
 /// Inode numbers of the watched network namespaces.
 #[map]
 pub static NETNS: HashMap<u32, u32> = HashMap::with_max_entries(256, 0);
@@ -121,7 +130,8 @@ pub static CONFIG: Config = Config {
     kfree_skb_args: 0,
     tcp_send_reset_args: 0,
     debug: 0,
-    reserved: 0,
+    skb_type: 0,
+    follow: 0,
 };
 
 #[unsafe(no_mangle)]

@@ -12,7 +12,7 @@ use crate::{
     conntrack::{self, Ct},
     debug,
     emit::{self, Meta, Sighting},
-    judge::{Hit, is_foreign, judge},
+    judge::{Hit, judge},
     kernel::number,
     maps::{MEMO, Memo, SETTINGS, STAGE_NONE, STAGE_ROUTE},
     packet::{SkbBytes, Transport},
@@ -125,13 +125,12 @@ fn observe(ctx: *mut NfContext, position: u8) {
     if !is_entry(hook) && unsafe { (*memo).miss } == skb {
         return;
     }
-    let head = number(typed!(skb, skb_head, u64));
     let Some(settings) = SETTINGS.get(0) else { return };
-    let bytes = SkbBytes { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings };
+    let bytes = SkbBytes::of(skb, settings);
     // One that was ours at the hook before most likely still is.
     // SAFETY: as above.
     let was_ours = unsafe { (*memo).hit } == skb;
-    if !was_ours && is_foreign(&bytes, 0) && conntrack::is_plain(typed!(skb, skb_nfct, u64)) {
+    if !was_ours && bytes.is_foreign() && conntrack::is_plain(typed!(skb, skb_nfct, u64)) {
         // SAFETY: as above.
         unsafe { (*memo).miss = skb };
         return;

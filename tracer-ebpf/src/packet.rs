@@ -5,7 +5,11 @@ use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use network_types::{eth::EthHdr, ip::IpProto, tcp::TcpHdr, udp::UdpHdr, vxlan::VxlanHdr};
 use tracer_common::{FLAG_FRAG, FLAG_IPV6, FLAG_QUOTED, FLAG_TRUNCATED, MAX_PORTS, Settings, Tuple};
 
-use crate::kernel::probe;
+use crate::{
+    judge::is_foreign,
+    kernel::{VIEW, probe, view},
+    typed,
+};
 
 pub const ETH_P_IP: u16 = 0x0800;
 pub const ETH_P_IPV6: u16 = 0x86dd;
@@ -71,6 +75,23 @@ pub struct SkbBytes {
     /// Address of the network header.
     pub base: u64,
     pub settings: &'static Settings,
+}
+
+impl SkbBytes {
+    /// `skb`: a typed pointer, of an skb whose network header is known.
+    #[inline(always)]
+    pub fn of(skb: u64, settings: &'static Settings) -> Self {
+        let head = typed!(skb, skb_head, u64);
+        Self { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings }
+    }
+
+    /// See [`is_foreign`]. Never where headers can only be read by a helper.
+    ///
+    /// A function of its own in the object, so that its stack is free again for what follows.
+    #[inline(never)]
+    pub fn is_foreign(&self) -> bool {
+        view(self.base).is_some_and(|head| is_foreign(head.cast(), |bytes| bytes <= VIEW, self.settings))
+    }
 }
 
 impl Bytes for SkbBytes {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! tc: a device's ingress and egress. The same programs serve TCX and clsact; they always say "next".
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
-use tracer_common::Kind;
+use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
+use tracer_common::{Kind, Settings};
 
 use crate::{
     conntrack::{self, Ct},
@@ -48,6 +48,9 @@ fn observe<const POINT: u8, const HEADER: usize>(ctx: &TcContext) -> i32 {
     // SAFETY: `skb` is the program's context; the verifier rewrites these to loads of the sk_buff.
     let (protocol, tci) = unsafe { ((*skb).protocol, (*skb).vlan_tci) };
     let Some(settings) = SETTINGS.get(0) else { return NEXT };
+    if is_foreign_here(skb, HEADER, settings) {
+        return NEXT;
+    }
     let bytes = TcBytes { skb, settings };
     let mut protocol = u16::from_be(protocol as u16);
     let mut offset = HEADER;
@@ -64,9 +67,6 @@ fn observe<const POINT: u8, const HEADER: usize>(ctx: &TcContext) -> i32 {
     if protocol != ETH_P_IP && protocol != ETH_P_IPV6 {
         return NEXT;
     }
-    if protocol == ETH_P_IP && is_foreign(&bytes, offset) {
-        return NEXT;
-    }
     let mut hit = Hit::blank(settings);
     let ours = judge(&bytes, offset, &mut hit);
     debug::judged(Kind::Tc, skb as u64, ours, &hit);
@@ -74,6 +74,20 @@ fn observe<const POINT: u8, const HEADER: usize>(ctx: &TcContext) -> i32 {
         report(&bytes, POINT, HEADER == ETHERNET, vlan, &mut hit);
     }
     NEXT
+}
+
+/// Is the packet, with its IP header at `offset` of the linear part, certainly not ours?
+///
+/// A function of its own in the object, so that its stack is free again for what follows.
+#[inline(never)]
+fn is_foreign_here(skb: *mut __sk_buff, offset: usize, settings: &Settings) -> bool {
+    // SAFETY: the program's context; the verifier makes these the bounds of the linear part.
+    let (protocol, data, end) =
+        unsafe { (u16::from_be((*skb).protocol as u16), (*skb).data as usize, (*skb).data_end as usize) };
+    let readable = |bytes: usize| data + offset + bytes <= end;
+    matches!(protocol, ETH_P_IP | ETH_P_IPV6)
+        && readable(28)
+        && is_foreign((data + offset) as *const u32, readable, settings)
 }
 
 /// Sends the record. A function of its own in the object: it shares no stack with `judge`.

@@ -4,10 +4,12 @@
 //! Data moves one way: [`bpf`] → [`flow`] → [`explain`] → [`output`]; [`target`] and [`node`] feed both ends.
 
 pub mod bpf;
+pub mod check;
 pub mod cli;
 pub mod explain;
 pub mod flow;
 pub mod node;
 pub mod output;
+pub mod record;
 pub mod target;
 pub mod trace;

@@ -94,6 +94,7 @@ fn run(events: Vec<Event>, options: Options) -> Result<(), TestCaseError> {
         + summary.delivered
         + summary.unwatched
         + summary.merged
+        + summary.cut_up
         + summary.dropped_total()
         + summary.vanished
         + summary.unclear

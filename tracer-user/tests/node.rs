@@ -145,13 +145,13 @@ fn the_devices_of_a_pods_path() {
     assert!(by_name("eth0").addresses.contains(&"fd16::11".parse().unwrap()));
 
     // To the pod next door: its port is known once the bridge has seen it.
-    lab.script("pod: ping -c1 -W1 10.200.0.33\n node: ping -c1 -W1 10.200.0.33");
+    lab.script("pod: ping -c1 -W5 10.200.0.33\n node: ping -c1 -W5 10.200.0.33");
     let seen = observer.observe(&[host("10.200.0.22"), host("10.200.0.33")]).unwrap();
     let mut with_port = path.to_vec();
     with_port.insert(3, ("veth2", Transit));
     assert_eq!(roles(&seen.topology.namespaces[&node.id()]), with_port);
     // To the routed pod, and without a pod of our own.
-    lab.script("node: ping -c1 -W1 10.200.0.22");
+    lab.script("node: ping -c1 -W5 10.200.0.22");
     let mut observer = Observer::open(std::slice::from_ref(&node), None).unwrap();
     let seen = observer.observe(&[host("10.200.0.22"), host("10.200.9.9")]).unwrap();
     let transit = [
@@ -319,15 +319,15 @@ fn from_the_command_line_to_the_devices() {
 
     let plan_v4 = plan(&format!("--node-netns {node} --pod default/{pod} --dst 192.0.2.1:80")).unwrap();
     assert_eq!(plan_v4.filter.to_string(), "10.200.0.22 → 192.0.2.1:80");
-    assert_eq!(plan_v4.target.as_ref().unwrap().name, format!("default/{pod}"));
+    assert_eq!(plan_v4.targets[0].name, format!("default/{pod}"));
     assert_eq!(plan_v4.nodes[0].name(), node);
     let plan_v6 =
         plan(&format!("--node-netns /run/netns/{node} --netns /run/netns/{pod} --dst [fd99::1]:80")).unwrap();
     assert_eq!(plan_v6.filter.to_string(), "fd20::22 → [fd99::1]:80");
-    assert_eq!(plan_v6.target.as_ref().unwrap().name, pod);
+    assert_eq!(plan_v6.targets[0].name, pod);
     assert_eq!(plan_v6.nodes[0].name(), node);
 
-    let mut observer = Observer::open(&plan_v4.nodes, plan_v4.pod_netns()).unwrap();
+    let mut observer = Observer::open(&plan_v4.nodes, &plan_v4.pod_netns()).unwrap();
     let seen = observer.observe(&plan_v4.filter.ends()).unwrap();
     assert_eq!(seen.topology.namespaces.len(), 2);
 
@@ -339,8 +339,5 @@ fn from_the_command_line_to_the_devices() {
     lab.0.push(format!("{prefix}-{pod}"));
     run(&format!("ip netns add {prefix}-{pod}"));
     let error = plan(&format!("--pod {prefix}/{pod}")).unwrap_err();
-    assert!(
-        error.contains("fits more than one namespace") && error.contains("say which one with --netns"),
-        "{error}"
-    );
+    assert!(error.contains("fits 2 pods: ") && error.contains("say which one with --netns"), "{error}");
 }

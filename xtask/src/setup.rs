@@ -3,6 +3,7 @@
 
 use std::env;
 use std::io::{self, IsTerminal as _};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::process;
 use crate::workspace;
 
 /// A program that the build, the lab or the tests run, and Debian's package that has it.
-const TOOLS: [(&str, &str); 14] = [
+const TOOLS: [(&str, &str); 18] = [
     ("cc", "gcc"),
     ("iptables", "iptables"),
     ("ip6tables", "iptables"),
@@ -28,7 +29,14 @@ const TOOLS: [(&str, &str); 14] = [
     ("tcpdump", "tcpdump"),
     ("sysctl", "procps"),
     ("modprobe", "kmod"),
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
+    ("runc", "runc"),
+    ("busybox", "busybox-static"),
 ];
+/// CNI's plugins, which are in no PATH: where they may be, and Debian's package.
+const CNI: ([&str; 2], &str) =
+    (["/usr/lib/cni/bridge", "/opt/cni/bin/bridge"], "containernetworking-plugins");
 /// Debian's rustc for the BPF side, with a ready core; see `bpf.rs`.
 const DEBIAN_COMPILER: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 
@@ -44,11 +52,11 @@ struct Missing {
 
 impl Missing {
     fn look() -> Result<Self> {
-        Ok(Self {
-            packages: packages_of(TOOLS.iter().filter(|(program, _)| process::find(program).is_none())),
-            compiler: bpf::compiler()?.is_none(),
-            linker: bpf::linker().is_none(),
-        })
+        let mut packages = packages_of(TOOLS.iter().filter(|(program, _)| process::find(program).is_none()));
+        if !CNI.0.iter().any(|plugin| Path::new(plugin).is_file()) {
+            packages.push(CNI.1);
+        }
+        Ok(Self { packages, compiler: bpf::compiler()?.is_none(), linker: bpf::linker().is_none() })
     }
 
     fn is_empty(&self) -> bool {
@@ -60,6 +68,11 @@ impl Missing {
         let mut lines = Vec::new();
         if !self.packages.is_empty() {
             lines.push(format!("Debian packages: {}", self.packages.join(" ")));
+            if self.packages.contains(&"containerd") {
+                lines.push(
+                    "  (the tests start a containerd of their own; the package's service is not used)".into(),
+                );
+            }
         }
         if self.compiler {
             let debian = format!("Debian's {}", DEBIAN_COMPILER.join(" and "));

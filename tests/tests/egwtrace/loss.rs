@@ -85,6 +85,10 @@ fn what_an_overload_loses_is_counted_exactly() -> Result<()> {
     // OUTPUT, POSTROUTING, eth0; and the route of each of the two sockets.
     let seen = 3 * (sent as u64 + 1) + 2;
     assert_eq!(traced.count("events") + lost, seen, "{}", traced.summary);
+    // Each CPU's part is known, also where nothing came after the loss.
+    let of_cpus = traced.summary["lost_by_cpu"].as_array().expect("a list");
+    let of_cpus: u64 = of_cpus.iter().map(|cpu| cpu["count"].as_u64().expect("a count")).sum();
+    assert_eq!(of_cpus, lost, "{}", traced.summary);
     // What may be due to the loss is not called vanished.
     assert_eq!(traced.count("vanished"), 0, "{}", traced.summary);
     assert_eq!(traced.count("evicted"), 0, "{}", traced.summary);

@@ -5,9 +5,16 @@
 mod changes;
 mod drops;
 mod egress;
+mod fragments;
 mod journey;
+mod kinds;
 mod loss;
 mod others;
+mod pods;
 mod run_ends;
 mod running;
+mod same_node;
+#[path = "../../../tracer-user/tests/schema/mod.rs"]
+mod schema;
 mod services;
+mod tables;

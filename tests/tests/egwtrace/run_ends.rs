@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use aya::programs::{loaded_links, loaded_programs};
 use tests::{
     Lab, Spec, client,
     drops::{By, DropAt, Hook, Traffic},
@@ -120,6 +121,8 @@ fn what_cannot_be_is_one_line_and_exit_code_2() -> Result<()> {
         ("--pod @nobody --dst 172.16.25.183", "no container runtime found"),
         ("--netns @nobody --dst 172.16.25.183", "no network namespace"),
         ("--dst 172.16.25.183 --node-netns @nobody", "no network namespace"),
+        ("--netns /nonexistent", "\"/nonexistent\": No such file or directory (os error 2)\n"),
+        ("--pid 99999999", "no process 99999999"),
         ("--dst 172.16.25.183:70000", "70000"),
         ("--dst 172.16.25.183 --dport 70000", "70000"),
         ("--src 10.200.0.22 --dst fd00:172::183", "cannot both match"),
@@ -173,13 +176,16 @@ fn a_line_is_there_soon_after_its_packet() -> Result<()> {
     skip_unless_able!();
     let lab = lab()?;
     let mut trace = trace_text(&lab, "node1", "--pod @visitor --dst 172.16.25.183:7")?;
-    for port in 5001..5006 {
+    let mut delays = Vec::new();
+    for port in 5001..5012 {
         let sent = Instant::now();
         client::udp(&lab.ns("visitor"), (t::ext(Family::V4), 7).into(), port, b"now", client::PATIENCE)?;
         let shown = trace.until_says(&format!("10.200.0.22:{port}"))?;
-        let took = shown.duration_since(sent);
-        assert!(took < Duration::from_millis(300), "{took:?}");
+        delays.push(shown.duration_since(sent));
     }
+    delays.sort_unstable();
+    // Other tests keep the machine busy: the worst ones say nothing of the tracer.
+    assert!(delays[delays.len() / 2] < Duration::from_millis(50), "{delays:?}");
     Ok(())
 }
 
@@ -220,11 +226,13 @@ fn text_for_a_pipe_has_no_escape_codes() -> Result<()> {
     Ok(())
 }
 
-/// Ids of all programs or links of the machine.
-fn ids(what: &str) -> Result<BTreeSet<u64>> {
-    let listed = Command::new("bpftool").args(["-j", what, "list"]).output().context("bpftool")?;
-    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout)?;
-    Ok(listed.as_array().into_iter().flatten().filter_map(|one| one["id"].as_u64()).collect())
+/// Ids of all programs or links of the machine; one that ends while it is asked for is left out.
+fn ids(what: &str) -> BTreeSet<u64> {
+    if what == "prog" {
+        loaded_programs().flatten().map(|program| program.id().into()).collect()
+    } else {
+        loaded_links().flatten().map(|link| link.id().into()).collect()
+    }
 }
 
 #[test]
@@ -234,17 +242,18 @@ fn nothing_is_left_after_sigkill() -> Result<()> {
     let trace = trace(&lab, "node1", &format!("{FLOW} --positions all"))?;
     let held = held_by(trace.pid())?;
     assert!(held.len() > 20, "{held:?}");
-    trace.kill()?;
     // The kernel frees them behind our back, but soon.
-    let gone = || -> Result<bool> {
-        let (programs, links) = (ids("prog")?, ids("link")?);
-        Ok(held.iter().all(|(kind, id)| match kind.as_str() {
+    let gone = || {
+        let (programs, links) = (ids("prog"), ids("link"));
+        held.iter().all(|(kind, id)| match kind.as_str() {
             "prog" => !programs.contains(id),
             _ => !links.contains(id),
-        }))
+        })
     };
+    assert!(!gone());
+    trace.kill()?;
     let end = Instant::now() + SOON;
-    while !gone()? {
+    while !gone() {
         assert!(Instant::now() < end, "programs or links are left");
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -11,7 +11,9 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use aya::maps::{Map, MapData};
-use aya_obj::generated::{bpf_attach_type, bpf_insn, bpf_prog_type};
+use aya_obj::generated::{
+    BPF_CALL, BPF_JMP, BPF_PSEUDO_KFUNC_CALL, bpf_attach_type, bpf_insn, bpf_prog_type,
+};
 use aya_obj::{EbpfSectionKind, Object};
 
 use super::sys::{self, Info, Program};
@@ -183,6 +185,18 @@ impl Programs {
             self.maps.get(map).ok_or_else(|| LoadError::Object(format!("map `{map}`: there is none")))?;
         sys::map_update(data.fd().as_fd(), &0u32.to_ne_bytes(), &program.as_raw_fd().to_ne_bytes())
             .map_err(|source| LoadError::Map { name: map.to_owned(), source })
+    }
+
+    /// Has calls of `helper`, a number that no helper has, go to the function of the kernel with this BTF id. Where
+    /// it is not done, no program may come by such a call.
+    pub fn call_kernel(&mut self, helper: i32, btf_id: u32) {
+        const CALL: u8 = (BPF_JMP | BPF_CALL) as u8;
+        for insn in self.functions.values_mut().flat_map(|function| &mut function.instructions) {
+            if insn.code == CALL && insn.src_reg() == 0 && insn.imm == helper {
+                insn.set_src_reg(BPF_PSEUDO_KFUNC_CALL as u8);
+                insn.imm = btf_id as i32;
+            }
+        }
     }
 
     /// Functions that can be loaded.

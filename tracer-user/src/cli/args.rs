@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The flags as typed. Values are text here; what they mean is decided in [`super::plan`].
 
-use clap::{ArgAction, Args, Parser, ValueEnum};
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::help;
 
-/// What a command line asks for. Flags without a subcommand trace; further subcommands go here.
+/// What a command line asks for. Flags without a subcommand trace.
 #[derive(Clone, Debug)]
 pub enum Invocation {
     Trace(TraceArgs),
+    /// The flags of a trace that say what and where, and how to print.
+    Check(TraceArgs),
+    Explain(ExplainArgs),
 }
 
 #[derive(Clone, Debug, Parser)]
@@ -23,9 +28,15 @@ pub enum Invocation {
     after_help = help::AFTER,
     after_long_help = help::AFTER_LONG,
     max_term_width = 100,
-    args_override_self = false
+    args_override_self = false,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    subcommand_help_heading = "Without packets"
 )]
 pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+
     #[command(flatten)]
     pub(super) trace: TraceArgs,
 
@@ -38,15 +49,90 @@ pub(super) struct Cli {
     version: Option<bool>,
 }
 
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Command {
+    /// Walk the path a packet would take and name the first thing that is wrong; nothing is sent
+    #[command(long_about = help::CHECK, after_help = help::CHECK_AFTER, max_term_width = 100)]
+    Check {
+        #[command(flatten)]
+        trace: TraceArgs,
+
+        /// Help: short (-h), with all that flags mean (--help)
+        #[arg(short, long, help_heading = "Other", action = ArgAction::Help)]
+        help: Option<bool>,
+    },
+    /// Name causes from a recording (--record) of this or another machine
+    #[command(long_about = help::EXPLAIN, after_help = help::EXPLAIN_AFTER, max_term_width = 100)]
+    Explain(ExplainArgs),
+}
+
+/// What `check` has no use for.
+pub(super) const NOT_OF_CHECK: [&str; 9] =
+    ["positions", "tc", "count", "duration", "fail_on_drop", "drops", "time", "record", "debug_bpf"];
+
+/// Flags of `explain`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ExplainArgs {
+    /// The recording; - reads standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Form of the output
+    #[arg(short, long, value_name = "FORMAT", help_heading = "Output", value_enum, default_value_t)]
+    pub output: Format,
+
+    /// Print the journeys too, with every position and lookup (-v), and TTL, length and mark at every hop (-vv)
+    #[arg(short, long, help_heading = "Output", action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// When to use colours
+    #[arg(long, value_name = "WHEN", help_heading = "Output", value_enum, default_value_t)]
+    pub color: ColorChoice,
+
+    /// How to print the time of a packet
+    #[arg(long, value_name = "STYLE", help_heading = "Output", value_enum, default_value_t)]
+    pub time: TimeStyle,
+
+    /// Help
+    #[arg(short, long, help_heading = "Other", action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
 /// Flags of a trace.
 #[derive(Args, Clone, Debug, Default)]
 pub struct TraceArgs {
-    /// Follow a pod's packets
+    /// Follow a pod's packets; may be given again
     ///
-    /// Without a container runtime: the network namespace of that name under /run/netns. Its addresses are the
-    /// source of the flow unless --src says otherwise, and its devices are watched too.
-    #[arg(long, value_name = "[NS/]NAME", help_heading = "What to follow", conflicts_with_all = ["netns", "pid"])]
-    pub pod: Option<String>,
+    /// By name, NAMESPACE/NAME, or the beginning of a name that only one pod here has (shop/checkout-). Asked are the
+    /// node's container runtime (containerd, CRI-O) and, by name only, the network namespaces under /run/netns. The
+    /// pod's addresses are the source of the flow unless --src says otherwise, and its devices are watched too.
+    #[arg(
+        long, value_name = "[NS/]NAME", help_heading = "What to follow", action = ArgAction::Append,
+        conflicts_with_all = ["netns", "pid", "container", "selector"]
+    )]
+    pub pod: Vec<String>,
+
+    /// Follow the pods with these labels: app=web,tier!=cache
+    #[arg(
+        short = 'l', long, value_name = "LABELS", help_heading = "What to follow",
+        conflicts_with_all = ["netns", "pid", "container"]
+    )]
+    pub selector: Option<String>,
+
+    /// Kubernetes' namespace for --pod and --selector [default: any]
+    #[arg(short, long, value_name = "NS", help_heading = "What to follow")]
+    pub namespace: Option<String>,
+
+    /// Stay with the pod: when it is made again, on this node, it is followed with its new addresses
+    ///
+    /// With the beginning of a name, the pod that takes the place of the one that ended; with --selector, every pod
+    /// that comes to have these labels.
+    #[arg(long, help_heading = "What to follow", conflicts_with_all = ["netns", "pid", "container"])]
+    pub follow: bool,
+
+    /// Follow the packets of a container, by name or the beginning of its id
+    #[arg(long, value_name = "NAME|ID", help_heading = "What to follow", conflicts_with_all = ["netns", "pid"])]
+    pub container: Option<String>,
 
     /// Follow the packets of a network namespace
     #[arg(long, value_name = "NAME|PATH", help_heading = "What to follow", conflicts_with = "pid")]
@@ -81,6 +167,10 @@ pub struct TraceArgs {
     /// Network namespace of the node; may be given again for a second node [default: the current one]
     #[arg(long, value_name = "NAME|PATH", help_heading = "Where to look", action = ArgAction::Append)]
     pub node_netns: Vec<String>,
+
+    /// The container runtime's socket [default: containerd's and CRI-O's at their usual places]
+    #[arg(long, value_name = "PATH", help_heading = "Where to look")]
+    pub runtime_endpoint: Option<String>,
 
     /// Where to stand at each netfilter hook
     #[arg(long, value_name = "WHICH", help_heading = "Where to look", value_enum, default_value_t)]
@@ -121,6 +211,13 @@ pub struct TraceArgs {
     /// How to print the time of a packet
     #[arg(long, value_name = "STYLE", help_heading = "Output", value_enum, default_value_t)]
     pub time: TimeStyle,
+
+    /// Write packets and the node as it is into a file, for `egwtrace explain`
+    ///
+    /// The file must not exist. It holds addresses, ports, firewall rules, routes and names of the node, and no
+    /// payload of any packet; only its owner may read it.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub record: Option<PathBuf>,
 
     /// Print the programs' own debug messages
     #[arg(long, help_heading = "Output", hide_short_help = true)]

@@ -8,7 +8,7 @@ use crate::target::TargetError;
 
 /// Traced, however it ended: signal, count, duration, closed pipe.
 pub const EXIT_TRACED: u8 = 0;
-/// With --fail-on-drop: at least one packet of the flow was dropped.
+/// With --fail-on-drop: at least one packet of the flow was dropped. `check`: something is wrong.
 pub const EXIT_DROP_SEEN: u8 = 1;
 /// The command line or the environment does not allow tracing.
 pub const EXIT_USAGE: u8 = 2;
@@ -17,7 +17,7 @@ pub const EXIT_USAGE: u8 = 2;
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     #[error(
-        "nothing to follow; accepted: --pod NAME, --netns NAME, --pid PID, --src ADDR or --dst ADDR, alone or together (egwtrace --help has examples)"
+        "nothing to follow; accepted: --pod NAME, --selector LABELS, --container NAME, --netns NAME, --pid PID, --src ADDR or --dst ADDR, alone or together (egwtrace --help has examples)"
     )]
     Nothing,
     #[error("{flag} {value}: {problem}; accepted: {accepted}")]
@@ -38,6 +38,18 @@ pub enum CliError {
     NoSuchFamily { target: String, family: &'static str, flag: &'static str, value: String },
     #[error("{target} has no address yet; give --src or --dst to follow something else through it")]
     NoAddress { target: String },
+    #[error("check sends and waits for nothing: {flag} is a flag of tracing (see egwtrace check --help)")]
+    NotOfCheck { flag: String },
+    #[error("check looks at one packet, and {what}; accepted: {accepted}")]
+    NotOnePacket { what: String, accepted: &'static str },
+    #[error("--namespace says where --pod and --selector look; give one of them with it")]
+    LoneNamespace,
+    #[error("--follow stays with a pod; give --pod or --selector with it")]
+    NothingToStayWith,
+    #[error(
+        "{pod} is on the host's network: it has no network namespace of its own, so its packets are the node's; accepted: --dst ADDR, --dport or --sport PORT with it, to tell them apart"
+    )]
+    HostNetwork { pod: String },
     #[error("{0}")]
     Syntax(String),
     #[error(transparent)]

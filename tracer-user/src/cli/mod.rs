@@ -8,13 +8,17 @@ mod filter;
 mod help;
 mod parse;
 mod plan;
+mod question;
 mod resolve;
 mod values;
 
-pub use args::{ColorChoice, Format, Invocation, PositionChoice, TcChoice, TimeStyle, TraceArgs};
+pub use args::{
+    ColorChoice, ExplainArgs, Format, Invocation, PositionChoice, TcChoice, TimeStyle, TraceArgs,
+};
 pub use endpoint::{Endpoint, Host};
 pub use error::{CliError, EXIT_DROP_SEEN, EXIT_TRACED, EXIT_USAGE};
-pub use filter::Filter;
+pub use filter::{End, Filter};
 pub use parse::{Parsed, parse};
 pub use plan::Plan;
+pub use question::questions;
 pub use resolve::{Resolve, SystemResolver};

@@ -3,11 +3,12 @@
 
 use std::ffi::OsString;
 
-use clap::Parser as _;
 use clap::builder::StyledStr;
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 
-use super::args::{Cli, Invocation};
+use super::args::{Cli, Command, Invocation, NOT_OF_CHECK};
 use super::error::CliError;
 use crate::node::printable;
 
@@ -26,13 +27,33 @@ where
     I: IntoIterator,
     I::Item: Into<OsString> + Clone,
 {
-    match Cli::try_parse_from(arguments) {
-        Ok(cli) => Ok(Parsed::Run(Invocation::Trace(cli.trace))),
+    // What tracing alone needs is not in check's help, and refused below.
+    let mut command = Cli::command().mut_subcommand("check", |check| {
+        NOT_OF_CHECK.iter().fold(check, |check, id| check.mut_arg(*id, |arg| arg.hide(true)))
+    });
+    let matched = command.try_get_matches_from_mut(arguments).and_then(|mut matches| {
+        let stray = stray(&matches);
+        Cli::from_arg_matches_mut(&mut matches).map(|cli| (cli, stray)).map_err(|e| e.format(&mut command))
+    });
+    match matched {
+        Ok((_, Some(flag))) => Err(CliError::NotOfCheck { flag }),
+        Ok((cli, None)) => Ok(Parsed::Run(match cli.command {
+            None => Invocation::Trace(cli.trace),
+            Some(Command::Check { trace, .. }) => Invocation::Check(trace),
+            Some(Command::Explain(explain)) => Invocation::Explain(explain),
+        })),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Print(error.render().clone()))
         }
         Err(error) => Err(CliError::Syntax(one_line(&error.render().to_string()))),
     }
+}
+
+/// A flag of tracing given to `check`.
+fn stray(matches: &ArgMatches) -> Option<String> {
+    let check = matches.subcommand_matches("check")?;
+    let given = |id: &&&str| check.value_source(id) == Some(ValueSource::CommandLine);
+    NOT_OF_CHECK.iter().find(given).map(|id| format!("--{}", id.replace('_', "-")))
 }
 
 /// Clap's message without the usage that follows it, its lines joined, and nothing in it that a terminal
@@ -89,7 +110,7 @@ mod tests {
             "--node-netns",
             "b",
         ]);
-        assert_eq!(args.pod.as_deref(), Some("default/visitor"));
+        assert_eq!(args.pod, ["default/visitor"]);
         assert_eq!(
             (args.verbose, args.output, args.node_netns),
             (2, crate::cli::Format::Json, vec!["a".into(), "b".into()])
@@ -113,12 +134,17 @@ mod tests {
                 "the argument '--pod <[NS/]NAME>' cannot be used with '--pid <PID>'",
             ),
             (&["--dst", "a", "--dst", "b"], "the argument '--dst <ADDR>' cannot be used multiple times"),
-            (&["visitor"], "unexpected argument 'visitor' found"),
+            (&["visitor"], "unrecognized subcommand 'visitor'"),
+            (
+                &["check", "--dst", "a", "--count", "1"],
+                "check sends and waits for nothing: --count is a flag of tracing",
+            ),
+            (&["explain"], "the following required arguments were not provided: <FILE>"),
             (&["--x\u{202e}\ny"], "unexpected argument '--x\\u{202e}; y' found"),
         ] {
             let error = refused(arguments);
             assert!(error.starts_with(expected), "{error}");
-            assert!(error.ends_with("(see egwtrace --help)") && !error.contains('\n'), "{error}");
+            assert!(error.ends_with("--help)") && !error.contains('\n'), "{error}");
         }
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The validated command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracer_common::Config;
@@ -9,16 +10,20 @@ use super::args::{ColorChoice, Format, PositionChoice, TcChoice, TimeStyle, Trac
 use super::error::CliError;
 use super::filter::{Filter, Typed};
 use super::resolve::Resolve;
-use super::values::{count, duration, pid, pod_name};
-use crate::node::Netns;
+use super::values::{container, count, duration, namespace, pid, pod_name, selector};
+use crate::node::{Netns, quoted};
 use crate::target::{Backend, Target, Wanted, find, find_netns};
 
 /// What will be done. Everything named exists, and the filter can match.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub filter: Filter,
-    /// Whose packets are followed, when that was said with --pod, --netns or --pid.
-    pub target: Option<Target>,
+    /// Whose packets are followed, when that was said with --pod, --selector, --container, --netns or --pid.
+    pub targets: Vec<Target>,
+    /// What `targets` came from, with --follow: to be looked for again and again.
+    pub follow: Vec<Wanted>,
+    /// Sockets of container runtimes, to be asked for names.
+    pub runtimes: Vec<PathBuf>,
     /// The nodes' namespaces, at least one, none twice.
     pub nodes: Vec<Netns>,
     /// Packets after which to stop.
@@ -35,6 +40,8 @@ pub struct Plan {
     pub positions: PositionChoice,
     pub tc: TcChoice,
     pub debug_bpf: bool,
+    /// Where to record to.
+    pub record: Option<PathBuf>,
     /// What the user should know of how the flags were understood; one line each, safe to print.
     pub notices: Vec<String>,
 }
@@ -51,16 +58,38 @@ impl Plan {
         let wanted = wanted(args)?;
         let count = args.count.as_deref().map(count).transpose()?;
         let duration = args.duration.as_deref().map(duration).transpose()?;
-        if wanted.is_none() && !typed.has_address() {
+        if args.follow && wanted.is_empty() {
+            return Err(CliError::NothingToStayWith);
+        }
+        if wanted.is_empty() && !typed.has_address() {
             return Err(CliError::Nothing);
         }
-        let target = wanted.map(|w| find(&w, backends)).transpose()?;
+        let mut targets: Vec<Target> = Vec::new();
+        for wanted in &wanted {
+            for target in find(wanted, backends)? {
+                if !targets.iter().any(|t| t.name == target.name && t.netns == target.netns) {
+                    targets.push(target);
+                }
+            }
+        }
         let nodes = nodes(&args.node_netns)?;
-        let mut notices = Vec::new();
-        let filter = typed.resolve(target.as_ref(), resolver, &mut notices)?;
+        let mut notices: Vec<String> = targets.iter().flat_map(|t| t.remarks.clone()).collect();
+        for host in targets.iter().filter(|t| t.host_network) {
+            if typed.is_open() {
+                return Err(CliError::HostNetwork { pod: quoted(&host.name) });
+            }
+            notices.push(format!(
+                "{} is on the host's network: it has no network namespace of its own, and what others on this node \
+                 send from the node's addresses is followed too",
+                host.name
+            ));
+        }
+        let filter = typed.resolve(&targets, resolver, &mut notices)?;
         Ok(Self {
             filter,
-            target,
+            targets,
+            runtimes: Vec::new(),
+            follow: if args.follow { wanted } else { Vec::new() },
             nodes,
             count,
             duration,
@@ -73,6 +102,7 @@ impl Plan {
             positions: args.positions,
             tc: args.tc,
             debug_bpf: args.debug_bpf,
+            record: args.record.clone(),
             notices,
         })
     }
@@ -82,19 +112,44 @@ impl Plan {
         Config { debug: self.debug_bpf.into(), ..self.filter.config() }
     }
 
-    /// The target's namespace, when it is not a node's own (a host-network pod).
-    pub fn pod_netns(&self) -> Option<&Netns> {
-        self.target.as_ref().map(|t| &t.netns).filter(|n| !self.nodes.contains(n))
+    /// The targets' namespaces, without those of the nodes (host-network pods), each once.
+    pub fn pod_netns(&self) -> Vec<Netns> {
+        self.own_netns(&self.targets)
+    }
+
+    /// The same of these targets.
+    pub fn own_netns(&self, targets: &[Target]) -> Vec<Netns> {
+        let mut out: Vec<Netns> = Vec::new();
+        for netns in targets.iter().filter_map(|t| t.netns.as_ref()) {
+            if !self.nodes.contains(netns) && !out.contains(netns) {
+                out.push(netns.clone());
+            }
+        }
+        out
     }
 }
 
-fn wanted(args: &TraceArgs) -> Result<Option<Wanted>, CliError> {
-    Ok(match (&args.pod, &args.netns, &args.pid) {
-        (Some(pod), ..) => Some(Wanted::Pod(pod_name(pod)?)),
-        (_, Some(netns), _) => Some(Wanted::Netns(netns.clone())),
-        (.., Some(text)) => Some(Wanted::Pid(pid(text)?)),
-        _ => None,
-    })
+/// Everything that is to be found; clap lets only one kind through.
+fn wanted(args: &TraceArgs) -> Result<Vec<Wanted>, CliError> {
+    let space = args.namespace.as_deref().map(namespace).transpose()?;
+    if space.is_some() && args.pod.is_empty() && args.selector.is_none() {
+        return Err(CliError::LoneNamespace);
+    }
+    let mut out = Vec::new();
+    for pod in &args.pod {
+        out.push(Wanted::Pod(pod_name(pod, space)?));
+    }
+    if let Some(text) = &args.selector {
+        out.push(Wanted::Selector(selector(text, space)?));
+    }
+    if let Some(text) = &args.container {
+        out.push(Wanted::Container(container(text)?));
+    }
+    out.extend(args.netns.clone().map(Wanted::Netns));
+    if let Some(text) = &args.pid {
+        out.push(Wanted::Pid(pid(text)?));
+    }
+    Ok(out)
 }
 
 fn nodes(names: &[String]) -> Result<Vec<Netns>, CliError> {
@@ -123,6 +178,7 @@ mod tests {
             Ok(Parsed::Run(Invocation::Trace(args))) => {
                 Plan::new(&args, &[&NamedNamespaces], &SystemResolver).map_err(|e| e.to_string())
             }
+            Ok(Parsed::Run(other)) => Err(format!("{other:?}")),
             Ok(Parsed::Print(text)) => Err(text.to_string()),
             Err(error) => Err(error.to_string()),
         }
@@ -142,7 +198,7 @@ mod tests {
         assert_eq!((plan.positions, plan.tc), (PositionChoice::All, TcChoice::Off));
         assert_eq!(plan.nodes, [Netns::current().unwrap()]);
         assert_eq!((plan.config().debug, plan.config().dport), (1, 80));
-        assert!(plan.target.is_none() && plan.pod_netns().is_none());
+        assert!(plan.targets.is_empty() && plan.pod_netns().is_empty());
     }
 
     #[test]
@@ -150,7 +206,7 @@ mod tests {
         for (line, expected) in [
             (
                 "",
-                "nothing to follow; accepted: --pod NAME, --netns NAME, --pid PID, --src ADDR or --dst ADDR",
+                "nothing to follow; accepted: --pod NAME, --selector LABELS, --container NAME, --netns NAME, --pid PID",
             ),
             ("--dport 80 --proto tcp", "nothing to follow;"),
             ("--dst 1.2.3.4 --count 0", "--count \"0\": would end before it begins;"),
@@ -163,6 +219,8 @@ mod tests {
             ),
             ("--netns no-such-netns", "no network namespace \"no-such-netns\";"),
             ("--dst 1.2.3.4 --node-netns no-such-node", "no network namespace \"no-such-node\";"),
+            ("-n shop --dst 1.2.3.4", "--namespace says where --pod and --selector look;"),
+            ("--container x", "nothing that runs containers was found for --container \"x\""),
             ("--pid 0", "--pid \"0\": not a process id;"),
             ("--dst no-such-host.invalid", "--dst \"no-such-host.invalid\": no address found ("),
             // What is wrong in itself comes before what has to be looked up.
@@ -178,7 +236,7 @@ mod tests {
     fn a_process_of_the_node_is_no_pod() {
         let plan =
             plan(&format!("--pid {} --dst 198.51.100.1 --src 198.51.100.2", std::process::id())).unwrap();
-        assert!(plan.target.is_some() && plan.pod_netns().is_none());
+        assert!(plan.targets.len() == 1 && plan.pod_netns().is_empty());
         assert_eq!(plan.notices.len(), 1);
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::error::CliError;
 use crate::node::quoted;
-use crate::target::PodName;
+use crate::target::{PodName, Requirement, Selector};
 
 /// Longer than anyone traces; keeps arithmetic on deadlines from overflowing.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -98,17 +98,84 @@ pub(super) fn duration(text: &str) -> Result<Duration, CliError> {
     }
 }
 
-/// NAME or NS/NAME.
-pub(super) fn pod_name(text: &str) -> Result<PodName, CliError> {
+/// NAME or NS/NAME; `namespace` is where a bare NAME is looked for.
+pub(super) fn pod_name(text: &str, namespace: Option<&str>) -> Result<PodName, CliError> {
     let wrong = || bad("--pod", text, "not the name of a pod", "NAME, or NAMESPACE/NAME");
-    let (namespace, name) = match text.split_once('/') {
-        Some((namespace, name)) => (Some(namespace), name),
+    let (own, name) = match text.split_once('/') {
+        Some((own, name)) => (Some(own), name),
         None => (None, text),
     };
-    if name.is_empty() || name.contains('/') || namespace == Some("") || name.len() > 253 {
+    if name.is_empty() || name.contains('/') || own == Some("") || name.len() > 253 {
         return Err(wrong());
     }
-    Ok(PodName { namespace: namespace.map(str::to_owned), name: name.to_owned() })
+    if let (Some(own), Some(namespace)) = (own, namespace)
+        && own != namespace
+    {
+        return Err(CliError::Contradiction {
+            first: format!("--pod {}", quoted(text)),
+            second: format!("--namespace {}", quoted(namespace)),
+            why: "a pod is in one namespace".into(),
+        });
+    }
+    Ok(PodName { namespace: own.or(namespace).map(str::to_owned), name: name.to_owned() })
+}
+
+/// A label selector: `k=v`, `k==v`, `k!=v`, `k`, `!k`, separated by commas.
+pub(super) fn selector(text: &str, namespace: Option<&str>) -> Result<Selector, CliError> {
+    const ACCEPTED: &str = "KEY=VALUE, KEY!=VALUE, KEY or !KEY, several of them with commas between";
+    let wrong = |problem: &str| bad("--selector", text, problem, ACCEPTED);
+    if text.contains('(') {
+        return Err(wrong("sets of values (in, notin) are not known here"));
+    }
+    let requirement = |part: &str| {
+        let part = part.trim();
+        let (key, value) = match part.split_once('=') {
+            Some((key, value)) => (key, Some(value)),
+            None => (part, None),
+        };
+        let (key, negated) = match (key.strip_suffix('!'), key.strip_prefix('!')) {
+            (Some(key), _) if value.is_some() => (key, true),
+            (_, Some(key)) if value.is_none() => (key, true),
+            _ => (key, false),
+        };
+        // `==` is `=`.
+        let value = value.map(|v| if negated { v } else { v.strip_prefix('=').unwrap_or(v) }.trim());
+        let key = key.trim();
+        let label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+        if key.is_empty() || !key.chars().all(label) || !value.unwrap_or_default().chars().all(label) {
+            return Err(wrong(if part.is_empty() { "no label" } else { "not a label" }));
+        }
+        let key = key.to_owned();
+        Ok(match (value.map(str::to_owned), negated) {
+            (Some(value), false) => Requirement::Is(key, value),
+            (Some(value), true) => Requirement::IsNot(key, value),
+            (None, false) => Requirement::Has(key),
+            (None, true) => Requirement::HasNot(key),
+        })
+    };
+    let requirements = text.split(',').map(requirement).collect::<Result<_, _>>()?;
+    Ok(Selector { namespace: namespace.map(str::to_owned), requirements })
+}
+
+/// Kubernetes' namespace.
+pub(super) fn namespace(text: &str) -> Result<&str, CliError> {
+    if text.is_empty() || text.contains('/') || text.len() > 253 {
+        return Err(bad("--namespace", text, "not a namespace", "the name of a namespace of Kubernetes'"));
+    }
+    Ok(text)
+}
+
+/// A container's name or id.
+pub(super) fn container(text: &str) -> Result<String, CliError> {
+    if text.is_empty() || text.len() > 1024 {
+        return Err(bad(
+            "--container",
+            text,
+            "not a container",
+            "its name, or four and more digits of its id",
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 pub(super) fn pid(text: &str) -> Result<u32, CliError> {
@@ -183,18 +250,53 @@ mod tests {
 
     #[test]
     fn pod_names() {
-        let name = |text| pod_name(text).map(|p| (p.namespace, p.name)).ok();
+        let name = |text| pod_name(text, None).map(|p| (p.namespace, p.name)).ok();
         assert_eq!(name("default/visitor"), Some((Some("default".into()), "visitor".into())));
         assert_eq!(name("visitor"), Some((None, "visitor".into())));
         for text in ["", "/", "a/", "/b", "a/b/c"] {
             assert_eq!(name(text), None, "{text}");
+        }
+        assert_eq!(pod_name("web", Some("shop")).unwrap().to_string(), "shop/web");
+        assert_eq!(pod_name("shop/web", Some("shop")).unwrap().to_string(), "shop/web");
+        let error = pod_name("a/web", Some("b")).unwrap_err().to_string();
+        assert!(error.starts_with("--pod \"a/web\" and --namespace \"b\" cannot both match"), "{error}");
+    }
+
+    #[test]
+    fn selectors() {
+        let is = |k: &str, v: &str| Requirement::Is(k.into(), v.into());
+        let parsed = selector("app=web, tier!=cache,!old,example.com/x,a==b,empty=", Some("shop")).unwrap();
+        assert_eq!(parsed.namespace.as_deref(), Some("shop"));
+        assert_eq!(
+            parsed.requirements,
+            [
+                is("app", "web"),
+                Requirement::IsNot("tier".into(), "cache".into()),
+                Requirement::HasNot("old".into()),
+                Requirement::Has("example.com/x".into()),
+                is("a", "b"),
+                is("empty", ""),
+            ]
+        );
+        for (text, problem) in [
+            ("", "no label"),
+            ("a=b,", "no label"),
+            ("=x", "not a label"),
+            ("a=b=c", "not a label"),
+            ("a in (b,c)", "sets of values"),
+            ("!a=b", "not a label"),
+            ("a=\x1b", "not a label"),
+        ] {
+            let error = selector(text, None).unwrap_err().to_string();
+            assert!(error.contains(problem) && error.contains("accepted: KEY=VALUE"), "{text}: {error}");
         }
     }
 
     proptest! {
         #[test]
         fn anything_typed_never_panics(text in ".{0,40}|[0-9.]{0,30}[a-z]{0,3}") {
-            let _ = (port(&text), protocol(&text), count(&text), duration(&text), pod_name(&text), pid(&text));
+            let _ = (port(&text), protocol(&text), count(&text), duration(&text), pid(&text));
+            let _ = (pod_name(&text, None), selector(&text, None), container(&text).is_ok(), namespace(&text).is_ok());
         }
     }
 }

@@ -15,7 +15,7 @@ pub struct CauseKind {
 
 macro_rules! causes {
     ($($name:ident $id:literal $means:literal $told_by:literal)*) => {
-        $(pub(super) const $name: CauseKind = CauseKind { id: $id, means: $means, told_by: $told_by };)*
+        $(pub(crate) const $name: CauseKind = CauseKind { id: $id, means: $means, told_by: $told_by };)*
         /// All of them, in the order of the document.
         pub const CATALOGUE: &[CauseKind] = &[$($name),*];
     };

@@ -402,6 +402,6 @@ fn queue_full(view: &View<'_>, site: &DropSite) -> Finding {
     .at(view.place(site.netns, site.ifindex))
 }
 
-fn mac(bytes: &[u8]) -> String {
+pub(crate) fn mac(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
 }

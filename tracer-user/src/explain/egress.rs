@@ -8,20 +8,26 @@ use super::finding::{Finding, Place};
 use super::view::{Lookup, View};
 use crate::flow::{Hop, NatKind, Place as At};
 use crate::node::evidence::{Done, PacketView, walk_hook};
+use crate::node::rtnl::Link;
 use crate::node::{DeviceKind, Hook, NetnsId};
 
 /// `feature.mark`: the prefix of every node's mark; alone, of packets that are done with.
-const MARK_DONE: u32 = 0x2600_0000;
+pub(crate) const MARK_DONE: u32 = 0x2600_0000;
 const MARK_MASK: u32 = 0xff00_0000;
-const DEVICE: &str = "egress.vxlan";
+pub(crate) const DEVICE: &str = "egress.vxlan";
 const VNI: u32 = 100;
 const PORT: u16 = 7789;
 /// NF_IP_PRI_CONNTRACK: rules that turn tracking off stand before it.
 const CONNTRACK_PRIORITY: i32 = -200;
 
 /// The mark of a node: its routing table has the same number.
-pub(super) fn is_node_mark(mark: u32) -> bool {
+pub(crate) fn is_node_mark(mark: u32) -> bool {
     mark & MARK_MASK == MARK_DONE && mark != MARK_DONE
+}
+
+/// EgressGateway's tunnel device.
+pub(crate) fn is_egress_tunnel(link: &Link) -> bool {
+    link.vxlan.as_ref().is_some_and(|v| link.name == DEVICE || (v.vni == VNI && v.port == PORT))
 }
 
 fn is_tunnel(view: &View<'_>, netns: NetnsId, ifindex: u32) -> bool {

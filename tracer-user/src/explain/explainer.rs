@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::authors::{Authors, HopAuthors};
 use super::connections::Connections;
 use super::finding::Finding;
@@ -29,7 +31,7 @@ pub struct Tick<'a> {
 }
 
 /// ARP requests or neighbour solicitations for one address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
     pub netns: NetnsId,
     pub target: IpAddr,

@@ -86,7 +86,7 @@ impl Finding {
         !HARMLESS.iter().any(|kind| kind.id == self.id)
     }
 
-    pub(super) fn new(kind: &CauseKind, certainty: Certainty, title: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: &CauseKind, certainty: Certainty, title: impl Into<String>) -> Self {
         Self {
             id: kind.id,
             title: title.into(),
@@ -99,27 +99,27 @@ impl Finding {
     }
 
     /// Adds a fact that only the trace shows.
-    pub(super) fn fact(self, text: impl Into<String>) -> Self {
+    pub(crate) fn fact(self, text: impl Into<String>) -> Self {
         self.checked(text, "")
     }
 
     /// Adds a fact with the command that shows it.
-    pub(super) fn checked(mut self, text: impl Into<String>, check: impl Into<String>) -> Self {
+    pub(crate) fn checked(mut self, text: impl Into<String>, check: impl Into<String>) -> Self {
         self.evidence.push(Fact { text: text.into(), check: check.into() });
         self
     }
 
-    pub(super) fn fix(mut self, fix: impl Into<String>) -> Self {
+    pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = fix.into();
         self
     }
 
-    pub(super) fn about(mut self, subject: impl ToString) -> Self {
+    pub(crate) fn about(mut self, subject: impl ToString) -> Self {
         self.subject = subject.to_string();
         self
     }
 
-    pub(super) fn at(mut self, place: Place) -> Self {
+    pub(crate) fn at(mut self, place: Place) -> Self {
         self.place = place;
         self
     }

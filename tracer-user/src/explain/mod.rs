@@ -7,10 +7,10 @@
 
 mod askers;
 mod authors;
-mod catalogue;
+pub(crate) mod catalogue;
 mod connections;
 mod drops;
-mod egress;
+pub(crate) mod egress;
 mod explainer;
 mod finding;
 mod firewall;
@@ -28,6 +28,7 @@ mod waiting;
 
 pub use authors::HopAuthors;
 pub use catalogue::{CATALOGUE, CauseKind, markdown};
+pub(crate) use drops::mac;
 pub use explainer::{Asked, Explainer, Tick};
 pub use finding::{Certainty, Fact, Finding, Place};
 pub use ledger::Told;

@@ -162,6 +162,7 @@ impl Tracker {
     pub(crate) fn conntrack(&mut self, e: &Event) {
         self.conntracks.observe(e);
         let Some(entry) = self.conntracks.find(e.ct()) else { return };
+        self.lead_to_end(e, &entry);
         let Some(at) = (e.skb != 0).then(|| self.slots.by_skb(e.skb)).flatten() else { return };
         let slot = self.slots.get_mut(at);
         let journey = &mut slot.journey;

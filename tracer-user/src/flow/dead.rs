@@ -5,14 +5,14 @@ use tracer_common::{Event, Kind, STACK_DEPTH};
 
 use super::author::Deed;
 use super::emit::Notice;
-use super::ending::{Verdict, hook_after, hook_of_caller, verdict};
+use super::ending::{Verdict, hook_after, hook_of_caller, is_of_other_hook, verdict};
 use super::fingerprint::Fingerprint;
 use super::model::{DropSite, Ending, Hop, Interval, Note, NoteKind, Place};
 use super::places::During;
 use super::sight::{family_of, push_note};
 use super::slots::At;
-use super::tracker::{Free, Tracker};
-use crate::node::Hook;
+use super::tracker::{Caller, Free, Tracker};
+use crate::node::{Hook, PathRole};
 
 /// Names are looked up once per place; more places than this and they are looked up again.
 const CACHED: usize = 1024;
@@ -31,6 +31,7 @@ impl Tracker {
         let healthy = match verdict {
             Verdict::Healthy => true,
             Verdict::HealthyIfDelivered => delivered,
+            Verdict::HealthyIfFlooded => found.is_some_and(|at| self.take_back_copy(at, e)),
             Verdict::Dropped => false,
         };
         if healthy {
@@ -82,12 +83,44 @@ impl Tracker {
             stack,
         });
         slot.journey.end_ns = slot.journey.end_ns.max(e.ts);
+        if fp.frag && !netfilter {
+            self.give_up_rest(at, e);
+        }
+        let slot = self.slots.get(at);
         if let (Some(recent), Ending::Dropped(_)) = (late, slot.journey.ending) {
             let after = slot.journey.ending;
             self.stats.correct(&recent.ending, &after);
         }
         self.slots.forget_skb(at);
         self.schedule(at, e.ts);
+    }
+
+    /// A switch that does not know its ports yet sends a frame to all of them. What a node drops that is not meant
+    /// for it was a copy: the packet went where it was sent. False: it was meant for this node.
+    fn take_back_copy(&mut self, at: At, e: &Event) -> bool {
+        let slot = self.slots.get(at);
+        let left = slot.journey.hops.iter().rposition(|h| {
+            h.netns != e.netns
+                && matches!(h.place, Place::Device { ifindex, egress: true }
+                    if self.places.role(h.netns, ifindex) == Some(PathRole::Uplink))
+        });
+        let Some(left) = left else { return false };
+        let Hop { netns, place: Place::Device { ifindex, .. }, ends, encap, .. } = slot.journey.hops[left]
+        else {
+            return false;
+        };
+        let outer = encap.and_then(|i| slot.journey.encaps.get(usize::from(i)));
+        let dst = outer.map_or(ends.dst, |outer| outer.dst).addr.ip();
+        let here = self.topology.namespaces.get(&e.netns);
+        if here.is_none_or(|here| here.devices.values().any(|d| d.addresses.contains(&dst))) {
+            return false;
+        }
+        let slot = self.slots.get_mut(at);
+        if slot.shown_hops <= left + 1 {
+            slot.journey.hops.truncate(left + 1);
+        }
+        slot.journey.ending = Ending::Left { netns, ifindex };
+        true
     }
 
     fn judge(&mut self, e: &Event, fp: &Fingerprint) -> Free {
@@ -126,7 +159,7 @@ impl Tracker {
         let alive = |at: At| {
             let slot = self.slots.get(at);
             let gone = match slot.journey.ending {
-                Ending::Dropped(_) | Ending::Merged { .. } => true,
+                Ending::Dropped(_) | Ending::Merged { .. } | Ending::CutUp { .. } => true,
                 Ending::Left { netns, .. } => netns != e.netns && e.netns != 0,
                 _ => false,
             };
@@ -173,8 +206,11 @@ impl Tracker {
         let slot = self.slots.get(at);
         let netns = if e.netns == 0 { slot.netns } else { e.netns };
         let encap = e.is_encap();
-        let known = self.hook_of(stack);
-        let hook = known.or_else(|| hook_after(&self.slots.get(at).journey.hops))?;
+        let hook = match self.hook_of(stack) {
+            Some(Caller::Hook(hook)) => hook,
+            Some(Caller::OtherHook) => return None,
+            None => hook_after(&self.slots.get(at).journey.hops)?,
+        };
         let slot = self.slots.get(at);
         let last = slot.last_seen().filter(|h| h.netns == netns && h.encap.is_some() == encap);
         let after = match last.map(|h| h.place) {
@@ -211,12 +247,15 @@ impl Tracker {
         }
     }
 
-    fn hook_of(&mut self, stack: &[u64; STACK_DEPTH]) -> Option<Hook> {
+    fn hook_of(&mut self, stack: &[u64; STACK_DEPTH]) -> Option<Caller> {
         stack.iter().take_while(|&&address| address != 0).find_map(|&address| {
             if let Some(&known) = self.callers.get(&address) {
                 return known;
             }
-            let hook = self.names.symbol(address).and_then(|symbol| hook_of_caller(&symbol));
+            let hook = self.names.symbol(address).and_then(|symbol| match hook_of_caller(&symbol) {
+                Some(hook) => Some(Caller::Hook(hook)),
+                None => is_of_other_hook(&symbol).then_some(Caller::OtherHook),
+            });
             if self.callers.len() >= CACHED {
                 self.callers.clear();
             }

@@ -72,7 +72,7 @@ impl Tracker {
         let over = match slot.journey.ending {
             // Equal packets must not pile up; others may come back (a loop).
             Ending::Left { .. } => !self.places.several_nodes() && slot.fp.is_weak(),
-            Ending::Dropped(_) | Ending::Merged { .. } => true,
+            Ending::Dropped(_) | Ending::Merged { .. } | Ending::CutUp { .. } => true,
             _ => false,
         };
         if over {
@@ -83,6 +83,7 @@ impl Tracker {
         slot.close = end
             + match slot.journey.ending {
                 Ending::Open if waits => o.neighbour_ns,
+                Ending::Open if slot.awaits_rest() => o.reassembly_ns,
                 Ending::Open => o.quiet_ns,
                 Ending::Left { .. } if self.places.several_nodes() => o.join_ns,
                 _ => o.grace_ns,
@@ -122,7 +123,11 @@ impl Tracker {
             if self.slots.due[at as usize] > now_ns {
                 continue;
             }
-            if self.slots.get(at).close <= now_ns {
+            let slot = self.slots.get(at);
+            if slot.close <= now_ns {
+                if matches!(slot.journey.ending, Ending::Open) && slot.close > self.counted_to {
+                    continue;
+                }
                 self.settle(at, false, out);
             } else {
                 self.show(at, out);
@@ -274,14 +279,21 @@ impl Tracker {
     }
 
     fn round_trip(&mut self, at: At) {
-        let slot = self.slots.get_mut(at);
-        let Some(request) = slot.request else { return };
-        let journey = &mut slot.journey;
+        let Some(request) = self.slots.get(at).request else { return };
+        let (began, entered) = self.began(at);
+        let journey = &mut self.slots.get_mut(at).journey;
+        journey.round_trip = Some(request.answered(began, journey.end_ns, entered));
+    }
+
+    /// First sight of an answer, and whether it came in by an uplink.
+    pub(crate) fn began(&self, at: At) -> (u64, bool) {
+        let slot = self.slots.get(at);
+        let journey = &slot.journey;
         let first = journey.hops.iter().find(|h| !matches!(h.place, Place::Route { .. }));
         let entered = first.is_some_and(|h| {
             matches!(h.place, Place::Device { ifindex, egress: false }
                 if self.places.role(h.netns, ifindex) == Some(PathRole::Uplink))
         });
-        journey.round_trip = Some(request.answered(journey.start_ns, journey.end_ns, entered));
+        slot.began.unwrap_or((journey.start_ns, entered))
     }
 }

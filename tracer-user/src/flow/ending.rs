@@ -146,6 +146,8 @@ pub(crate) enum Verdict {
     Healthy,
     /// Healthy when a socket's namespace had it already.
     HealthyIfDelivered,
+    /// Healthy when the packet left another node, and a switch sent a copy of it here too.
+    HealthyIfFlooded,
 }
 
 /// Frees that are part of healthy traffic: of queues when a socket closes, of packets that told the stack
@@ -153,6 +155,7 @@ pub(crate) enum Verdict {
 pub(crate) fn verdict(reason: &str, symbol: &str) -> Verdict {
     match reason {
         "QUEUE_PURGE" | "SKB_CONSUMED" | "CONSUMED" | "TCP_OFOMERGE" => Verdict::Healthy,
+        "OTHERHOST" => Verdict::HealthyIfFlooded,
         "NO_SOCKET" if symbol == "ping_rcv" => Verdict::Healthy,
         "NOT_SPECIFIED" if symbol.starts_with("tcp_") || symbol == "ip6_mc_input" => Verdict::Healthy,
         "TCP_OLD_DATA" | "TCP_OLD_ACK" | "TCP_RESET" | "TCP_FASTOPEN" => Verdict::HealthyIfDelivered,
@@ -183,6 +186,19 @@ pub(crate) fn hook_of_caller(symbol: &str) -> Option<Hook> {
         "ip_output" | "ip_mc_output" | "ip6_output" | "br_nf_post_routing" => Hook::Postrouting,
         _ => return None,
     })
+}
+
+/// Who calls hooks that are none of the five: of devices (ingress, egress) and of bridges.
+pub(crate) fn is_of_other_hook(symbol: &str) -> bool {
+    let name = symbol.split(['.', '+']).next().unwrap_or(symbol);
+    matches!(
+        name,
+        "nft_do_chain_netdev"
+            | "nft_do_chain_inet_ingress"
+            | "nft_do_chain_bridge"
+            | "ebt_do_table"
+            | "__netif_receive_skb_core"
+    )
 }
 
 /// Without a stack: the hook that a packet last seen here comes to next.

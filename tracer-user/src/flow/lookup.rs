@@ -6,6 +6,7 @@ use tracer_common::{Event, FLAG_REVERSE, SCOPE_NOWHERE};
 use super::addr::Addr;
 use super::author::Deed;
 use super::model::{Cause, Ending, Hop, MarkChange, Place};
+use super::places::During;
 use super::slots::At;
 use super::tracker::Tracker;
 use crate::node::Hook;
@@ -13,6 +14,8 @@ use crate::node::Hook;
 const LOOKUPS: usize = 64;
 /// A lookup this long before a packet was for another one.
 const LOOKUP_AGE: u64 = 100_000_000;
+/// A socket sends soon after it has looked for the way.
+const CONNECT_DELAY: u64 = 5_000_000;
 /// Routing follows PREROUTING at once.
 const LOOKUP_DELAY: u64 = 1_000_000;
 
@@ -65,7 +68,11 @@ impl Tracker {
             let lookup = self.lookups[i];
             let age = e.ts.saturating_sub(lookup.ts);
             let here = lookup.netns == e.netns || lookup.netns == 0;
-            if lookup.flow == e.flow && lookup.dir == e.dir && here && age < LOOKUP_AGE {
+            let ours = match lookup.flow {
+                0 => age < CONNECT_DELAY && is_towards(&lookup, e),
+                flow => flow == e.flow,
+            };
+            if ours && lookup.dir == e.dir && here && age < LOOKUP_AGE {
                 self.route(at, &lookup);
             } else if age < LOOKUP_AGE {
                 self.lookups[kept] = lookup;
@@ -76,6 +83,9 @@ impl Tracker {
     }
 
     fn route(&mut self, at: At, e: &Event) {
+        if e.fib_error() == 0 && e.flags & FLAG_REVERSE == 0 && e.point != SCOPE_NOWHERE {
+            self.lead_to_device(e.netns, e.ifindex);
+        }
         let slot = self.slots.get(at);
         let reverse = e.flags & FLAG_REVERSE != 0;
         let place = Place::Route {
@@ -108,6 +118,15 @@ impl Tracker {
         // The mark that was looked up is the packet's own on the way on, unless the lookup is for the
         // outer packet.
         let own = e.dst == slot.ends.dst.addr.0 && !reverse && slot.visited != 0 && e.skb != 0;
+        // A table of OUTPUT that changes the mark has the way looked up again: the next position there tells which.
+        let told_there = match slot.last_seen().map(|h| (h.netns, h.place)) {
+            Some((netns, Place::Hook { hook: Hook::Output, priority: Some(priority), .. })) => {
+                let now = During { from: e.ts, until: e.ts };
+                self.positions.next_after(netns, slot.family, Hook::Output, priority, now).is_some()
+            }
+            _ => false,
+        };
+        let own = own && !told_there;
         if own && e.mark != from {
             let interval = self.attribute(at, e, &hop, (Deed::Mark, u64::from(from), u64::from(e.mark)));
             if let Some(interval) = interval {
@@ -127,4 +146,10 @@ impl Tracker {
             self.schedule(at, e.ts);
         }
     }
+}
+
+/// The lookup was for the destination of this packet, before it had a source.
+fn is_towards(lookup: &Event, packet: &Event) -> bool {
+    let port = lookup.dport == 0 || lookup.dport == packet.dport;
+    lookup.dst == packet.dst && lookup.proto == packet.proto && port
 }

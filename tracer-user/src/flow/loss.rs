@@ -9,19 +9,20 @@ const WINDOW: u32 = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Loss {
     cpus: Vec<Cpu>,
-    /// From gaps.
-    gaps: u64,
-    /// What the kernel's counters say in total.
-    kernel: u64,
+    /// Sum of what the CPUs lost.
+    lost: u64,
     outside: u64,
-    reported: u64,
+    outside_reported: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Cpu {
     seen: bool,
     next: u32,
-    lost: u64,
+    /// From gaps: known in time, but only once something comes after the gap.
+    gaps: u64,
+    /// What the kernel's counter says.
+    kernel: u64,
     reported: u64,
     last_ts: u64,
 }
@@ -37,31 +38,43 @@ pub(crate) struct Gap {
 impl Loss {
     pub(crate) fn observe(&mut self, event: &Event) {
         let at = usize::from(event.cpu).min(super::tracker::MAX_CPUS - 1);
-        if at >= self.cpus.len() {
-            self.cpus.resize(at + 1, Cpu::default());
-        }
-        let cpu = &mut self.cpus[at];
+        let cpu = self.cpu(at);
         if !cpu.seen {
             *cpu = Cpu { seen: true, next: event.seq.wrapping_add(1), last_ts: event.ts, ..*cpu };
             return;
         }
+        let before = cpu.lost();
         let ahead = event.seq.wrapping_sub(cpu.next);
         if ahead == 0 {
             cpu.next = cpu.next.wrapping_add(1);
+            return;
         } else if ahead < u32::MAX / 2 {
-            cpu.lost += u64::from(ahead);
-            self.gaps += u64::from(ahead);
+            cpu.gaps += u64::from(ahead);
             cpu.next = event.seq.wrapping_add(1);
             cpu.last_ts = event.ts;
-        } else if cpu.next.wrapping_sub(event.seq) <= WINDOW && cpu.lost > cpu.reported {
-            cpu.lost -= 1;
-            self.gaps -= 1;
+        } else if cpu.next.wrapping_sub(event.seq) <= WINDOW && cpu.gaps > cpu.reported {
+            cpu.gaps -= 1;
+        }
+        self.lost = self.lost + self.cpus[at].lost() - before;
+    }
+
+    /// The kernel's own counts of records that found no room, one for each CPU, since the start. They tell also of
+    /// what was lost at the end, after which nothing came.
+    pub(crate) fn kernel(&mut self, by_cpu: &[u64]) {
+        for (at, &count) in by_cpu.iter().enumerate().filter(|&(_, &count)| count > 0) {
+            let cpu = self.cpu(at.min(super::tracker::MAX_CPUS - 1));
+            let before = cpu.lost();
+            cpu.kernel = cpu.kernel.max(count);
+            let after = cpu.lost();
+            self.lost = self.lost + after - before;
         }
     }
 
-    /// The kernel's own count of records that found no room, all CPUs, since the start.
-    pub(crate) fn kernel_total(&mut self, total: u64) {
-        self.kernel = self.kernel.max(total);
+    fn cpu(&mut self, at: usize) -> &mut Cpu {
+        if at >= self.cpus.len() {
+            self.cpus.resize(at + 1, Cpu::default());
+        }
+        &mut self.cpus[at]
     }
 
     pub(crate) fn outside(&mut self, count: u64) {
@@ -69,34 +82,34 @@ impl Loss {
     }
 
     pub(crate) fn total(&self) -> u64 {
-        self.gaps.max(self.kernel) + self.outside
+        self.lost + self.outside
     }
 
     pub(crate) fn by_cpu(&self) -> Vec<(u16, u64)> {
-        (0..).zip(&self.cpus).filter(|(_, c)| c.lost > 0).map(|(i, c)| (i, c.lost)).collect()
+        (0..).zip(&self.cpus).filter(|(_, c)| c.lost() > 0).map(|(i, c)| (i, c.lost())).collect()
     }
 
-    /// What was lost since the last call: gaps by CPU, then what no gap explains yet.
+    /// What was lost since the last call: by CPU, then what no CPU is known of.
     pub(crate) fn report(&mut self, now: u64, mut tell: impl FnMut(Option<u16>, Gap)) {
-        if self.total() <= self.reported {
-            return;
-        }
-        let mut told = 0;
-        for (i, cpu) in self.cpus.iter_mut().enumerate() {
-            if cpu.lost > cpu.reported {
-                let count = cpu.lost - cpu.reported;
-                cpu.reported = cpu.lost;
-                told += count;
-                let id = u16::try_from(i).unwrap_or(u16::MAX);
-                tell(Some(id), Gap { ts: cpu.last_ts, cpu: id, count });
+        for (id, cpu) in (0..).zip(&mut self.cpus) {
+            if cpu.lost() > cpu.reported {
+                let count = cpu.lost() - cpu.reported;
+                let ts = if cpu.gaps > cpu.reported { cpu.last_ts } else { now };
+                cpu.reported = cpu.lost();
+                tell(Some(id), Gap { ts, cpu: id, count });
             }
         }
-        let total = self.total();
-        let rest = (total - self.reported).saturating_sub(told);
+        let rest = self.outside - self.outside_reported;
         if rest > 0 {
             tell(None, Gap { ts: now, cpu: 0, count: rest });
         }
-        self.reported = total;
+        self.outside_reported = self.outside;
+    }
+}
+
+impl Cpu {
+    fn lost(&self) -> u64 {
+        self.gaps.max(self.kernel)
     }
 }
 
@@ -131,10 +144,24 @@ mod tests {
         let mut told = Vec::new();
         feed(&mut loss, &[1, 4]);
         loss.report(9, |cpu, g| told.push((cpu, g.count)));
-        loss.kernel_total(2);
+        loss.kernel(&[0, 2]);
         loss.report(9, |cpu, g| told.push((cpu, g.count)));
-        loss.kernel_total(5);
+        assert_eq!(told, [(Some(1), 2)]);
+    }
+
+    #[test]
+    fn what_is_lost_at_the_end_has_a_cpu_too() {
+        let mut loss = Loss::default();
+        let mut told = Vec::new();
+        feed(&mut loss, &[1, 4]);
+        loss.kernel(&[3, 5]);
         loss.report(9, |cpu, g| told.push((cpu, g.count)));
-        assert_eq!(told, [(Some(1), 2), (None, 3)]);
+        assert_eq!(told, [(Some(0), 3), (Some(1), 5)]);
+        // The gap comes late: it is the same loss.
+        feed(&mut loss, &[8]);
+        loss.outside(1);
+        loss.report(9, |cpu, g| told.push((cpu, g.count)));
+        assert_eq!(told[2..], [(None, 1)]);
+        assert_eq!((loss.by_cpu(), loss.total()), (vec![(0, 3), (1, 5)], 9));
     }
 }

@@ -50,7 +50,9 @@ mod emit;
 mod ending;
 mod fingerprint;
 mod fold;
+mod fragments;
 mod generations;
+mod leads;
 mod lookup;
 mod loss;
 mod model;
@@ -69,6 +71,7 @@ pub use addr::{Addr, Endpoint, Ends};
 pub use author::{Deed, candidates, tables};
 pub use emit::{News, Notice, Update};
 pub use fold::is_folded;
+pub use leads::Leads;
 pub use model::{
     Cause, ConntrackEntry, DropSite, Encap, Ending, Expected, Hop, Interval, Journey, Macs, MarkChange, Nat,
     NatKind, Note, NoteKind, Packet, Place, RoundTrip, Tracking,

@@ -232,6 +232,8 @@ pub enum NoteKind {
     PartOf { of: u64 },
     /// Other packets were joined to this one (GRO, reassembly).
     Absorbed { packets: u16 },
+    /// It was cut up and is the first fragment now; the others are new journeys, numbered from `first` to `last`.
+    CutUp { first: u64, last: u64, packets: u16 },
     /// Seen at the same place again, with a smaller TTL. `times` so far.
     Looped { times: u16 },
 }
@@ -285,6 +287,12 @@ pub enum Ending {
     /// Became part of another packet (GRO, reassembly).
     Merged {
         into: u64,
+    },
+    /// Its fragments went on instead of it: `packets` journeys, numbered from `first` to `last`.
+    CutUp {
+        first: u64,
+        last: u64,
+        packets: u16,
     },
     /// Given up because too many packets were under way.
     Evicted,

@@ -14,7 +14,12 @@ use super::tracker::Tracker;
 use crate::node::evidence::CtState;
 use crate::node::{Family, Hook};
 
+/// Journeys of one flow that others may be a part of.
 const LARGE: usize = 32;
+/// The same, while they are fragments that wait.
+const FRAGMENTS: usize = 256;
+/// Bytes that no link in use cuts up.
+const ALWAYS_WHOLE: u16 = 576;
 /// `enum ip_conntrack_info`.
 const CT_UNTRACKED: u8 = 7;
 
@@ -58,7 +63,7 @@ impl Tracker {
     }
 
     /// The journey that this sighting continues; else the one it turns out to be a part of.
-    fn find(&mut self, e: &Event, fp: &Fingerprint, place: &Place) -> Result<At, Option<u64>> {
+    fn find(&mut self, e: &Event, fp: &Fingerprint, place: &Place) -> Result<At, Option<(At, u64)>> {
         if e.skb != 0
             && let Some(at) = self.slots.by_skb(e.skb)
         {
@@ -76,6 +81,9 @@ impl Tracker {
         if let Some(at) = self.slots.by_print(fp).find(same) {
             return Ok(at);
         }
+        if let Some(at) = self.reassembled(e, fp, place) {
+            return Ok(at);
+        }
         self.find_part(e, fp, place)
     }
 
@@ -86,7 +94,7 @@ impl Tracker {
             return false;
         }
         match slot.journey.ending {
-            Ending::Dropped(_) | Ending::Merged { .. } => false,
+            Ending::Dropped(_) | Ending::Merged { .. } | Ending::CutUp { .. } => false,
             // Out by one uplink: through a lower one (bond, VLAN), or into another node.
             Ending::Left { netns, .. } => match place {
                 Place::Device { egress: true, .. } => netns == e.netns,
@@ -104,7 +112,7 @@ impl Tracker {
         }
     }
 
-    pub(crate) fn start(&mut self, e: &Event, fp: &Fingerprint, part_of: Option<u64>) -> At {
+    pub(crate) fn start(&mut self, e: &Event, fp: &Fingerprint, part_of: Option<(At, u64)>) -> At {
         if self.slots.is_full() {
             self.evict();
         }
@@ -120,6 +128,7 @@ impl Tracker {
         slot.ends = ends;
         slot.mark = if junk_mark(e) { 0 } else { e.mark };
         slot.lost_before = lost_before;
+        slot.asks = id;
         let journey = &mut slot.journey;
         journey.id = id;
         journey.flow = e.flow;
@@ -127,10 +136,16 @@ impl Tracker {
         journey.start_ns = e.ts;
         journey.end_ns = e.ts;
         journey.packet = packet_of(e, ends, slot.mark);
-        if let Some(of) = part_of {
+        if let Some((_, of)) = part_of {
             journey.notes.push(Note { ts: e.ts, netns: e.netns, after: 0, what: NoteKind::PartOf { of } });
         }
-        self.relate(at, e, fp);
+        match part_of {
+            Some((whole, _)) if fp.frag => {
+                self.keep_if_large(at, e, fp);
+                self.cut(whole, at, e);
+            }
+            _ => self.relate(at, e, fp),
+        }
         self.adopt_lookups(at, e);
         if !self.options.whole && !self.options.drops_only {
             self.order.push_back((at, id));
@@ -143,18 +158,11 @@ impl Tracker {
 
     /// What the packet is to the others of its flow.
     fn relate(&mut self, at: At, e: &Event, fp: &Fingerprint) {
+        self.keep_if_large(at, e, fp);
         let id = self.slots.get(at).journey.id;
-        let large = fp.frag || fp.tcp_range().is_some() || fp.l3len > 1280;
         let flow = self.flows.entry(e.flow, Default::default);
-        flow.last = Some((at, id));
         if fp.proto == 6 && fp.tcp_flags & 4 != 0 {
             flow.reset = Some((at, id));
-        }
-        if large {
-            if flow.large.len() == LARGE {
-                flow.large.pop_front();
-            }
-            flow.large.push_back((at, id));
         }
         let relation = flow.outstanding.packet(id, e.ts, fp);
         let resent = flow.resent.take_if(|(dir, seq, _)| *dir == e.dir && *seq == e.l4a).is_some();
@@ -165,6 +173,26 @@ impl Tracker {
             let what = NoteKind::Retransmission { of, after_ns };
             slot.journey.notes.push(Note { ts: e.ts, netns: e.netns, after: 0, what });
         }
+    }
+
+    /// Others may turn out to be a part of it, or it of others.
+    fn keep_if_large(&mut self, at: At, e: &Event, fp: &Fingerprint) {
+        let id = self.slots.get(at).journey.id;
+        let flow = self.flows.entry(e.flow, Default::default);
+        flow.last = Some((at, id));
+        if !fp.frag && fp.tcp_range().is_none() && fp.l3len <= ALWAYS_WHOLE {
+            return;
+        }
+        // A packet of 64 KiB has more fragments than are kept of other packets, and all of them count.
+        let waits = |&(at, id): &(At, u64)| {
+            self.slots.holds(at, id) && self.slots.get(at).fp.frag && !self.slots.get(at).settled
+        };
+        while flow.large.len() >= FRAGMENTS
+            || flow.large.len() >= LARGE && flow.large.front().is_some_and(|oldest| !waits(oldest))
+        {
+            flow.large.pop_front();
+        }
+        flow.large.push_back((at, id));
     }
 
     fn append(&mut self, at: At, e: &Event, fp: &Fingerprint, place: Place) {
@@ -223,7 +251,7 @@ impl Tracker {
         }
         let ending = ending_at(&slot.journey.hops, slot.family, &self.places, &self.positions);
         slot.journey.ending = ending.unwrap_or_default();
-        let (id, dir) = (slot.journey.id, e.dir);
+        let (id, dir) = (slot.asks, e.dir);
         match slot.journey.ending {
             Ending::Left { .. } => self.flow(e.flow).outstanding.ended(id, dir, Some(e.ts), None),
             Ending::Delivered { .. } => self.flow(e.flow).outstanding.ended(id, dir, None, Some(e.ts)),

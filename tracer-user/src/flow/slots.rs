@@ -36,6 +36,12 @@ pub(crate) struct Slot {
     /// One bit per place by hash: most places are answered without looking at the hops.
     pub(crate) visited: u64,
     pub(crate) request: Option<Request>,
+    /// First sight of the answer, and whether it came in by an uplink: where another journey had it before.
+    pub(crate) began: Option<(u64, bool)>,
+    /// Id under which an answer to it is looked for: of the journey before, when this one continues it.
+    pub(crate) asks: u64,
+    /// Identification of the fragments that it was cut into.
+    pub(crate) cut_as: Option<u16>,
     /// Records lost before it began.
     pub(crate) lost_before: u64,
     /// When it is over if nothing more comes.
@@ -244,6 +250,9 @@ impl Slot {
             ct: (0, 0),
             visited: 0,
             request: None,
+            began: None,
+            asks: 0,
+            cut_as: None,
             lost_before: 0,
             close: NEVER,
             news: None,

@@ -74,7 +74,10 @@ pub struct Summary {
     pub delivered: u64,
     /// Handed to a device behind which nothing is watched.
     pub unwatched: u64,
+    /// Became part of others.
     pub merged: u64,
+    /// Cut up into fragments, which are packets of their own here.
+    pub cut_up: u64,
     /// Of `packets`: by `enum skb_drop_reason`, most frequent first.
     pub dropped: Vec<(u32, u64)>,
     pub vanished: u64,
@@ -179,6 +182,7 @@ impl Stats {
             Ending::Delivered { .. } => &mut s.delivered,
             Ending::Unwatched { .. } => &mut s.unwatched,
             Ending::Merged { .. } => &mut s.merged,
+            Ending::CutUp { .. } => &mut s.cut_up,
             Ending::Dropped(site) => self.dropped.entry(site.reason).or_insert(0),
             Ending::Vanished { .. } => &mut s.vanished,
             Ending::Unclear { .. } => &mut s.unclear,

@@ -37,6 +37,8 @@ pub struct Options {
     pub quiet_ns: u64,
     /// The same where the packet may wait for its next hop's address.
     pub neighbour_ns: u64,
+    /// The same for a fragment whose packet is not complete: longer than the kernel waits, 30 s by a coarse timer.
+    pub reassembly_ns: u64,
     /// How long a packet that left one node is waited for on another one.
     pub join_ns: u64,
     /// Show each journey once, when it is over (for one object per journey), in the order they end.
@@ -58,6 +60,7 @@ impl Default for Options {
             grace_ns: 15 * MS,
             quiet_ns: 1000 * MS,
             neighbour_ns: 4000 * MS,
+            reassembly_ns: 36_000 * MS,
             join_ns: 250 * MS,
             whole: false,
             drops_only: false,
@@ -94,9 +97,12 @@ pub struct Tracker {
     pub(crate) drops: FxHashMap<(u32, u64), Free>,
     /// On this kernel nftables frees what it drops itself.
     pub(crate) nft_frees: bool,
-    pub(crate) callers: FxHashMap<u64, Option<Hook>>,
+    pub(crate) callers: FxHashMap<u64, Option<Caller>>,
+    pub(crate) leads: super::leads::Known,
     pub(crate) strays: Vec<super::emit::Notice>,
     pub(crate) ids: u64,
+    /// Up to here it is known what was lost.
+    pub(crate) counted_to: u64,
     pub(crate) first_ts: Option<u64>,
     pub(crate) now: u64,
 }
@@ -120,6 +126,14 @@ pub(crate) struct Flow {
 pub(crate) struct Cpu {
     pub(crate) stack: Option<Event>,
     pub(crate) outer: Option<(u64, Encap)>,
+}
+
+/// What a return address says of the hook that a packet died in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Caller {
+    Hook(Hook),
+    /// None of the five that we have positions at.
+    OtherHook,
 }
 
 /// What a reason and a place say about a freed packet.
@@ -160,8 +174,10 @@ impl Tracker {
             drops: FxHashMap::default(),
             nft_frees: false,
             callers: FxHashMap::default(),
+            leads: super::leads::Known::default(),
             strays: Vec::new(),
             ids: 0,
+            counted_to: u64::MAX,
             first_ts: None,
             now: 0,
         }
@@ -194,10 +210,13 @@ impl Tracker {
         self.loss.outside(count);
     }
 
-    /// The kernel's own count of records that found no room: all CPUs, since the start. Gaps in the records'
-    /// numbers show the same loss; it is counted once.
-    pub fn lost_in_kernel(&mut self, total: u64) {
-        self.loss.kernel_total(total);
+    /// The kernel's own counts of records that found no room, one for each CPU, since the start. Gaps in the
+    /// records' numbers show the same loss; it is counted once. `counted_ns`: when they were read, CLOCK_MONOTONIC;
+    /// all records from before have been pushed. Once it was called, nothing is said to have vanished later than
+    /// that: what was lost meanwhile is not known yet.
+    pub fn lost_in_kernel(&mut self, by_cpu: &[u64], counted_ns: u64) {
+        self.counted_to = counted_ns;
+        self.loss.kernel(by_cpu);
     }
 
     /// Packets seen so far.

@@ -9,11 +9,13 @@ mod observe;
 mod path;
 mod positions;
 mod prefix;
+pub mod processes;
 pub mod rtnl;
 mod text;
 mod topology;
 mod watch;
 
+pub(crate) use hooks::nat_priority;
 pub use hooks::{HookSource, Ruleset};
 pub use netlink::NetlinkError;
 pub use netns::{NAMED_DIRS, Netns, NetnsError, named};

@@ -25,14 +25,19 @@ pub enum ObserveError {
 #[derive(Debug)]
 pub struct Observer {
     nodes: Vec<Open>,
-    pod: Option<Open>,
+    pods: Vec<Open>,
     own_programs: Vec<u32>,
+    /// What the flow turned out to lead to, besides what was asked for.
+    ends: Vec<IpPrefix>,
+    devices: Vec<(NetnsId, u32)>,
 }
 
 #[derive(Debug)]
 struct Open {
     netns: Netns,
     rtnl: Rtnl,
+    /// Answers for other namespaces, where the kernel does that.
+    beyond: Option<Rtnl>,
     rules: HookSource,
 }
 
@@ -45,17 +50,37 @@ pub struct Observation {
 }
 
 impl Observer {
-    /// Opens the namespaces: the nodes', and the pod's when there is one of its own (a pod in the namespace of
+    /// Opens the namespaces: the nodes', and those of pods that have one of their own (a pod in the namespace of
     /// its node is no pod here).
-    pub fn open(nodes: &[Netns], pod: Option<&Netns>) -> Result<Self, ObserveError> {
-        let mut open: Vec<Open> = Vec::new();
+    pub fn open<'a>(
+        nodes: &[Netns],
+        pods: impl IntoIterator<Item = &'a Netns>,
+    ) -> Result<Self, ObserveError> {
+        let mut observer = Self {
+            nodes: Vec::new(),
+            pods: Vec::new(),
+            own_programs: Vec::new(),
+            ends: Vec::new(),
+            devices: Vec::new(),
+        };
         for node in nodes {
-            if open.iter().all(|o| o.netns != *node) {
-                open.push(Open::new(node)?);
+            if observer.namespaces().all(|n| n != node) {
+                observer.nodes.push(Open::new(node)?);
             }
         }
-        let pod = pod.filter(|p| open.iter().all(|o| o.netns != **p)).map(Open::new).transpose()?;
-        Ok(Self { nodes: open, pod, own_programs: Vec::new() })
+        for pod in pods {
+            observer.add_pod(pod)?;
+        }
+        Ok(observer)
+    }
+
+    /// One more pod; false when its namespace is known already.
+    pub fn add_pod(&mut self, pod: &Netns) -> Result<bool, ObserveError> {
+        let new = self.namespaces().all(|n| n != pod);
+        if new {
+            self.pods.push(Open::new(pod)?);
+        }
+        Ok(new)
     }
 
     /// Ids of our own netfilter programs, so that they are left out of [`Namespace::hooks`].
@@ -63,15 +88,26 @@ impl Observer {
         self.own_programs = ids;
     }
 
-    /// The namespaces, the pod's last.
+    /// From now on also looks for the way to these addresses, and at these devices.
+    pub fn follow(&mut self, ends: impl IntoIterator<Item = IpAddr>, devices: &[(NetnsId, u32)]) {
+        self.ends.extend(ends.into_iter().map(IpPrefix::host));
+        self.devices.extend_from_slice(devices);
+    }
+
+    /// The addresses that were given to [`Observer::follow`].
+    pub fn followed(&self) -> Vec<IpAddr> {
+        self.ends.iter().map(IpPrefix::address).collect()
+    }
+
+    /// The namespaces, the pods' last.
     pub fn namespaces(&self) -> impl Iterator<Item = &Netns> {
-        self.nodes.iter().chain(&self.pod).map(|o| &o.netns)
+        self.nodes.iter().chain(&self.pods).map(|o| &o.netns)
     }
 
     /// Closes a namespace that has ended for everyone else.
     pub fn forget(&mut self, id: NetnsId) {
         self.nodes.retain(|o| o.netns.id() != id);
-        self.pod.take_if(|o| o.netns.id() == id);
+        self.pods.retain(|o| o.netns.id() != id);
     }
 
     /// Reads everything. `ends`: source and destination of the flow as far as they are known, so that the
@@ -79,23 +115,28 @@ impl Observer {
     pub fn observe(&mut self, ends: &[IpPrefix]) -> Result<Observation, ObserveError> {
         let mut out = Observation::default();
         let all: Vec<Netns> = self.namespaces().cloned().collect();
-        let pod = match &mut self.pod {
-            Some(pod) => {
-                let seen = pod.look(&all)?;
-                let watched =
-                    seen.links.iter().filter(|l| l.is_up()).map(|l| (l.ifindex, PathRole::Pod)).collect();
-                let space = pod.namespace(Role::Pod, &seen, watched, &self.own_programs)?;
-                out.topology.namespaces.insert(space.id, space);
-                Some(seen)
-            }
-            None => None,
-        };
-        let mut connected = false;
+        let mut pods: Vec<Seen> = Vec::new();
+        for pod in &mut self.pods {
+            let seen = pod.look(&all)?;
+            let watched =
+                seen.links.iter().filter(|l| l.is_up()).map(|l| (l.ifindex, PathRole::Pod)).collect();
+            let space = pod.namespace(Role::Pod, &seen, watched, &self.own_programs)?;
+            out.topology.namespaces.insert(space.id, space);
+            pods.push(seen);
+        }
+        let ends: Vec<IpPrefix> = ends.iter().chain(&self.ends).copied().collect();
+        let mut connected = vec![false; pods.len()];
         for node in &mut self.nodes {
             let seen = node.look(&all)?;
-            let pod_ends = pod.as_ref().map_or(Vec::new(), |pod| pod_ends(&seen, pod));
-            connected |= !pod_ends.is_empty();
-            let watched = node.path(&seen, &pod_ends, ends)?;
+            let mut own_ends = Vec::new();
+            for (pod, connected) in pods.iter().zip(&mut connected) {
+                let ends = pod_ends(&seen, pod);
+                *connected |= !ends.is_empty();
+                own_ends.extend(ends);
+            }
+            let here = |(netns, ifindex): &(NetnsId, u32)| (*netns == seen.id).then_some(*ifindex);
+            let devices: Vec<u32> = self.devices.iter().filter_map(here).collect();
+            let watched = node.path(&seen, &own_ends, &ends, &devices)?;
             if !watched.values().any(|r| *r == PathRole::Uplink) {
                 out.notices.push(format!(
                     "{} has no device that leads out of it: no hardware, and no route through a gateway",
@@ -105,7 +146,7 @@ impl Observer {
             let space = node.namespace(Role::Node, &seen, watched, &self.own_programs)?;
             out.topology.namespaces.insert(space.id, space);
         }
-        if let (Some(pod), Some(seen), false) = (&mut self.pod, &pod, connected) {
+        for ((pod, seen), _) in self.pods.iter_mut().zip(&pods).zip(&connected).filter(|(_, done)| !**done) {
             out.notices.push(not_connected(pod, &self.nodes, &seen.links));
         }
         Ok(out)
@@ -130,8 +171,10 @@ impl Seen {
 
 impl Open {
     fn new(netns: &Netns) -> Result<Self, ObserveError> {
-        let (rtnl, rules) = netns.run(|| (Rtnl::open(netns.name()), HookSource::open(netns.name())))?;
-        Ok(Self { netns: netns.clone(), rtnl: rtnl?, rules: rules? })
+        let name = netns.name();
+        let open = || (Rtnl::open(name), Rtnl::open_strict(name).ok(), HookSource::open(name));
+        let (rtnl, beyond, rules) = netns.run(open)?;
+        Ok(Self { netns: netns.clone(), rtnl: rtnl?, beyond, rules: rules? })
     }
 
     fn look(&mut self, all: &[Netns]) -> Result<Seen, NetlinkError> {
@@ -153,11 +196,13 @@ impl Open {
         seen: &Seen,
         pod_ends: &[(u32, bool)],
         ends: &[IpPrefix],
+        devices: &[u32],
     ) -> Result<BTreeMap<u32, PathRole>, NetlinkError> {
         let links = &seen.links;
         let routes = self.rtnl.routes(|r| r.next_hops.iter().any(|h| h.gateway.is_some()))?;
         let addresses: BTreeMap<IpAddr, u32> = seen.addresses.iter().map(|(i, a)| (*a, *i)).collect();
-        let exits = self.exits(links, ends)?;
+        let mut exits = self.exits(links, ends)?;
+        exits.extend(devices.iter().map(|&ifindex| Exit { local: false, ifindex, port: None }));
         let bridged: BTreeSet<(u32, IpAddr)> =
             gateways(&routes, &addresses).filter(|(i, _)| is_switched(links, *i)).collect();
         let mut gateway_ports = Vec::new();
@@ -188,19 +233,35 @@ impl Open {
     }
 
     /// The port of a bridge behind which `address` is: its link-layer address from the neighbours, the port
-    /// from the forwarding entries. `None` while either is unknown.
+    /// from the forwarding entries; before there was any traffic, the port whose other end is in a namespace
+    /// that has the address. `None` while it is unknown.
     fn port(&mut self, links: &[Link], device: u32, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
+        let bridge = links
+            .iter()
+            .find(|l| l.ifindex == device && l.is_kind("vlan"))
+            .and_then(|l| l.link)
+            .unwrap_or(device);
+        if let Some(port) = self.learned_port(device, bridge, address)? {
+            return Ok(Some(port));
+        }
+        let Some(beyond) = &mut self.beyond else { return Ok(None) };
+        let ports = links.iter().filter(|l| l.master == Some(bridge) && l.is_up());
+        let mut others = ports.filter_map(|l| Some((l.ifindex, l.link_nsid?)));
+        Ok(others.find(|(_, nsid)| beyond.has_address(*nsid, address)).map(|(ifindex, _)| ifindex))
+    }
+
+    fn learned_port(
+        &mut self,
+        device: u32,
+        bridge: u32,
+        address: IpAddr,
+    ) -> Result<Option<u32>, NetlinkError> {
         let neighbours = self.rtnl.neighbours(Some(device))?;
         let Some(mac) =
             neighbours.into_iter().find(|n| n.address == address && !n.mac.is_empty()).map(|n| n.mac)
         else {
             return Ok(None);
         };
-        let bridge = links
-            .iter()
-            .find(|l| l.ifindex == device && l.is_kind("vlan"))
-            .and_then(|l| l.link)
-            .unwrap_or(device);
         let entries = self.rtnl.fdb(Some(bridge))?;
         Ok(entries
             .into_iter()

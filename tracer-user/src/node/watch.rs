@@ -104,6 +104,13 @@ impl Watcher {
         }
     }
 
+    /// Also wants to know where these addresses are on a bridge.
+    pub fn follow(&mut self, ends: &[IpAddr]) {
+        for at in &mut self.watched {
+            at.ends.extend_from_slice(ends);
+        }
+    }
+
     fn look_around(&mut self) {
         for at in &mut self.watched {
             let now = at.legacy.legacy_fingerprint();

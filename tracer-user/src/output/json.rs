@@ -33,6 +33,32 @@ fn tagged(out: &mut dyn io::Write, kind: &'static str, value: &impl Serialize) -
     object(out, &Tagged { schema: SCHEMA, kind, value })
 }
 
+/// One check (`schema/check.schema.json`).
+pub fn write_check(out: &mut dyn io::Write, report: &crate::check::Report) -> io::Result<()> {
+    object(out, &Tagged { schema: CHECK_SCHEMA, kind: "check", value: report })
+}
+
+/// What a recording says: the causes of the run, as in its summary.
+pub fn write_causes(out: &mut dyn io::Write, replayed: &crate::record::Replayed) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Causes<'a> {
+        causes: &'a [Told],
+        packets: u64,
+        /// The recording has its last line.
+        complete: bool,
+        events_lost: u64,
+    }
+    let causes = Causes {
+        causes: &replayed.causes,
+        packets: replayed.packets_of_run.unwrap_or(replayed.packets),
+        complete: replayed.packets_of_run.is_some(),
+        events_lost: replayed.events_lost,
+    };
+    tagged(out, "causes", &causes)
+}
+
+const CHECK_SCHEMA: &str = "egwtrace-check/1";
+
 impl Output for Json {
     fn header(&mut self, out: &mut dyn io::Write, _: &Scene<'_>, header: &Header) -> io::Result<()> {
         tagged(out, "header", header)
@@ -105,6 +131,7 @@ impl Output for Json {
             delivered: s.delivered,
             unwatched: s.unwatched,
             merged: s.merged,
+            cut_up: s.cut_up,
             vanished: s.vanished,
             unclear: s.unclear,
             under_way: s.under_way,
@@ -135,6 +162,7 @@ struct JsonSummary<'a> {
     delivered: u64,
     unwatched: u64,
     merged: u64,
+    cut_up: u64,
     vanished: u64,
     unclear: u64,
     under_way: u64,

@@ -142,11 +142,18 @@ impl Text {
             text.put(Style::Dim, &clock);
         }
         text.end(out)?;
+        if let Some(owners) = scene.owners(packet.ends) {
+            let [src, dst] = owners.map(|name| name.unwrap_or(std::borrow::Cow::Borrowed("?")));
+            let mut text = self.line(10);
+            text.piece(&[(Style::Cyan, &format!("{src} → {dst}"))]);
+            text.end(out)?;
+        }
         if let Some(rt) = journey.round_trip.filter(|_| !continued) {
             let mut words = format!("answers #{}: round trip {}", rt.request, Took(rt.total_ns));
             if let Some(beyond) = rt.beyond_ns {
-                let by = uplink(scene, journey).map(|d| format!(" beyond {d}")).unwrap_or_default();
-                words.push_str(&format!(", {} of it{by}", Took(beyond)));
+                let device = uplink(scene, journey);
+                let device = device.as_deref().unwrap_or("the uplink");
+                words.push_str(&format!(", {} of it beyond {device}", Took(beyond)));
             }
             if let Some(answer) = rt.answer_ns {
                 words.push_str(&format!(", {} of it until the answer was sent", Took(answer)));
@@ -325,7 +332,7 @@ impl Output for Text {
             }
             Notice::Device { netns, device, appeared, .. } => {
                 self.gap(out, Before::Notice)?;
-                let what = if *appeared { "appeared" } else { "is gone" };
+                let what = if *appeared { "is watched now" } else { "is gone" };
                 let words = format!("··  {} {} {what}", escape(netns), escape(device));
                 text.put(Style::Yellow, &words);
             }

@@ -31,6 +31,15 @@ pub(crate) fn packet_kind(packet: &Packet) -> String {
     kind
 }
 
+/// `packets` journeys by their numbers: "#4", "#4 to #6", "3 packets from #4 to #9".
+pub(crate) fn numbers(first: u64, last: u64, packets: u16) -> String {
+    match last.saturating_sub(first) {
+        0 => format!("#{first}"),
+        between if between + 1 == u64::from(packets) => format!("#{first} to #{last}"),
+        _ => format!("{packets} packets from #{first} to #{last}"),
+    }
+}
+
 /// ICMP type of a packet that is no error: an echo request's or reply's.
 pub(crate) fn echo_type(packet: &Packet) -> u8 {
     // The record keeps it where TCP has its flags.

@@ -1,53 +1,109 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a pod is, behind one trait.
+//! What knows pods or containers by name, behind one trait.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
-use crate::node::{NetlinkError, Netns, NetnsError};
-use crate::target::PodName;
+use super::error::TargetError;
+use super::wanted::PodName;
+use crate::node::{Netns, printable};
 
 /// Whose packets are followed.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// As shown ("default/visitor").
+    /// As shown ("shop/checkout-7d9f"); safe to print.
     pub name: String,
-    pub netns: Netns,
+    /// `None`: it does not run here.
+    pub netns: Option<Netns>,
     /// Its addresses, without loopback and link-local ones.
     pub addresses: Vec<IpAddr>,
+    /// It shares the namespace of its node.
+    pub host_network: bool,
+    /// Which of the pods or containers that a backend knows; `None`: a namespace or a process.
+    pub known: Option<Known>,
+    /// What the user should know of how it was found; safe to print.
+    pub remarks: Vec<String>,
 }
 
-/// A place that knows pods by name.
+impl Target {
+    /// A namespace of the network's that stands for a pod is called as the user calls the pod.
+    #[must_use]
+    pub fn called(mut self, pod: &PodName) -> Self {
+        if self.known.as_ref().is_some_and(|known| known.namespace.is_none()) {
+            self.name = printable(pod.to_string());
+            self.netns = self.netns.map(|netns| netns.with_name(pod.to_string()));
+        }
+        self
+    }
+}
+
+/// What a backend's entries are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Pods,
+    Containers,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pods => "pod",
+            Self::Containers => "container",
+        })
+    }
+}
+
+/// A pod or container that a backend knows. The strings are the runtime's: anything may be in them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Kubernetes' namespace; `None` where there is no such thing.
+    pub namespace: Option<String>,
+    pub name: String,
+    /// What the backend calls it: a sandbox' or container's id, a file.
+    pub id: String,
+    pub labels: BTreeMap<String, String>,
+    /// Made at, ns since 1970; tells an old sandbox of a pod from its present one.
+    pub created_ns: i64,
+    /// Stopped: it has no network any more.
+    pub stopped: bool,
+}
+
+impl Known {
+    /// `NS/NAME`, or the name; safe to print.
+    pub fn shown(&self) -> String {
+        let name = printable(&self.name);
+        match &self.namespace {
+            Some(namespace) => format!("{}/{name}", printable(namespace)),
+            None => name,
+        }
+    }
+}
+
+/// Where a [`Known`] is.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// `None`: not on this node.
+    pub netns: Option<Netns>,
+    pub host_network: bool,
+    /// As the backend knows them; may be empty.
+    pub addresses: Vec<IpAddr>,
+    /// The node it runs on, when that is another one and known.
+    pub node: Option<String>,
+}
+
+/// A place that knows pods, or containers, by name. It may ask a daemon: every answer has a time limit.
 pub trait Backend {
-    /// What it is, for messages: "containerd at /run/...".
+    /// What it is, for messages: "containerd at /run/...". Safe to print.
     fn describe(&self) -> String;
 
-    /// The pod's namespace; `None` when no such pod is known here. More than one fit is an error.
-    fn resolve(&self, pod: &PodName) -> Result<Option<Netns>, TargetError>;
+    fn kind(&self) -> Kind {
+        Kind::Pods
+    }
 
-    /// The names it would have accepted, for suggestions.
-    fn names(&self) -> Vec<String>;
-}
+    /// Everything it knows here.
+    fn list(&self) -> Result<Vec<Known>, TargetError>;
 
-#[derive(Debug, thiserror::Error)]
-pub enum TargetError {
-    #[error(
-        "no container runtime found, and no network namespace is called {pod}; accepted: --pod with the name of a namespace under /run/netns{suggestion}, --netns NAME|PATH, or --pid PID of a process in the pod"
-    )]
-    NoPod { pod: String, suggestion: String },
-    #[error("--pod {pod} fits more than one namespace: {fits}; say which one with --netns")]
-    Ambiguous { pod: String, fits: String },
-    #[error(
-        "no network namespace {name}; accepted: a name under /run/netns{suggestion}, or a path such as /proc/PID/ns/net"
-    )]
-    NoNetns { name: String, suggestion: String },
-    #[error("no process {pid}; accepted: the PID of a running process, as seen from here")]
-    NoProcess { pid: u32 },
-    #[error(
-        "{what} is a left-over file and no network namespace any more; remove it with: ip netns del {name}"
-    )]
-    LeftOver { what: String, name: String },
-    #[error(transparent)]
-    Netns(#[from] NetnsError),
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
+    /// Where one of these is.
+    fn locate(&self, known: &Known) -> Result<Located, TargetError>;
 }

@@ -1,12 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the user points at: a pod, a network namespace, a process.
+//! What the user points at: a pod, a container, a network namespace, a process.
 
 mod backend;
+mod backends;
+pub mod cri;
+mod error;
 mod namespaces;
+pub mod rpc;
+mod select;
 mod suggest;
 mod wanted;
 
-pub use backend::{Backend, Target, TargetError};
+pub use backend::{Backend, Kind, Known, Located, Target};
+pub use backends::Backends;
+pub use error::TargetError;
 pub use namespaces::NamedNamespaces;
+pub use select::{Requirement, Selector};
 pub use suggest::{closest, or_list};
-pub use wanted::{PodName, Wanted, find, find_netns};
+pub use wanted::{PodName, Wanted, at_home, find, find_netns, fitting};

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Named network namespaces as pods: without a container runtime, and in the lab.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::node::{Netns, named, quoted};
-use crate::target::{Backend, PodName, TargetError};
+use crate::node::{Netns, NetnsId, named};
+use crate::target::{Backend, Known, Located, TargetError};
 
 /// The namespaces under /run/netns.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,27 +15,19 @@ impl Backend for NamedNamespaces {
         "network namespaces under /run/netns".into()
     }
 
-    fn resolve(&self, pod: &PodName) -> Result<Option<Netns>, TargetError> {
-        let wanted = candidates(pod);
-        let fits: Vec<(String, PathBuf)> =
-            named().into_iter().filter(|(n, ..)| wanted.contains(n)).map(|(n, _, path)| (n, path)).collect();
-        match fits.as_slice() {
-            [] => Ok(None),
-            [(_, path)] => Ok(Some(Netns::open(path, pod.to_string())?)),
-            _ => Err(TargetError::Ambiguous {
-                pod: quoted(pod.to_string()),
-                fits: fits.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", "),
-            }),
-        }
+    fn list(&self) -> Result<Vec<Known>, TargetError> {
+        // With the inode: a namespace that is made again under the same name is another one.
+        let known = |(name, inode, path): (String, NetnsId, PathBuf)| Known {
+            name,
+            id: format!("{inode}:{}", path.to_string_lossy()),
+            ..Known::default()
+        };
+        Ok(named().into_iter().map(known).collect())
     }
 
-    fn names(&self) -> Vec<String> {
-        named().into_iter().map(|(name, ..)| name).collect()
+    fn locate(&self, known: &Known) -> Result<Located, TargetError> {
+        let path = known.id.split_once(':').map_or(known.id.as_str(), |(_, path)| path);
+        let netns = Some(Netns::open(Path::new(path), known.shown())?);
+        Ok(Located { netns, host_network: false, addresses: Vec::new(), node: None })
     }
-}
-
-/// A namespace's name has no slash: for NS/NAME it is NAME, or NS-NAME.
-fn candidates(pod: &PodName) -> Vec<String> {
-    let joined = pod.namespace.as_ref().map(|ns| format!("{ns}-{}", pod.name));
-    std::iter::once(pod.name.clone()).chain(joined).collect()
 }

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From what was asked for to the namespace and its addresses.
+//! From what was asked for to the namespaces and their addresses.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::backend::{Backend, Target, TargetError};
+use super::backend::{Backend, Kind, Known, Located, Target};
+use super::error::TargetError;
+use super::select::{self, Fit, Selector};
 use super::suggest::{closest, or_list};
 use crate::node::rtnl::Rtnl;
-use crate::node::{NAMED_DIRS, Netns, named, quoted};
+use crate::node::{NAMED_DIRS, Netns, named, printable, quoted};
+
+/// Of what fits, as many are named in an error.
+const NAMED: usize = 12;
 
 /// A pod as the user names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,34 +31,53 @@ impl fmt::Display for PodName {
     }
 }
 
-/// One of the three ways to name the target.
+/// One of the ways to name the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
     Pod(PodName),
+    /// As many as there are.
+    Selector(Selector),
+    /// Name or id.
+    Container(String),
     /// Name or path.
     Netns(String),
     Pid(u32),
 }
 
-/// Finds the target. `backends` are asked in turn for pods.
-pub fn find(wanted: &Wanted, backends: &[&dyn Backend]) -> Result<Target, TargetError> {
-    let netns = match wanted {
+/// Finds what is wanted: one target, or with a selector one and more. All `backends` of the kind are asked.
+pub fn find(wanted: &Wanted, backends: &[&dyn Backend]) -> Result<Vec<Target>, TargetError> {
+    let found = match wanted {
         Wanted::Pod(pod) => find_pod(pod, backends)?,
-        Wanted::Netns(name) => find_netns(name)?,
-        Wanted::Pid(pid) => {
-            let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-            if !Path::new(&format!("/proc/{pid}")).exists() {
-                return Err(TargetError::NoProcess { pid: *pid });
-            }
-            let netns = Netns::open(&path, format!("pid {pid}"))?;
-            match netns.known_as() {
-                Some(name) => netns.with_name(name),
-                None => netns,
-            }
-        }
+        Wanted::Selector(selector) => return find_labelled(selector, backends),
+        Wanted::Container(name) => find_container(name, backends)?,
+        Wanted::Netns(name) => bare(find_netns(name)?)?,
+        Wanted::Pid(pid) => bare(of_process(*pid)?)?,
     };
+    Ok(vec![found])
+}
+
+fn bare(netns: Netns) -> Result<Target, TargetError> {
     let addresses = addresses(&netns)?;
-    Ok(Target { name: netns.name().to_owned(), netns, addresses })
+    Ok(Target {
+        name: netns.name().to_owned(),
+        netns: Some(netns),
+        addresses,
+        host_network: false,
+        known: None,
+        remarks: Vec::new(),
+    })
+}
+
+fn of_process(pid: u32) -> Result<Netns, TargetError> {
+    if !Path::new(&format!("/proc/{pid}")).exists() {
+        return Err(TargetError::NoProcess { pid });
+    }
+    let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+    let netns = Netns::open(&path, format!("pid {pid}"))?;
+    Ok(match netns.known_as() {
+        Some(name) => netns.with_name(name),
+        None => netns,
+    })
 }
 
 /// A namespace by its name under /run/netns, or by path.
@@ -81,17 +105,200 @@ pub fn find_netns(name: &str) -> Result<Netns, TargetError> {
     }
 }
 
-fn find_pod(pod: &PodName, backends: &[&dyn Backend]) -> Result<Netns, TargetError> {
-    for backend in backends {
-        if let Some(netns) = backend.resolve(pod)? {
-            return Ok(netns);
+/// What fits and runs, with the backend that knows it: none, one or more. For looking again: who does not answer
+/// knows nothing.
+pub fn fitting(wanted: &Wanted, backends: &[&dyn Backend]) -> Vec<(usize, Known)> {
+    let lists = backends.iter().enumerate().filter(|(_, b)| b.kind() == Kind::Pods);
+    let lists = lists.filter_map(|(at, backend)| Some((at, backend.list().ok()?)));
+    let mut out: Vec<(usize, Known, Fit)> = Vec::new();
+    for (at, list) in lists {
+        match wanted {
+            Wanted::Pod(pod) => {
+                out.extend(select::by_name(pod, &list).into_iter().map(|(known, fit)| (at, known, fit)));
+            }
+            Wanted::Selector(selector) => {
+                out.extend(
+                    select::by_labels(selector, &list).into_iter().map(|known| (at, known, Fit::Exact)),
+                );
+            }
+            Wanted::Container(_) | Wanted::Netns(_) | Wanted::Pid(_) => {}
         }
     }
-    let names: Vec<String> = backends.iter().flat_map(|b| b.names()).collect();
-    Err(TargetError::NoPod {
-        pod: quoted(&pod.name),
-        suggestion: suggestion(&pod.name, names.iter().map(String::as_str)),
-    })
+    out.retain(|(_, known, _)| !known.stopped);
+    let best = out.iter().map(|(.., fit)| *fit).min();
+    out.into_iter().filter(|(.., fit)| Some(*fit) == best).map(|(at, known, _)| (at, known)).collect()
+}
+
+/// What the backends of one kind know, and why some of them could not say.
+struct Asked<'a> {
+    backends: Vec<&'a dyn Backend>,
+    known: Vec<(usize, Vec<Known>)>,
+    failures: Vec<TargetError>,
+}
+
+impl<'a> Asked<'a> {
+    fn of(kind: Kind, all: &[&'a dyn Backend]) -> Self {
+        let backends: Vec<&dyn Backend> = all.iter().copied().filter(|b| b.kind() == kind).collect();
+        let (mut known, mut failures) = (Vec::new(), Vec::new());
+        for (at, backend) in backends.iter().enumerate() {
+            match backend.list() {
+                Ok(list) => known.push((at, list)),
+                Err(error) => failures.push(error),
+            }
+        }
+        Self { backends, known, failures }
+    }
+
+    /// Nothing fits: because one that might have known did not answer, or because there is no such thing.
+    fn nothing(mut self, kind: Kind, name: &str, accepted: &'static str) -> TargetError {
+        if !self.failures.is_empty() {
+            return self.failures.swap_remove(0);
+        }
+        let running = || self.known.iter().flat_map(|(_, list)| list).filter(|k| !k.stopped);
+        // The right name in the wrong namespace is the likeliest slip.
+        let own_name = name.rsplit_once('/').map_or(name, |(_, own)| own);
+        let same: Vec<String> =
+            running().filter(|k| k.name == own_name).take(3).map(|k| quoted(k.shown())).collect();
+        let names: Vec<String> = running().map(Known::shown).collect();
+        let suggestion = match same.is_empty() {
+            false => format!(" (did you mean {}?)", or_list(&same)),
+            true => suggestion(name, names.iter().map(String::as_str)),
+        };
+        TargetError::NotFound {
+            kind,
+            name: if name.is_empty() { "with these labels".into() } else { quoted(name) },
+            suggestion,
+            asked: self.backends.iter().map(|b| b.describe()).collect::<Vec<_>>().join(", "),
+            accepted,
+        }
+    }
+}
+
+fn find_pod(pod: &PodName, backends: &[&dyn Backend]) -> Result<Target, TargetError> {
+    let asked = Asked::of(Kind::Pods, backends);
+    let fits: Vec<(usize, Known, Fit)> = asked
+        .known
+        .iter()
+        .flat_map(|(at, list)| select::by_name(pod, list).into_iter().map(|(known, fit)| (*at, known, fit)))
+        .collect();
+    let best = fits.iter().map(|(.., fit)| *fit).min();
+    let Some(best) = best else {
+        if asked.backends.len() <= 1 && asked.failures.is_empty() {
+            let names: Vec<String> = asked.known.iter().flat_map(|(_, l)| l).map(Known::shown).collect();
+            let suggestion = suggestion(&pod.name, names.iter().map(String::as_str));
+            return Err(TargetError::NoRuntime { pod: quoted(pod.to_string()), suggestion });
+        }
+        return Err(asked.nothing(
+            Kind::Pods,
+            &pod.to_string(),
+            "NAME, NAMESPACE/NAME, the beginning of a name, or --src with the address of a pod that runs elsewhere",
+        ));
+    };
+    let fits: Vec<(usize, Known)> =
+        fits.into_iter().filter(|(.., fit)| *fit == best).map(|(at, known, _)| (at, known)).collect();
+    let (at, known) = only(fits, &format!("--pod {}", quoted(pod.to_string())), Kind::Pods)?;
+    let mut target = at_home(asked.backends[at], known)?.called(pod);
+    if best == Fit::Prefix {
+        target.remarks.push(format!(
+            "{} is the only pod here whose name begins with {}",
+            target.name,
+            quoted(pod.to_string())
+        ));
+    }
+    Ok(target)
+}
+
+fn find_labelled(selector: &Selector, backends: &[&dyn Backend]) -> Result<Vec<Target>, TargetError> {
+    let asked = Asked::of(Kind::Pods, backends);
+    let mut out = Vec::new();
+    for (at, list) in &asked.known {
+        for known in select::by_labels(selector, list) {
+            out.push(at_home(asked.backends[*at], known)?);
+        }
+    }
+    if out.is_empty() {
+        return Err(asked.nothing(
+            Kind::Pods,
+            "",
+            "--selector KEY=VALUE of a pod that runs on this node, with -n NAMESPACE where it is not to be any",
+        ));
+    }
+    Ok(out)
+}
+
+fn find_container(name: &str, backends: &[&dyn Backend]) -> Result<Target, TargetError> {
+    let asked = Asked::of(Kind::Containers, backends);
+    if asked.backends.is_empty() {
+        return Err(TargetError::NoContainerRuntime { name: quoted(name) });
+    }
+    let mut fits: Vec<(usize, Known)> = asked
+        .known
+        .iter()
+        .flat_map(|(at, list)| select::containers(name, list).into_iter().map(|known| (*at, known)))
+        .collect();
+    // Docker's containers are containerd's too, and both may be asked.
+    fits.dedup_by(|(_, a), (_, b)| a.id == b.id);
+    if fits.is_empty() {
+        return Err(asked.nothing(
+            Kind::Containers,
+            name,
+            "the name of a container, or four and more digits of its id",
+        ));
+    }
+    let (at, known) = only(fits, &format!("--container {}", quoted(name)), Kind::Containers)?;
+    at_home(asked.backends[at], known)
+}
+
+/// The one that fits, or the list of those that do.
+fn only(mut fits: Vec<(usize, Known)>, what: &str, kind: Kind) -> Result<(usize, Known), TargetError> {
+    if fits.len() == 1 {
+        return Ok(fits.remove(0));
+    }
+    let mut names: Vec<String> = fits
+        .iter()
+        .take(NAMED)
+        .map(|(_, known)| match kind {
+            Kind::Pods => known.shown(),
+            Kind::Containers => {
+                format!("{} ({})", known.shown(), printable(known.id.chars().take(12).collect::<String>()))
+            }
+        })
+        .collect();
+    if fits.len() > NAMED {
+        names.push(format!("and {} more", fits.len() - NAMED));
+    }
+    let advice = match kind {
+        Kind::Pods if fits.iter().any(|(_, known)| known.namespace.is_none()) => "say which one with --netns",
+        Kind::Pods => {
+            "give one of them as NAMESPACE/NAME, several with --pod for each, or labels with --selector"
+        }
+        Kind::Containers => "give the id of one of them",
+    };
+    let (count, fits) = (fits.len(), names.join(", "));
+    Err(TargetError::Ambiguous { what: what.to_owned(), count, kind, fits, advice })
+}
+
+/// Where a pod or container is, and under which addresses its packets leave.
+pub fn at_home(backend: &dyn Backend, known: Known) -> Result<Target, TargetError> {
+    let name = known.shown();
+    if known.stopped {
+        let why = match backend.kind() {
+            Kind::Pods => "its sandbox is not ready; it may be starting, or have ended",
+            Kind::Containers => "it has ended",
+        };
+        return Err(TargetError::Stopped { kind: backend.kind(), name: quoted(&name), why });
+    }
+    let Located { netns, host_network, addresses: told, node } = backend.locate(&known)?;
+    let mut remarks = Vec::new();
+    let addresses = match &netns {
+        Some(netns) => addresses(netns)?,
+        None => told,
+    };
+    if netns.is_none() {
+        let node = node.map_or_else(|| "another node".to_owned(), |n| format!("node {}", printable(n)));
+        remarks.push(format!("{name} runs on {node}: followed here by its address"));
+    }
+    Ok(Target { name, netns, addresses, host_network, known: Some(known), remarks })
 }
 
 /// ` (did you mean "a" or "b"?)`, or how many there are to choose from, or nothing.
@@ -109,7 +316,10 @@ fn suggestion<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> String 
 /// The addresses under which packets leave the namespace.
 fn addresses(netns: &Netns) -> Result<Vec<IpAddr>, TargetError> {
     let mut rtnl = netns.run(|| Rtnl::open(netns.name()))??;
-    let mut out: Vec<IpAddr> = rtnl.addresses()?.into_iter().map(|a| a.address).collect();
+    // What hangs on a device that is down is no source: kube-proxy keeps services' addresses so (kube-ipvs0).
+    let up: Vec<u32> = rtnl.links()?.into_iter().filter(|l| l.is_up()).map(|l| l.ifindex).collect();
+    let mut out: Vec<IpAddr> =
+        rtnl.addresses()?.into_iter().filter(|a| up.contains(&a.ifindex)).map(|a| a.address).collect();
     out.retain(|a| match a {
         IpAddr::V4(a) => !a.is_loopback() && !a.is_link_local(),
         IpAddr::V6(a) => !a.is_loopback() && !a.is_unicast_link_local(),
@@ -128,11 +338,13 @@ mod tests {
         fn describe(&self) -> String {
             "nothing".into()
         }
-        fn resolve(&self, _: &PodName) -> Result<Option<Netns>, TargetError> {
-            Ok(None)
+        fn list(&self) -> Result<Vec<Known>, TargetError> {
+            let known = |name: &str| Known { name: name.into(), ..Known::default() };
+            Ok(vec![known("visitor"), known("node1")])
         }
-        fn names(&self) -> Vec<String> {
-            vec!["visitor".into(), "node1".into()]
+        fn locate(&self, known: &Known) -> Result<Located, TargetError> {
+            let netns = Some(Netns::current()?.with_name(known.shown()));
+            Ok(Located { netns, host_network: false, addresses: Vec::new(), node: None })
         }
     }
 
@@ -142,9 +354,10 @@ mod tests {
         let error = find(&Wanted::Pod(pod), &[&Nothing]).unwrap_err().to_string();
         assert_eq!(
             error,
-            "no container runtime found, and no network namespace is called \"vistor\\x1b\"; accepted: \
+            "no container runtime found, and no network namespace is called \"default/vistor\\x1b\"; accepted: \
              --pod with the name of a namespace under /run/netns (did you mean \"visitor\"?), \
-             --netns NAME|PATH, or --pid PID of a process in the pod"
+             --netns NAME|PATH, --pid PID of a process in the pod, \
+             or --runtime-endpoint PATH of containerd's or CRI-O's socket"
         );
     }
 
@@ -167,8 +380,8 @@ mod tests {
 
     #[test]
     fn a_process_of_our_own() {
-        let own = find(&Wanted::Pid(std::process::id()), &[]).unwrap();
-        assert_eq!(own.netns, Netns::current().unwrap());
+        let own = find(&Wanted::Pid(std::process::id()), &[]).unwrap().remove(0);
+        assert_eq!(own.netns, Some(Netns::current().unwrap()));
         assert!(own.addresses.iter().all(|a| !a.is_loopback()));
     }
 }

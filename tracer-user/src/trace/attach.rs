@@ -135,8 +135,12 @@ impl Attachments {
         for (id, ifindex) in gone {
             self.tracer.detach_tc(id, ifindex);
             if let Some(device) = self.devices.remove(&(id, ifindex)) {
-                let ns = topology.namespaces.get(&id).map_or_else(String::new, |ns| ns.name.clone());
-                changes.devices.push((ns, device, false));
+                let ns = topology.namespaces.get(&id);
+                // What is still there is only not on the path any more.
+                if ns.is_none_or(|ns| !ns.devices.contains_key(&ifindex)) {
+                    let ns = ns.map_or_else(String::new, |ns| ns.name.clone());
+                    changes.devices.push((ns, device, false));
+                }
             }
         }
         for ((id, ifindex), (ns, device)) in wanted {

@@ -7,9 +7,14 @@ mod counters;
 mod debug;
 mod evidence;
 mod header;
+mod listeners;
 mod names;
+mod pods;
 mod privileges;
+mod recording;
 mod run;
+mod screen;
 
-pub use privileges::{MissingPrivileges, check_privileges};
+pub use privileges::{MissingPrivileges, check_privileges, check_read_privileges};
 pub use run::{Outcome, TraceError, trace};
+pub use screen::{columns, text_options};

@@ -24,15 +24,34 @@ const NEEDED: &[(u32, &str, &str)] = &[
 )]
 pub struct MissingPrivileges(Vec<(&'static str, &'static str)>);
 
+/// What reading takes: no BPF.
+const TO_READ: &[(u32, &str, &str)] = &[
+    (CAP_NET_ADMIN, "CAP_NET_ADMIN", "read firewall rules and sets"),
+    (CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "enter network namespaces"),
+];
+
+/// Checks what reading the node takes. `enter`: other namespaces than the current one are to be read.
+///
+/// # Errors
+/// As [`check_privileges`].
+pub fn check_read_privileges(enter: bool) -> Result<(), MissingPrivileges> {
+    let needed = if enter { TO_READ } else { &TO_READ[..1] };
+    check(needed)
+}
+
 /// Checks the effective capabilities of this process.
 ///
 /// # Errors
 /// With every capability that is missing. Where they cannot be read, nothing is missing: the kernel will say.
 pub fn check_privileges() -> Result<(), MissingPrivileges> {
+    check(NEEDED)
+}
+
+fn check(needed: &[(u32, &'static str, &'static str)]) -> Result<(), MissingPrivileges> {
     let Some(effective) = fs::read_to_string("/proc/self/status").ok().as_deref().and_then(effective) else {
         return Ok(());
     };
-    let missing = missing(effective);
+    let missing = missing(effective, needed);
     if missing.is_empty() { Ok(()) } else { Err(MissingPrivileges(missing)) }
 }
 
@@ -41,9 +60,12 @@ fn effective(status: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-fn missing(effective: u64) -> Vec<(&'static str, &'static str)> {
+fn missing(
+    effective: u64,
+    needed: &[(u32, &'static str, &'static str)],
+) -> Vec<(&'static str, &'static str)> {
     let has = |cap: u32| effective & (1 << cap) != 0;
-    NEEDED
+    needed
         .iter()
         .filter(|(cap, ..)| !(has(*cap) || matches!(*cap, CAP_BPF | CAP_PERFMON) && has(CAP_SYS_ADMIN)))
         .map(|(_, name, why)| (*name, *why))
@@ -58,10 +80,11 @@ mod tests {
     fn names_what_is_missing() {
         assert_eq!(effective("Name:\tx\nCapEff:\t000001fffeffffff\n"), Some(0x1ff_feff_ffff));
         assert_eq!(effective("CapEff:\tzz\n"), None);
-        assert!(missing(u64::MAX).is_empty());
-        assert!(missing(1 << CAP_SYS_ADMIN | 1 << CAP_NET_ADMIN).is_empty());
-        assert_eq!(missing(0).len(), 4);
-        let text = MissingPrivileges(missing(1 << CAP_SYS_ADMIN)).to_string();
+        assert!(missing(u64::MAX, NEEDED).is_empty());
+        assert!(missing(1 << CAP_SYS_ADMIN | 1 << CAP_NET_ADMIN, NEEDED).is_empty());
+        assert_eq!(missing(0, NEEDED).len(), 4);
+        assert!(missing(1 << CAP_NET_ADMIN, &TO_READ[..1]).is_empty(), "no BPF is needed to read");
+        let text = MissingPrivileges(missing(1 << CAP_SYS_ADMIN, NEEDED)).to_string();
         assert_eq!(
             text,
             "missing CAP_NET_ADMIN (to attach to devices and netfilter hooks): run as root, or grant it"

@@ -2,7 +2,8 @@
 //! The loop: drain, join, print; follow changes of the node; end cleanly.
 
 use std::collections::HashSet;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +20,22 @@ use super::counters::CounterReader;
 use super::debug;
 use super::evidence::EvidenceReader;
 use super::header::header;
+use super::listeners::ListenerWatch;
 use super::names::{KernelNames, monotonic_ns};
+use super::pods::{Held, News, PodWatch, addresses_words};
+use super::recording::{Recording, RecordingError};
+use super::screen::text_options;
 use crate::bpf::btf::{BtfError, KernelBtf};
 use crate::bpf::{Tracer, TracerError};
-use crate::cli::{Format, Plan, PositionChoice, TimeStyle};
+use crate::cli::{Filter, Format, Plan, PositionChoice};
 use crate::explain::{Explainer, Tick};
 use crate::flow::{Ending, Names, Notice, Options, Tracker, Update, Zoom};
 use crate::node::{
-    Change, IpPrefix, Netns, Observation, ObserveError, Observer, Role, Topology, WatchError, Watcher,
+    Change, IpPrefix, Netns, NetnsId, Observation, ObserveError, Observer, Role, Topology, WatchError,
+    Watcher,
 };
-use crate::output::{Explanation, Json, Missing, Output, Scene, Text, TextOptions, TimeFormat};
+use crate::output::{Explanation, Json, Missing, Output, Scene, Text};
+use crate::target::Target;
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
 const TICK: Duration = Duration::from_millis(10);
@@ -60,6 +67,8 @@ pub enum TraceError {
     Wait(io::Error),
     #[error("cannot write: {0}")]
     Write(io::Error),
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
 }
 
 /// How a run went.
@@ -75,10 +84,12 @@ pub struct Outcome {
 ///
 /// # Errors
 /// When tracing cannot start, or standard output fails other than by being closed.
-pub async fn trace(plan: &Plan) -> Result<Outcome, TraceError> {
+pub async fn trace(mut plan: Plan) -> Result<Outcome, TraceError> {
+    // A handle keeps a namespace: those of the plan must not outlive the start.
+    let targets = std::mem::take(&mut plan.targets);
     // Before anything is attached or printed: who sees the header may end the run.
     let mut signals = Signals::new().map_err(TraceError::Signals)?;
-    let mut run = Run::start(plan)?;
+    let mut run = Run::start(&plan, targets)?;
     let result = run.go(&mut signals).await;
     let outcome = run.finish();
     match result.and(outcome) {
@@ -101,6 +112,10 @@ impl Signals {
 
 struct Run<'a> {
     plan: &'a Plan,
+    /// As in the plan, and with `--follow` as it is by now.
+    filter: Filter,
+    pods: PodWatch,
+    listeners: ListenerWatch,
     observer: Observer,
     topology: Arc<Topology>,
     netns: Vec<Netns>,
@@ -134,20 +149,37 @@ struct Screen {
     drops: u64,
     explainer: Explainer,
     evidence: EvidenceReader,
+    recording: Recording,
     error: Option<io::Error>,
 }
 
 impl<'a> Run<'a> {
-    fn start(plan: &'a Plan) -> Result<Self, TraceError> {
+    fn start(plan: &'a Plan, targets: Vec<Target>) -> Result<Self, TraceError> {
         let btf = KernelBtf::load()?;
         let (fields, absent) = btf.resolve_fields();
         let names = Arc::new(KernelNames::new(btf.reasons()));
-        let tracer = Tracer::load(plan.config(), &fields, &btf)?;
+        // Asks while programs are loaded, which takes longer.
+        let mut pods = PodWatch::start(plan, &targets, names.clone());
+        let mut tracer = Tracer::load(plan.config(), &fields, &btf)?;
         drop(btf);
+        let filter = plan.filter.clone();
+        let mut remarks: Vec<String> =
+            followed_words(tracer.set_followed(&filter.followed())?).into_iter().collect();
 
-        let mut observer = Observer::open(&plan.nodes, plan.pod_netns())?;
-        let Observation { topology, notices } = observer.observe(&plan.filter.ends())?;
+        let mut observer = Observer::open(&plan.nodes, &plan.own_netns(&targets))?;
+        while let Some(news) = pods.ready() {
+            match news {
+                News::End(target) => remarks.extend(add_end(&mut observer, &target)?),
+                News::Said(text) => remarks.push(text),
+                // Told once the run goes on, when it is still true.
+                News::Changed { .. } => pods.put_back(news),
+            }
+        }
+        let Observation { topology, notices } = observer.observe(&filter.ends())?;
         let netns: Vec<Netns> = observer.namespaces().cloned().collect();
+        names.set_entries(&netns);
+        let listeners = ListenerWatch::start(names.clone());
+        listeners.watch(netns.clone());
         // Read while programs are attached, so that the first packet can be explained.
         let mut reader = EvidenceReader::default();
         reader.watch(netns.clone());
@@ -180,9 +212,10 @@ impl<'a> Run<'a> {
         let mut screen = Screen::new(plan, names.clone());
         screen.evidence = reader;
         screen.evidence.wait();
-        let head = header(plan, &mut attachments, &topology, &missing);
+        let head = header(plan, &targets, &mut attachments, &topology, &missing);
+        screen.recording = Recording::open(plan.record.as_deref(), &head, &*names)?;
         screen.header(&topology, &head);
-        for text in plan.notices.iter().chain(&notices) {
+        for text in plan.notices.iter().chain(&remarks).chain(&notices) {
             screen.notice(&topology, &Notice::Text { ts: monotonic_ns(), text: text.clone() });
         }
         screen.flush();
@@ -201,6 +234,9 @@ impl<'a> Run<'a> {
         }
         Ok(Self {
             plan,
+            filter,
+            pods,
+            listeners,
             observer,
             topology,
             netns,
@@ -219,7 +255,7 @@ impl<'a> Run<'a> {
     }
 
     async fn go(&mut self, signals: &mut Signals) -> Result<Outcome, TraceError> {
-        let mut watcher = Watcher::new(&self.netns, &self.plan.filter.hosts())?;
+        let mut watcher = self.watcher()?;
         let events = self.attachments.tracer().events_fd().map_err(TraceError::Wait)?;
         // SAFETY: an owned descriptor: it is the same one, and open, until `events` is dropped.
         let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
@@ -238,16 +274,23 @@ impl<'a> Run<'a> {
                 change = watcher.changed() => {
                     let change = change?;
                     if self.node_changed(&change)? {
-                        watcher = Watcher::new(&self.netns, &self.plan.filter.hosts())?;
+                        watcher = self.watcher()?;
+                    }
+                }
+                news = self.pods.next() => {
+                    if self.pods_changed(news)? {
+                        watcher = self.watcher()?;
                     }
                 }
                 ready = events.readable() => {
                     // The first packet of a flow: what it shows may call for a closer look at the next one.
                     ready.map_err(TraceError::Wait)?.clear_ready();
                     self.drain()?;
+                    self.follow_leads(&mut watcher)?;
                 }
                 _ = tick.tick() => {
                     self.drain()?;
+                    self.follow_leads(&mut watcher)?;
                     self.silence();
                     if self.screen.is_done() {
                         return Ok(self.outcome);
@@ -272,7 +315,8 @@ impl<'a> Run<'a> {
         let mut lost = None;
         if Instant::now() >= self.counters_due {
             self.counters_due = Instant::now() + COUNTERS;
-            lost = Some(self.attachments.tracer().counters()?.lost);
+            let counted_ns = monotonic_ns();
+            lost = Some((lost_by_cpu(&self.attachments.tracer().counters()?), counted_ns));
         }
         for _ in 0..BATCHES {
             let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
@@ -288,8 +332,8 @@ impl<'a> Run<'a> {
                 tracker.lost_outside(unreadable as u64);
             }
             let more = taken == BATCH;
-            if !more && let Some(lost) = lost {
-                self.tracker.lost_in_kernel(lost);
+            if !more && let Some((lost, counted_ns)) = &lost {
+                self.tracker.lost_in_kernel(lost, *counted_ns);
             }
             // In a backlog, what would be overdue by the clock may be told by the next record.
             let last_ns = self.batch.last().map(|event| event.ts);
@@ -361,15 +405,112 @@ impl<'a> Run<'a> {
         }
         for id in &change.gone {
             let name = self.topology.namespaces.get(id).map_or_else(|| id.to_string(), |ns| ns.name.clone());
-            self.attachments.forget(*id);
-            self.observer.forget(*id);
+            self.forget(*id);
             self.say(format!("network namespace {name} is gone: it is no longer watched"));
         }
+        self.look_again(!change.gone.is_empty())?;
+        Ok(!change.gone.is_empty())
+    }
+
+    /// Something changed with the pods; true when the set of namespaces did.
+    fn pods_changed(&mut self, news: News) -> Result<bool, TraceError> {
+        match news {
+            News::Said(text) => {
+                self.say(text);
+                self.screen.flush();
+                Ok(false)
+            }
+            News::End(target) => {
+                let remark = add_end(&mut self.observer, &target)?;
+                let added = remark.is_some();
+                if let Some(remark) = remark {
+                    self.look_again(true)?;
+                    self.say(remark);
+                    self.screen.flush();
+                }
+                Ok(added)
+            }
+            News::Changed { gone, came } => {
+                self.follow(&gone, &came)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// A pod that is followed ended, or another one took its place.
+    fn follow(&mut self, gone: &[Held], came: &[Target]) -> Result<(), TraceError> {
+        let addresses =
+            |of: &mut dyn Iterator<Item = &Vec<IpAddr>>| -> Vec<IpAddr> { of.flatten().copied().collect() };
+        let (old, new) = (
+            addresses(&mut gone.iter().map(|g| &g.addresses)),
+            addresses(&mut came.iter().map(|c| &c.addresses)),
+        );
+        self.filter.follow_to(&old, &new);
+        // Nobody else may be followed by an address that is free again.
+        let beyond = self.attachments.tracer().set_followed(&self.filter.followed())?;
+        for id in gone.iter().filter_map(|held| held.netns) {
+            if self.plan.nodes.iter().all(|node| node.id() != id) {
+                self.forget(id);
+            }
+        }
+        for netns in came.iter().filter_map(|target| target.netns.as_ref()) {
+            if !self.plan.nodes.contains(netns) {
+                self.observer.add_pod(netns)?;
+            }
+        }
+        self.look_again(true)?;
+        // Said when it is so: who reads it may send the next packet.
+        for held in gone.iter().filter(|_| came.is_empty()) {
+            self.say(format!("{} is gone: what takes its place will be followed", held.name));
+        }
+        for target in came {
+            let addresses = addresses_words(&target.addresses);
+            self.say(match gone.first() {
+                Some(held) => {
+                    format!("{} took the place of {}: followed at {addresses}", target.name, held.name)
+                }
+                None => format!("{} is there: followed at {addresses}", target.name),
+            });
+        }
+        if let Some(words) = followed_words(beyond) {
+            self.say(words);
+        }
+        self.screen.flush();
+        Ok(())
+    }
+
+    fn forget(&mut self, id: NetnsId) {
+        self.attachments.forget(id);
+        self.observer.forget(id);
+    }
+
+    /// Reads the node anew and brings everything in step with it. `always`: even when it looks the same.
+    fn look_again(&mut self, always: bool) -> Result<(), TraceError> {
         self.netns = self.observer.namespaces().cloned().collect();
-        let Observation { topology, notices } = self.observer.observe(&self.plan.filter.ends())?;
-        let changed = topology != *self.topology;
-        if !changed && change.gone.is_empty() {
-            return Ok(false);
+        self.read_node(always)
+    }
+
+    /// The flow leads to addresses and devices that the command line does not name: a service's endpoint, say.
+    fn follow_leads(&mut self, watcher: &mut Watcher) -> Result<(), TraceError> {
+        let leads = self.tracker.leads();
+        if !leads.is_empty() {
+            watcher.follow(&leads.ends);
+            self.observer.follow(leads.ends, &leads.devices);
+            self.read_node(false)?;
+        }
+        Ok(())
+    }
+
+    fn watcher(&self) -> Result<Watcher, WatchError> {
+        let mut watcher = Watcher::new(&self.netns, &self.filter.hosts())?;
+        watcher.follow(&self.observer.followed());
+        Ok(watcher)
+    }
+
+    fn read_node(&mut self, always: bool) -> Result<(), TraceError> {
+        let Observation { topology, notices } = self.observer.observe(&self.filter.ends())?;
+        if topology == *self.topology && !always {
+            return Ok(());
         }
         // What was under way is told in the words of the topology that it was seen in.
         self.advance(monotonic_ns());
@@ -383,13 +524,15 @@ impl<'a> Run<'a> {
                 self.say(text);
             }
         }
+        self.screen.names.set_entries(&self.netns);
+        self.listeners.watch(self.netns.clone());
         self.screen.evidence.watch(self.netns.clone());
         self.kernel.watch(&self.netns);
         self.askers.watch(&nodes(&self.topology, &self.netns));
         self.tracker.set_topology(self.topology.clone());
         self.tracker.change_positions(&self.attachments.positions(), during);
         self.screen.flush();
-        Ok(!change.gone.is_empty())
+        Ok(())
     }
 
     fn tell(&mut self, changes: &Changes) {
@@ -416,11 +559,12 @@ impl<'a> Run<'a> {
         // Nothing more comes; what came is counted to the last record.
         self.attachments.tracer().detach_all();
         while self.drain()? {}
-        let Counters { lost, debug_lost, .. } = self.attachments.tracer().counters()?;
+        let counters = self.attachments.tracer().counters()?;
+        let debug_lost: u64 = counters.iter().map(|cpu| cpu.debug_lost).sum();
         if debug_lost > 0 {
             self.say(format!("{debug_lost} debug messages of the BPF programs were lost"));
         }
-        self.tracker.lost_in_kernel(lost);
+        self.tracker.lost_in_kernel(&lost_by_cpu(&counters), monotonic_ns());
         let missed: u64 =
             self.attachments.tracer().prog_stats().iter().map(|(_, stats)| stats.recursion_misses).sum();
         if missed > 0 {
@@ -448,16 +592,7 @@ impl Screen {
         let stdout = io::stdout();
         let output: Box<dyn Output> = match plan.format {
             Format::Json => Box::new(Json),
-            Format::Text => {
-                let terminal = stdout.is_terminal();
-                let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-                Box::new(Text::new(TextOptions {
-                    color: plan.color.enabled(terminal, no_color),
-                    width: columns().unwrap_or(110),
-                    time: time_format(plan.time),
-                    verbose: plan.verbosity,
-                }))
-            }
+            Format::Text => Box::new(Text::new(text_options(plan.color, plan.time, plan.verbosity))),
         };
         let out = io::BufWriter::with_capacity(1 << 16, stdout);
         Self {
@@ -471,17 +606,19 @@ impl Screen {
             drops: 0,
             explainer: Explainer::default(),
             evidence: EvidenceReader::default(),
+            recording: Recording::default(),
             error: None,
         }
     }
 
-    fn update(&mut self, topology: &Topology, update: &Update<'_>) {
+    fn update(&mut self, topology: &Arc<Topology>, update: &Update<'_>) {
         match update {
             Update::Journey(news) => {
                 if news.last && matches!(news.journey.ending, Ending::Dropped(_)) {
                     self.drops += 1;
                 }
                 let evidence = self.evidence.latest();
+                self.recording.journey(news, topology, &*self.names, evidence.as_ref());
                 let causes =
                     self.explainer.observe(news.journey, topology, &*self.names, evidence.as_deref());
                 if !causes.is_empty() {
@@ -518,8 +655,9 @@ impl Screen {
         }
     }
 
-    fn tick(&mut self, topology: &Topology, tick: &Tick<'_>) {
+    fn tick(&mut self, topology: &Arc<Topology>, tick: &Tick<'_>) {
         let evidence = self.evidence.latest();
+        self.recording.tick(tick, topology, evidence.as_ref());
         let causes = self.explainer.tick(tick, topology, &*self.names, evidence.as_deref());
         for told in &causes {
             self.write(topology, |output, out, scene| output.cause(out, scene, told));
@@ -544,6 +682,7 @@ impl Screen {
 
     fn summary(&mut self, topology: &Topology, summary: &crate::flow::Summary) {
         let causes = self.explainer.causes();
+        self.recording.end(summary);
         self.write(topology, |output, out, scene| output.summary(out, scene, summary, &causes));
     }
 
@@ -561,6 +700,7 @@ impl Screen {
     }
 
     fn flush(&mut self) {
+        self.recording.flush();
         if self.error.is_none() {
             self.error = self.out.flush().err();
         }
@@ -591,21 +731,20 @@ fn nodes<'n>(topology: &Topology, netns: &'n [Netns]) -> Vec<&'n Netns> {
     netns.iter().filter(is_node).collect()
 }
 
-fn time_format(style: TimeStyle) -> TimeFormat {
-    match style {
-        TimeStyle::Wall => TimeFormat::Wall,
-        TimeStyle::Relative => TimeFormat::Relative,
-        TimeStyle::Unix => TimeFormat::Unix,
-        TimeStyle::None => TimeFormat::None,
-    }
+/// Watches the pod at an end of the flow too, and says so; `None`: it is watched already.
+fn add_end(observer: &mut Observer, target: &Target) -> Result<Option<String>, TraceError> {
+    let Some(netns) = &target.netns else { return Ok(None) };
+    // A pod that has just ended is no reason to end.
+    let added = observer.add_pod(netns).unwrap_or(false);
+    Ok(added.then(|| {
+        let addresses = addresses_words(&target.addresses);
+        format!("{} ({addresses}), an end of the flow, runs here: its side is watched too", target.name)
+    }))
 }
 
-/// Columns of the terminal that is standard output.
-fn columns() -> Option<usize> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: `size` has room for the answer.
-    let asked = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    (asked == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+fn followed_words(beyond: usize) -> Option<String> {
+    (beyond > 0)
+        .then(|| format!("{beyond} addresses of what is followed are too many: their packets are not seen"))
 }
 
 async fn at(when: Option<Instant>) {
@@ -613,4 +752,9 @@ async fn at(when: Option<Instant>) {
         Some(when) => sleep_until(when).await,
         None => std::future::pending().await,
     }
+}
+
+/// Records that found no room, for each CPU.
+fn lost_by_cpu(counters: &[Counters]) -> Vec<u64> {
+    counters.iter().map(|cpu| cpu.lost).collect()
 }

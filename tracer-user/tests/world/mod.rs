@@ -38,7 +38,7 @@ pub const IN: u8 = 0;
 pub const OUT: u8 = 1;
 
 /// Drop reasons and reset reasons of the world's kernel, and its symbols.
-pub const REASONS: [&str; 12] = [
+pub const REASONS: [&str; 13] = [
     "NOT_DROPPED_YET",
     "CONSUMED",
     "NOT_SPECIFIED",
@@ -51,8 +51,9 @@ pub const REASONS: [&str; 12] = [
     "IP_INNOROUTES",
     "NO_TX_TARGET",
     "OTHERHOST",
+    "FRAG_REASM_TIMEOUT",
 ];
-pub const SYMBOLS: [&str; 21] = [
+pub const SYMBOLS: [&str; 22] = [
     "",
     "nf_hook_slow",
     "nft_do_chain",
@@ -74,6 +75,7 @@ pub const SYMBOLS: [&str; 21] = [
     "iptunnel_xmit",
     "ipt_do_table",
     "ip_rcv_core",
+    "ip_frag_free",
 ];
 
 pub fn reason(name: &str) -> u32 {
@@ -307,7 +309,7 @@ impl Pkt {
             dst: Addr::from(self.dst).0,
             sport: self.sport,
             dport: self.dport,
-            ip_id: if self.src.is_ipv4() { self.id } else { 0 },
+            ip_id: if self.src.is_ipv4() || self.frag.is_some() { self.id } else { 0 },
             gso_size: self.gso.0,
             gso_segs: self.gso.1,
             cpu: self.cpu,

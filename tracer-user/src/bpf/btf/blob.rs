@@ -192,6 +192,18 @@ impl Blob {
         Ok(Self { bytes, strings, offsets, names, first_id, first_string })
     }
 
+    /// The number of function `name`. They are many and not indexed: all types are looked at.
+    pub(super) fn function_id(&self, name: &str) -> Option<u32> {
+        let strings = &self.bytes[self.strings.clone()];
+        let terminated = [&[0], name.as_bytes(), &[0]].concat();
+        let before = strings.windows(terminated.len()).position(|bytes| bytes == terminated)?;
+        let offset = self.first_string.checked_add(before as u32 + 1)?;
+        let ids = (self.first_id..).zip(&self.offsets);
+        let mut types =
+            ids.filter_map(|(id, &at)| Some((id, Type::parse(&self.bytes, at as usize, id).ok()?)));
+        types.find_map(|(id, ty)| (ty.kind == Kind::Func && ty.name == offset).then_some(id))
+    }
+
     fn end_id(&self) -> u32 {
         self.first_id.saturating_add(self.offsets.len() as u32)
     }

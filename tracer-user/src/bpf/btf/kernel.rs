@@ -204,6 +204,16 @@ impl KernelBtf {
         self.graphs().next().and_then(|graph| tracepoint(graph, name)).map(|(id, _)| id)
     }
 
+    /// The BTF id of function `name` in vmlinux.
+    pub fn function_id(&self, name: &str) -> Option<u32> {
+        self.base.function_id(name)
+    }
+
+    /// The BTF id of structure `name` in vmlinux.
+    pub fn struct_id(&self, name: &str) -> Option<u32> {
+        self.graphs().next()?.named(name).find_map(|(id, ty)| (ty.kind == Kind::Struct).then_some(id))
+    }
+
     /// The kernel, then each module on top of it.
     fn graphs(&self) -> impl Iterator<Item = Graph<'_>> {
         let base = &self.base;

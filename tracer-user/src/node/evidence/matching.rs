@@ -88,6 +88,11 @@ impl Rule {
 }
 
 impl Match {
+    /// It holds by chance or by count: for some packets and not for others that are equal.
+    pub fn is_chance(&self) -> bool {
+        matches!(self.what, Criterion::Statistic(_))
+    }
+
     pub fn holds(&self, evidence: &NetnsEvidence, packet: &PacketView) -> Truth {
         let truth = self.what.holds(evidence, packet);
         // A port of another protocol, a type of what is no ICMP: the condition does not apply, negated or not.

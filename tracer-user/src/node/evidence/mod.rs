@@ -24,6 +24,7 @@ mod wording;
 
 pub use attribute::{Attribution, attribute_drop, attribute_mark, attribute_nat};
 pub use collect::CounterFiles;
+pub(crate) use collect::listening;
 pub use effect::{Done, Effect};
 pub use ipset_save::parse_ipset_save;
 pub use matching::{Matched, Truth};
@@ -36,4 +37,4 @@ pub use rule::{
     RuleRef, Side, Table, TableFamily, Target,
 };
 pub use set::{IpSet, Member, MemberField};
-pub use walk::{At, Step, Verdict, Walk, walk, walk_hook};
+pub use walk::{At, Chance, Step, Verdict, Walk, walk, walk_hook, walk_hook_by_chance};

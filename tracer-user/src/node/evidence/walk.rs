@@ -7,7 +7,7 @@ use std::ops::Range;
 use rustc_hash::FxHashMap;
 
 use super::effect::{Done, Effect};
-use super::matching::Matched;
+use super::matching::{Matched, Truth};
 use super::model::NetnsEvidence;
 use super::packet::{CtDirection, CtState, PacketView};
 use super::rule::{Base, Chain, Policy, Rule, RuleRef, Table, Target};
@@ -65,12 +65,17 @@ pub struct Walk<'e> {
     pub cut: bool,
     /// The packet afterwards, as far as it is known.
     pub mark: Option<u32>,
+    /// Its connection's mark afterwards.
+    pub ct_mark: Option<u32>,
 }
+
+/// Answers for a rule that matches by chance: it does, it does not, or (`None`) nobody knows.
+pub type Chance<'c> = &'c dyn Fn(&Rule) -> Option<bool>;
 
 /// Walks the chains of all tables called `table` at `hook`.
 pub fn walk<'e>(evidence: &'e NetnsEvidence, table: &str, hook: Hook, packet: &PacketView) -> Walk<'e> {
     let chains = evidence.bases(hook, i32::MIN..i32::MAX, packet);
-    walk_chains(evidence, chains.into_iter().filter(|(t, ..)| t.name == table), packet)
+    walk_chains(evidence, chains.into_iter().filter(|(t, ..)| t.name == table), packet, &|_| None)
 }
 
 /// Walks everything registered at `hook` with a priority in the range, in the kernel's order.
@@ -80,16 +85,29 @@ pub fn walk_hook<'e>(
     priorities: Range<i32>,
     packet: &PacketView,
 ) -> Walk<'e> {
-    walk_chains(evidence, evidence.bases(hook, priorities, packet), packet)
+    walk_chains(evidence, evidence.bases(hook, priorities, packet), packet, &|_| None)
+}
+
+/// [`walk_hook`] with what is to be assumed of rules that match by chance (`-m statistic`).
+pub fn walk_hook_by_chance<'e>(
+    evidence: &'e NetnsEvidence,
+    hook: Hook,
+    priorities: Range<i32>,
+    packet: &PacketView,
+    chance: Chance<'_>,
+) -> Walk<'e> {
+    walk_chains(evidence, evidence.bases(hook, priorities, packet), packet, chance)
 }
 
 fn walk_chains<'e>(
     evidence: &'e NetnsEvidence,
     chains: impl IntoIterator<Item = (&'e Table, &'e Chain, &'e Base)>,
     packet: &PacketView,
+    chance: Chance<'_>,
 ) -> Walk<'e> {
     let mut walker = Walker {
         evidence,
+        chance,
         packet: packet.clone(),
         index: FxHashMap::default(),
         gone: false,
@@ -113,6 +131,7 @@ fn walk_chains<'e>(
         out.verdict = None;
     }
     out.mark = walker.packet.mark;
+    out.ct_mark = walker.packet.ct_mark;
     out
 }
 
@@ -123,8 +142,9 @@ enum Flow<'e> {
     Verdict(Verdict, At<'e>),
 }
 
-struct Walker<'e> {
+struct Walker<'e, 'c> {
     evidence: &'e NetnsEvidence,
+    chance: Chance<'c>,
     packet: PacketView,
     /// Chains by name, of the tables that were needed so far.
     index: FxHashMap<usize, FxHashMap<&'e str, &'e Chain>>,
@@ -133,7 +153,7 @@ struct Walker<'e> {
     out: Walk<'e>,
 }
 
-impl<'e> Walker<'e> {
+impl<'e> Walker<'e, '_> {
     /// One base chain; false when the packet goes no further.
     fn base(&mut self, table: &'e Table, chain: &'e Chain, base: &Base) -> bool {
         let earlier = self.out.possible.len();
@@ -177,7 +197,7 @@ impl<'e> Walker<'e> {
                 return Flow::Back;
             }
             let at = At { table, chain, rule: Some(rule) };
-            let matched = rule.matched(self.evidence, &self.packet);
+            let matched = self.matched(rule);
             let unsure = unsure || returned;
             self.out.trace.push(Step { at, matched, certain: !unsure && !self.gone });
             let doubtful = match matched {
@@ -199,6 +219,23 @@ impl<'e> Walker<'e> {
             }
         }
         Flow::Back
+    }
+
+    fn matched(&self, rule: &'e Rule) -> Matched<'e> {
+        let matched = rule.matched(self.evidence, &self.packet);
+        match matched {
+            Matched::Unknown(m) if m.is_chance() => match (self.chance)(rule) {
+                // What else is unknown of it stays so.
+                Some(true) => rule
+                    .matches
+                    .iter()
+                    .find(|m| !m.is_chance() && m.holds(self.evidence, &self.packet) == Truth::Unknown)
+                    .map_or(Matched::Yes, Matched::Unknown),
+                Some(false) => Matched::No(m),
+                None => matched,
+            },
+            _ => matched,
+        }
     }
 
     /// `None`: on to the next rule.

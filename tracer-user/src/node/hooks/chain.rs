@@ -16,7 +16,7 @@ const NF_DROP: u32 = 0;
 
 /// Priorities at which nf_nat calls every chain of type nat, whatever priority the chain itself was given:
 /// that only orders the nat chains among themselves (net/netfilter/nf_nat_core.c, nf_nat_register_fn).
-pub(in crate::node) fn nat_priority(hook: Hook) -> Option<i32> {
+pub(crate) fn nat_priority(hook: Hook) -> Option<i32> {
     match hook {
         Hook::Prerouting | Hook::Output => Some(libc::NF_IP_PRI_NAT_DST),
         Hook::Input | Hook::Postrouting => Some(libc::NF_IP_PRI_NAT_SRC),

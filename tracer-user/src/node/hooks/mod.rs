@@ -10,5 +10,5 @@ mod compose;
 mod dump;
 mod source;
 
-pub(super) use chain::nat_priority;
+pub(crate) use chain::nat_priority;
 pub use source::{HookSource, Ruleset};

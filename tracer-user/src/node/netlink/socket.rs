@@ -72,6 +72,25 @@ impl Netlink {
         Ok(Self { socket, sequence: 0, buffer: Vec::new(), netns: netns.to_owned() })
     }
 
+    /// Requests are taken word for word from now on, and refused where they are not understood.
+    pub(crate) fn check_strictly(&mut self) -> Result<(), NetlinkError> {
+        let on: libc::c_int = 1;
+        // SAFETY: an option of the size of an integer, which is valid for the call.
+        let set = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_NETLINK,
+                libc::NETLINK_GET_STRICT_CHK,
+                (&raw const on).cast(),
+                size_of_val(&on) as libc::socklen_t,
+            )
+        };
+        if set == 0 {
+            return Ok(());
+        }
+        Err(NetlinkError::Open { netns: self.netns.clone(), source: io::Error::last_os_error() })
+    }
+
     /// Sends a dump request and collects what `parse` makes of each message of the answer. Read again from
     /// the start when the kernel says that things changed meanwhile.
     pub(crate) fn dump<T>(

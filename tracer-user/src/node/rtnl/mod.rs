@@ -11,6 +11,6 @@ mod rule;
 pub use address::Address;
 pub use link::{Link, Vxlan};
 pub use neighbour::{FdbEntry, Neighbour};
-pub use query::{Found, Rtnl};
+pub use query::{Found, RouteAnswer, RouteQuestion, Rtnl};
 pub use route::{NextHop, Route};
 pub use rule::Rule;

@@ -10,8 +10,12 @@ use crate::node::netlink::{Netlink, NetlinkError, Request, attributes, ne32};
 // include/uapi/linux/net_namespace.h, neighbour.h, rtnetlink.h
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
+const IFA_TARGET_NETNSID: u16 = 10;
 const NDA_IFINDEX: u16 = 8;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
+const RTA_IP_PROTO: u16 = 27;
+const RTA_DPORT: u16 = 29;
 
 /// An rtnetlink socket in one namespace.
 #[derive(Debug)]
@@ -27,11 +31,51 @@ pub struct Found {
     pub gateway: Option<IpAddr>,
 }
 
+/// A packet whose route is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteQuestion {
+    pub destination: IpAddr,
+    /// Only with `input`: the kernel refuses a packet of its own from an address that is not its own.
+    pub source: Option<IpAddr>,
+    pub mark: u32,
+    /// The device it comes in by: asked as for a received packet, with the check of its source. `None`: sent here.
+    pub input: Option<u32>,
+    /// TCP or UDP with its destination port, for policy rules that look at them.
+    pub service: Option<(u8, u16)>,
+}
+
+/// What the kernel said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteAnswer {
+    /// The route that would be used, with the table it is from.
+    Route(Route),
+    /// It would be refused, with this errno.
+    Refused(i32),
+}
+
 impl Rtnl {
     /// Opens a socket in the namespace of the calling thread (see [`crate::node::Netns::run`]); it can be
     /// used from anywhere. `netns`: what messages call the namespace.
     pub fn open(netns: &str) -> Result<Self, NetlinkError> {
         Netlink::open(libc::NETLINK_ROUTE, netns, &[]).map(Self)
+    }
+
+    /// The same, for questions about other namespaces: the kernel takes these only from a socket that asks it to
+    /// look at every field.
+    pub fn open_strict(netns: &str) -> Result<Self, NetlinkError> {
+        let mut netlink = Netlink::open(libc::NETLINK_ROUTE, netns, &[])?;
+        netlink.check_strictly()?;
+        Ok(Self(netlink))
+    }
+
+    /// Does the namespace with this number have the address? False where the kernel does not say (before 4.20).
+    pub fn has_address(&mut self, nsid: i32, address: IpAddr) -> bool {
+        let mut fixed = [0; 8];
+        fixed[0] = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8;
+        let request = Request::dump("addresses", libc::RTM_GETADDR, &fixed)
+            .attribute(IFA_TARGET_NETNSID, &nsid.to_ne_bytes());
+        let found = self.0.dump(&request, Address::parse);
+        found.is_ok_and(|addresses| addresses.iter().any(|known| known.address == address))
     }
 
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
@@ -137,6 +181,45 @@ impl Rtnl {
             let hop = route.next_hops.first()?;
             Some(Found { local: route.kind == libc::RTN_LOCAL, ifindex: hop.ifindex, gateway: hop.gateway })
         }))
+    }
+
+    /// Where the kernel would send a packet: RTM_GETROUTE, which needs no privilege and sends nothing.
+    pub fn route(&mut self, question: &RouteQuestion) -> Result<RouteAnswer, NetlinkError> {
+        let octets = |address: IpAddr| match address {
+            IpAddr::V4(a) => a.octets().to_vec(),
+            IpAddr::V6(a) => a.octets().to_vec(),
+        };
+        let (family, length) =
+            if question.destination.is_ipv4() { (libc::AF_INET, 32) } else { (libc::AF_INET6, 128) };
+        let source = question
+            .source
+            .filter(|s| question.input.is_some() && s.is_ipv4() == question.destination.is_ipv4());
+        let mut fixed = [0; 12];
+        (fixed[0], fixed[1]) = (family as u8, length);
+        fixed[2] = if source.is_some() { length } else { 0 };
+        fixed[8..12].copy_from_slice(&RTM_F_LOOKUP_TABLE.to_ne_bytes());
+        let mut request = Request::one("a route", libc::RTM_GETROUTE, &fixed)
+            .attribute(libc::RTA_DST, &octets(question.destination));
+        if let Some(source) = source {
+            request = request.attribute(libc::RTA_SRC, &octets(source));
+        }
+        if let Some(input) = question.input {
+            request = request.attribute(libc::RTA_IIF, &input.to_ne_bytes());
+        }
+        if question.mark != 0 {
+            request = request.attribute(libc::RTA_MARK, &question.mark.to_ne_bytes());
+        }
+        if let Some((protocol, port)) = question.service {
+            request = request.attribute(RTA_IP_PROTO, &[protocol]).attribute(RTA_DPORT, &port.to_be_bytes());
+        }
+        match self.0.one(&request, Route::parse) {
+            Ok(Some(route)) => Ok(RouteAnswer::Route(route)),
+            Ok(None) => Ok(RouteAnswer::Refused(libc::ENETUNREACH)),
+            Err(NetlinkError::Refused { source, .. }) => {
+                Ok(RouteAnswer::Refused(source.raw_os_error().unwrap_or(libc::EINVAL)))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The number this socket's namespace has given to the namespace behind `netns`, as in

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The machine as it is: namespaces read once, route lookups asked of the kernel. Nothing is sent or changed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::programs;
+use super::world::{Host, World};
+use crate::cli::Plan;
+use crate::node::evidence::Evidence;
+use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion, Rtnl};
+use crate::node::{
+    NetlinkError, Netns, NetnsError, NetnsId, Observation, ObserveError, Observer, PathRole, Role, named,
+};
+
+/// Namespaces that are looked through for the other end of a veth.
+const MAX_NAMESPACES: usize = 8192;
+
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+/// [`World`] over netlink and /proc.
+pub struct Machine {
+    hosts: BTreeMap<NetnsId, Arc<Host>>,
+    watched: Vec<NetnsId>,
+    open: HashMap<NetnsId, (Netns, Rtnl)>,
+    /// Namespaces by the number that a host gives them, for each host.
+    numbers: HashMap<NetnsId, HashMap<i32, Netns>>,
+    addresses: HashMap<NetnsId, Vec<IpAddr>>,
+    /// More than one node: commands need the namespace.
+    nodes: usize,
+}
+
+impl Machine {
+    /// Reads the nodes and pods of the plan.
+    ///
+    /// # Errors
+    /// When a namespace cannot be entered or listed.
+    pub fn read(plan: &Plan) -> Result<Self, CheckError> {
+        let pods = plan.pod_netns();
+        let mut observer = Observer::open(&plan.nodes, &pods)?;
+        let Observation { topology, .. } = observer.observe(&plan.filter.ends())?;
+        let namespaces: Vec<Netns> = observer.namespaces().cloned().collect();
+        drop(observer);
+        let mut evidence = Evidence::collect(&namespaces);
+        let mut machine = Self {
+            hosts: BTreeMap::new(),
+            watched: Vec::new(),
+            open: HashMap::new(),
+            numbers: HashMap::new(),
+            addresses: HashMap::new(),
+            nodes: plan.nodes.len(),
+        };
+        for netns in namespaces {
+            let id = netns.id();
+            let space = topology.namespaces.get(&id);
+            let role = space.map_or(Role::Node, |ns| ns.role);
+            let uplinks: BTreeSet<u32> = space
+                .into_iter()
+                .flat_map(|ns| ns.devices.values())
+                .filter(|d| d.watched == Some(PathRole::Uplink))
+                .map(|d| d.ifindex)
+                .collect();
+            let host = Host {
+                id,
+                role,
+                elsewhere: role == Role::Pod || machine.nodes > 1,
+                evidence: evidence.netns.remove(&id).unwrap_or_default(),
+                uplinks,
+                packet_sockets: packet_sockets(&netns),
+            };
+            machine.hosts.insert(id, Arc::new(host));
+            machine.watched.push(id);
+            let rtnl = netns.run(|| Rtnl::open(netns.name()))??;
+            machine.open.insert(id, (netns, rtnl));
+        }
+        Ok(machine)
+    }
+
+    /// The namespace at the other end of a veth.
+    fn behind(&mut self, host: &Host, link: &Link) -> Option<(Netns, u32)> {
+        let ifindex = link.link?;
+        if !matches!(link.kind.as_deref(), Some("veth" | "netkit")) {
+            return None;
+        }
+        let Some(nsid) = link.link_nsid else {
+            return Some((self.open.get(&host.id)?.0.clone(), ifindex));
+        };
+        if !self.numbers.contains_key(&host.id) {
+            let (_, rtnl) = self.open.get_mut(&host.id)?;
+            let mut numbers = HashMap::new();
+            for netns in namespaces() {
+                if let Ok(Some(number)) = rtnl.nsid_of(&netns) {
+                    numbers.insert(number, netns);
+                }
+            }
+            self.numbers.insert(host.id, numbers);
+        }
+        self.numbers.get(&host.id)?.get(&nsid).map(|netns| (netns.clone(), ifindex))
+    }
+
+    fn load(&mut self, netns: &Netns) -> Option<Arc<Host>> {
+        let id = netns.id();
+        if let Some(host) = self.hosts.get(&id) {
+            return Some(host.clone());
+        }
+        let rtnl = netns.run(|| Rtnl::open(netns.name())).ok()?.ok()?;
+        let mut evidence = Evidence::collect(std::slice::from_ref(netns));
+        let host = Host {
+            id,
+            role: Role::Pod,
+            elsewhere: true,
+            evidence: evidence.netns.remove(&id)?,
+            uplinks: BTreeSet::new(),
+            packet_sockets: None,
+        };
+        self.open.insert(id, (netns.clone(), rtnl));
+        let host = Arc::new(host);
+        self.hosts.insert(id, host.clone());
+        Some(host)
+    }
+}
+
+impl World for Machine {
+    fn watched(&self) -> Vec<Arc<Host>> {
+        self.watched.iter().filter_map(|id| self.host(*id)).collect()
+    }
+
+    fn host(&self, id: NetnsId) -> Option<Arc<Host>> {
+        self.hosts.get(&id).cloned()
+    }
+
+    fn peer(&mut self, host: &Host, link: &Link) -> Option<(Arc<Host>, u32)> {
+        let (netns, ifindex) = self.behind(host, link)?;
+        self.load(&netns).map(|host| (host, ifindex))
+    }
+
+    fn peer_addresses(&mut self, host: &Host, link: &Link) -> Option<Vec<IpAddr>> {
+        let (netns, _) = self.behind(host, link)?;
+        let id = netns.id();
+        if let Some(host) = self.hosts.get(&id) {
+            return Some(host.evidence.addresses.iter().map(|a| a.address).collect());
+        }
+        if !self.addresses.contains_key(&id) {
+            let list =
+                netns.run(|| Rtnl::open(netns.name()).and_then(|mut rtnl| rtnl.addresses())).ok()?.ok()?;
+            self.addresses.insert(id, list.into_iter().map(|a| a.address).collect());
+        }
+        self.addresses.get(&id).cloned()
+    }
+
+    fn listeners(&mut self, host: &Host, protocol: u8, port: u16) -> Vec<u32> {
+        programs::listeners(host.id, protocol, port)
+    }
+
+    fn route(&mut self, host: &Host, question: &RouteQuestion) -> Result<RouteAnswer, String> {
+        let Some((_, rtnl)) = self.open.get_mut(&host.id) else {
+            return Err(format!("{} is not open any more", host.name()));
+        };
+        rtnl.route(question).map_err(|error| error.to_string())
+    }
+}
+
+/// Every namespace that has a name or a process, each once.
+fn namespaces() -> Vec<Netns> {
+    let mut seen = BTreeSet::new();
+    let mut out = Vec::new();
+    for (name, id, path) in named() {
+        if seen.insert(id)
+            && let Ok(netns) = Netns::open(&path, name)
+        {
+            out.push(netns);
+        }
+    }
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in processes {
+        let name = process.file_name();
+        if !name.as_encoded_bytes().iter().all(u8::is_ascii_digit) || out.len() >= MAX_NAMESPACES {
+            continue;
+        }
+        let path: PathBuf = process.path().join("ns/net");
+        let Ok(netns) = Netns::open(&path, format!("netns of pid {}", name.to_string_lossy())) else {
+            continue;
+        };
+        if seen.insert(netns.id()) {
+            out.push(netns);
+        }
+    }
+    out
+}
+
+/// EtherType and device of each packet socket: /proc/net/packet, in hexadecimal and decimal.
+fn packet_sockets(netns: &Netns) -> Option<Vec<(u16, u32)>> {
+    let text = netns.run(|| fs::read_to_string("/proc/thread-self/net/packet")).ok()?.ok()?;
+    Some(parse_packet_sockets(&text))
+}
+
+fn parse_packet_sockets(text: &str) -> Vec<(u16, u32)> {
+    text.lines()
+        .skip(1)
+        .filter_map(|line| {
+            let mut words = line.split_whitespace().skip(3);
+            let proto = u16::from_str_radix(words.next()?, 16).ok()?;
+            Some((proto, words.next()?.parse().ok()?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn packet_sockets_by_type_and_device() {
+        let text = "sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n\
+                    000000001f07b441 3      3    86dd   2     1 0      0      347659\n\
+                    0000000093c2f06e 3      3    0806   0     1 0      0      347685\n";
+        assert_eq!(parse_packet_sockets(text), [(0x86dd, 2), (0x0806, 0)]);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_text_never_panics(text in "(.{0,40}\n?){0,4}") {
+            let _ = parse_packet_sockets(&text);
+        }
+    }
+}

@@ -1,0 +1,453 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A packet at a netfilter hook: connection tracking, the rules of both back ends, what they do to it.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::flight::{Entry, Flight, Mode, Tuple};
+use super::report::{MarkChange, MarkOf, Place, Stage, Step, Translation};
+use super::walker::{Next, Walker};
+use super::world::Host;
+use crate::explain::Certainty::Certain;
+use crate::explain::Finding;
+use crate::explain::Place as At;
+use crate::explain::catalogue as c;
+use crate::node::Hook;
+use crate::node::evidence::{
+    Backend, CtDirection, CtState, Done, PacketView, Rule, RuleRef, Target, Verdict, Walk,
+    walk_hook_by_chance,
+};
+use crate::node::nat_priority;
+
+/// A hook that a packet comes to, with the devices as the hook has them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AtHook<'a> {
+    pub(super) hook: Hook,
+    pub(super) input: u32,
+    pub(super) output: u32,
+    /// Bridge ports, when a bridge calls the hook.
+    pub(super) ports: Option<(&'a str, &'a str)>,
+}
+
+impl AtHook<'_> {
+    pub(super) fn new(hook: Hook, input: u32, output: u32) -> Self {
+        Self { hook, input, output, ports: None }
+    }
+}
+
+impl Walker<'_> {
+    /// Takes the packet through a hook. The error: it goes no further.
+    pub(super) fn hook(&mut self, host: &Arc<Host>, at: AtHook<'_>, flight: &mut Flight) -> Result<(), Next> {
+        let name = |ifindex| if ifindex == 0 { String::new() } else { host.device(ifindex) };
+        let (input, output) = (name(at.input), name(at.output));
+        if matches!(at.hook, Hook::Prerouting | Hook::Output) {
+            self.track(host, at.hook, flight)?;
+        }
+        let place = Place::Hook {
+            hook: at.hook.name(),
+            input: input.clone(),
+            output: output.clone(),
+            accepted_by: None,
+        };
+        let step = self.step(host, flight, place);
+        step.mark = flight.packet.mark;
+        let index = self.steps.len() - 1;
+        let nat = nat_priority(at.hook);
+        let ranges: Vec<(Range<i32>, bool)> = match nat {
+            None => vec![(i32::MIN..i32::MAX, false)],
+            Some(nat) => vec![(i32::MIN..nat, false), (nat..nat + 1, true), (nat + 1..i32::MAX, false)],
+        };
+        for (range, translates) in ranges {
+            flight.packet.input = Some(input.clone());
+            flight.packet.output = Some(output.clone());
+            let (phys_in, phys_out) = at.ports.unwrap_or_default();
+            (flight.packet.phys_in, flight.packet.phys_out) =
+                (Some(phys_in.to_owned()), Some(phys_out.to_owned()));
+            if translates {
+                // On the loopback it has its connection already, which is translated once.
+                let again = host.link(at.input).is_some_and(crate::node::rtnl::Link::is_loopback);
+                if again {
+                    continue;
+                }
+                self.by_entry(host, at.hook, flight, index);
+            }
+            let evidence = &host.evidence;
+            let walk = by_chance(self.chances, |chance| {
+                walk_hook_by_chance(evidence, at.hook, range.clone(), &flight.packet, chance)
+            });
+            self.effects(host, at, flight, &walk, index);
+            self.verdict(host, at, flight, &walk, index)?;
+        }
+        self.settle(index, flight);
+        Ok(())
+    }
+
+    /// The step shows the packet as it leaves the hook.
+    fn settle(&mut self, index: usize, flight: &Flight) {
+        let ends = flight.inner().tuple().ends();
+        if let Some(step) = self.steps.get_mut(index) {
+            (step.src, step.dst, step.mark) =
+                (ends.src.to_string(), ends.dst.to_string(), flight.packet.mark);
+        }
+    }
+
+    /// nf_conntrack_in: what the host knows of the connection.
+    fn track(&mut self, host: &Arc<Host>, hook: Hook, flight: &mut Flight) -> Result<(), Next> {
+        let tuple = flight.tuple();
+        let packet = &mut flight.packet;
+        let known = flight.entries.get(&host.id).copied();
+        match (flight.mode, known) {
+            (Mode::First, None) => {
+                packet.ct_state = Some(CtState::New);
+                packet.ct_direction = Some(CtDirection::Original);
+                packet.ct_mark = Some(0);
+                (packet.ct_snat, packet.ct_dnat) = (Some(false), Some(false));
+                flight.entries.insert(host.id, Entry { before: tuple, after: tuple, mark: Some(0) });
+                let table = host.evidence.conntrack;
+                if let (Some(count), Some(max)) = (table.count, table.max)
+                    && max > 0
+                    && count >= max
+                {
+                    let finding = Finding::new(
+                        &c::CONNTRACK_FULL,
+                        Certain,
+                        format!("the connection table of {} is full ({count} of {max} entries): new connections are refused", host.name()),
+                    )
+                    .checked(
+                        "the count has reached the limit",
+                        host.command("sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max"),
+                    )
+                    .fix("sysctl -w net.netfilter.nf_conntrack_max=524288 (kube-proxy: --conntrack-min), or find who opens so many connections")
+                    .at(At { netns: host.name(), hook: Some(hook.name().to_owned()), ..At::default() });
+                    let stage = self.stage(host, Stage::Marking, flight);
+                    return Err(self.stop(host, stage, finding));
+                }
+            }
+            (Mode::First | Mode::Later, Some(entry)) => {
+                let state = if flight.mode == Mode::First { CtState::New } else { CtState::Established };
+                known_connection(packet, entry, state, CtDirection::Original);
+            }
+            (Mode::Later, None) => {
+                packet.ct_state = Some(if packet.proto == 6 { CtState::Invalid } else { CtState::New });
+                packet.ct_direction = Some(CtDirection::Original);
+            }
+            (Mode::Reply, Some(entry)) if entry.after.reversed().fits(tuple) => {
+                known_connection(packet, entry, CtState::Established, CtDirection::Reply);
+            }
+            // An answer to a request that went another way.
+            (Mode::Reply, _) => {
+                let tcp = packet.proto == 6;
+                packet.ct_state = Some(if tcp { CtState::Invalid } else { CtState::New });
+                packet.ct_direction = Some(CtDirection::Original);
+                packet.ct_mark = Some(0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Translations that a connection has from its first packet.
+    fn by_entry(&mut self, host: &Host, hook: Hook, flight: &mut Flight, step: usize) {
+        let Some(entry) = flight.entries.get(&host.id).copied() else { return };
+        let tuple = flight.tuple();
+        let destination = matches!(hook, Hook::Prerouting | Hook::Output);
+        let (kind, to) = match (flight.mode, destination) {
+            (Mode::First, _) => return,
+            (Mode::Later, true) if entry.before.fits(tuple) => {
+                ("DNAT", Tuple { dst: entry.after.dst, ..tuple })
+            }
+            (Mode::Later, false) if entry.before.src == tuple.src => {
+                ("SNAT", Tuple { src: entry.after.src, ..tuple })
+            }
+            (Mode::Reply, true) if entry.after.reversed().fits(tuple) => {
+                ("un-SNAT", Tuple { dst: entry.before.src, ..tuple })
+            }
+            (Mode::Reply, false) if entry.after.dst.0 == tuple.src.0 && entry.before.src.0 == tuple.dst.0 => {
+                ("un-DNAT", Tuple { src: entry.before.dst, ..tuple })
+            }
+            _ => return,
+        };
+        if to == tuple {
+            return;
+        }
+        self.translate(flight, to, kind, String::new(), step);
+    }
+
+    fn translate(&mut self, flight: &mut Flight, to: Tuple, kind: &'static str, rule: String, step: usize) {
+        let from = flight.tuple().ends();
+        let packet = &mut flight.packet;
+        (packet.src, packet.src_port) = to.src;
+        (packet.dst, packet.dst_port) = to.dst;
+        let ends = to.ends();
+        let (from, to) = if kind.ends_with("DNAT") == kind.starts_with("un-") {
+            (from.src, ends.src)
+        } else {
+            (from.dst, ends.dst)
+        };
+        if let Some(step) = self.steps.get_mut(step) {
+            step.nat.push(Translation { kind, from: from.to_string(), to: to.to_string(), rule });
+        }
+    }
+
+    fn effects(&mut self, host: &Host, at: AtHook<'_>, flight: &mut Flight, walk: &Walk<'_>, step: usize) {
+        for effect in &walk.effects {
+            let rule = effect.at.name();
+            if !effect.certain {
+                if !matches!(effect.done, Done::Mark { from, to } | Done::Connmark { from, to } if from == to)
+                {
+                    self.open(format!("whether {rule} of {} acts on it: {}", host.name(), doubt(walk)));
+                }
+                continue;
+            }
+            match effect.done {
+                Done::Mark { from, to } if from != to => {
+                    note_mark(self.steps.get_mut(step), MarkOf::Packet, (from, to), &rule);
+                }
+                Done::Connmark { from, to } if from != to => {
+                    note_mark(self.steps.get_mut(step), MarkOf::Connection, (from, to), &rule);
+                }
+                Done::Nat(target) => self.by_rule(host, at, flight, target, &rule, step),
+                Done::TcpMss(_) => flight.clamped = true,
+                Done::Tproxy(_) => {
+                    self.open(format!(
+                        "what {rule} of {} makes of it: TPROXY hands it to a local program",
+                        host.name()
+                    ));
+                }
+                Done::Unknown(target) => self.open(format!("what {rule} of {} does: {target}", host.name())),
+                _ => {}
+            }
+        }
+        if walk.mark.is_none() && flight.packet.mark.is_some() {
+            self.open(format!("the packet's mark after {} of {}", at.hook.name(), host.name()));
+        }
+        flight.packet.mark = walk.mark;
+        flight.packet.ct_mark = walk.ct_mark;
+        if let Some(entry) = flight.entries.get_mut(&host.id) {
+            entry.mark = walk.ct_mark;
+        }
+    }
+
+    fn by_rule(
+        &mut self,
+        host: &Host,
+        at: AtHook<'_>,
+        flight: &mut Flight,
+        target: &Target,
+        rule: &RuleRef,
+        step: usize,
+    ) {
+        let tuple = flight.tuple();
+        let ipv4 = tuple.src.0.is_ipv4();
+        let port = |to: Option<crate::node::evidence::PortRange>, own: Option<u16>| match to {
+            Some(range) if range.first == range.last => Some(range.first),
+            Some(_) => None,
+            None => own,
+        };
+        let (kind, to) = match target {
+            Target::Dnat(to) => {
+                let address = to.addresses.map_or(tuple.dst.0, |range| range.first);
+                if to.addresses.is_some_and(|range| range.first != range.last) {
+                    self.open(format!("which address of its range {rule} of {} gives", host.name()));
+                }
+                ("DNAT", Tuple { dst: (address, port(to.ports, tuple.dst.1)), ..tuple })
+            }
+            Target::Redirect { ports, .. } => {
+                let here: Option<IpAddr> = match at.hook {
+                    Hook::Output if ipv4 => Some(Ipv4Addr::LOCALHOST.into()),
+                    Hook::Output => Some(Ipv6Addr::LOCALHOST.into()),
+                    _ => host.address_on(at.input, tuple.dst.0),
+                };
+                ("DNAT", Tuple { dst: (here.unwrap_or(tuple.dst.0), port(*ports, tuple.dst.1)), ..tuple })
+            }
+            Target::Snat(to) => {
+                let address = to.addresses.map_or(tuple.src.0, |range| range.first);
+                ("SNAT", Tuple { src: (address, port(to.ports, tuple.src.1)), ..tuple })
+            }
+            Target::Masquerade { ports, .. } => {
+                let hop = flight.next_hop.unwrap_or(tuple.dst.0);
+                let Some(address) = host.address_on(at.output, hop) else {
+                    let device = host.device(at.output);
+                    return self.open(format!(
+                        "the source that {rule} gives: {device} of {} has no address",
+                        host.name()
+                    ));
+                };
+                ("SNAT", Tuple { src: (address, port(*ports, tuple.src.1)), ..tuple })
+            }
+            _ => return,
+        };
+        let packet = &mut flight.packet;
+        if kind == "DNAT" {
+            packet.ct_dnat = Some(true);
+        } else {
+            packet.ct_snat = Some(true);
+        }
+        if to != tuple {
+            self.translate(flight, to, kind, rule.to_string(), step);
+        }
+        if let Some(entry) = flight.entries.get_mut(&host.id) {
+            entry.after = to;
+        }
+    }
+
+    fn verdict(
+        &mut self,
+        host: &Arc<Host>,
+        at: AtHook<'_>,
+        flight: &Flight,
+        walk: &Walk<'_>,
+        step: usize,
+    ) -> Result<(), Next> {
+        match &walk.verdict {
+            Some(Verdict::Accept) => {
+                if let Some(by) = walk.decided_by.filter(|by| by.rule.is_some())
+                    && let Some(Step { place: Place::Hook { accepted_by, .. }, .. }) =
+                        self.steps.get_mut(step)
+                {
+                    *accepted_by = Some(by.name().to_string());
+                }
+                Ok(())
+            }
+            Some(verdict @ (Verdict::Drop | Verdict::Reject(_))) => {
+                let Some(by) = walk.decided_by else { return Ok(()) };
+                let own = if matches!(at.hook, Hook::Prerouting) { Stage::Marking } else { Stage::Passing };
+                let stage = self.stage(host, own, flight);
+                let finding =
+                    dropped(host, at.hook, &by.name(), matches!(verdict, Verdict::Reject(_)), flight);
+                Err(self.stop(host, stage, finding))
+            }
+            Some(Verdict::Queue) => {
+                let by = walk.decided_by.map(|by| by.name().to_string()).unwrap_or_default();
+                self.open(format!("what the program behind {by} of {} decides", host.name()));
+                Ok(())
+            }
+            None => {
+                if walk.cut {
+                    self.open(format!(
+                        "what the rules of {} {} do: they are too many to walk",
+                        host.name(),
+                        at.hook.name()
+                    ));
+                }
+                for (verdict, by) in &walk.possible {
+                    if matches!(verdict, Verdict::Drop | Verdict::Reject(_)) {
+                        self.open(format!(
+                            "whether {} of {} drops it: {}",
+                            by.name(),
+                            host.name(),
+                            doubt(walk)
+                        ));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn known_connection(packet: &mut PacketView, entry: Entry, state: CtState, direction: CtDirection) {
+    packet.ct_state = Some(state);
+    packet.ct_direction = Some(direction);
+    packet.ct_mark = entry.mark;
+    packet.ct_snat = Some(entry.before.src != entry.after.src);
+    packet.ct_dnat = Some(entry.before.dst != entry.after.dst);
+}
+
+/// Walks again and again until chance has decided all that it is asked.
+fn by_chance<'e>(
+    chances: &mut super::chance::Chances,
+    walk: impl Fn(crate::node::evidence::Chance<'_>) -> Walk<'e>,
+) -> Walk<'e> {
+    const MOST: usize = 64;
+    let decided: RefCell<FxHashMap<*const Rule, bool>> = RefCell::default();
+    for _ in 0..MOST {
+        // Only what is certain to be reached may be decided: what comes after depends on it.
+        let asked: RefCell<Option<*const Rule>> = RefCell::default();
+        let out = walk(&|rule| {
+            let key = std::ptr::from_ref(rule);
+            let known = decided.borrow().get(&key).copied();
+            if known.is_none() {
+                asked.borrow_mut().get_or_insert(key);
+            }
+            known
+        });
+        let Some(key) = asked.into_inner() else { return out };
+        decided.borrow_mut().insert(key, chances.next());
+    }
+    walk(&|rule| decided.borrow().get(&std::ptr::from_ref(rule)).copied().or(Some(false)))
+}
+
+fn note_mark(step: Option<&mut Step>, of: MarkOf, (from, to): (Option<u32>, Option<u32>), rule: &RuleRef) {
+    if let Some(step) = step {
+        step.marks.push(MarkChange { of, from, to, table: rule.table.clone(), rule: rule.to_string() });
+    }
+}
+
+/// The condition that could not be decided.
+fn doubt(walk: &Walk<'_>) -> String {
+    walk.trace
+        .iter()
+        .find_map(|step| match step.matched {
+            crate::node::evidence::Matched::Unknown(m) => Some(format!("it depends on \"{m}\"")),
+            _ => None,
+        })
+        .unwrap_or_else(|| "a condition before it is not known".to_owned())
+}
+
+/// A rule or policy that ends the packet.
+pub(super) fn dropped(host: &Host, hook: Hook, rule: &RuleRef, rejects: bool, flight: &Flight) -> Finding {
+    let whose = if flight.inside.is_some() { "the tunnel's outer packet" } else { "the packet" };
+    let comment = rule.comment.as_deref().unwrap_or_default();
+    let what = if flight.inside.is_some() {
+        format!("UDP {} from {}", flight.packet.dst_port.unwrap_or(0), flight.packet.src)
+    } else {
+        flight.tuple().ends().to_string()
+    };
+    let ipv6 = flight.packet.src.is_ipv6();
+    let tool = if ipv6 { "ip6tables" } else { "iptables" };
+    let list = match rule.backend {
+        Backend::Nft => format!("nft -a list chain {} {} {}", rule.family, rule.table, rule.chain),
+        Backend::IptablesNft => format!("{tool} -t {} -vnL {} --line-numbers", rule.table, rule.chain),
+        Backend::IptablesLegacy => {
+            format!("{tool}-legacy -t {} -vnL {} --line-numbers", rule.table, rule.chain)
+        }
+    };
+    let invalid = rule.text.to_ascii_uppercase().contains("INVALID");
+    let (kind, title) = match rule {
+        _ if rejects => (&c::REJECTED, format!("{rule} on {} rejects {whose}", host.name())),
+        rule if rule.number == 0 => {
+            (&c::POLICY, format!("{rule} on {} drops {whose}: no rule before accepts it", host.name()))
+        }
+        _ if invalid => (
+            &c::CONNTRACK_INVALID,
+            format!(
+                "{rule} on {} drops {whose}: conntrack there has not seen the connection begin",
+                host.name()
+            ),
+        ),
+        _ => (&c::RULE, format!("{rule} on {} drops {whose}", host.name())),
+    };
+    let fix = if comment.contains("no endpoints") || comment.contains("no local endpoints") {
+        "the service has no (local) endpoint: check its selector, and that its pods are ready".to_owned()
+    } else if rule.chain.starts_with("cali-") || comment.contains("polic") {
+        format!("let a NetworkPolicy allow {what}")
+    } else if kind.id == c::POLICY.id {
+        format!("accept {what} in {} {}, or set its policy to ACCEPT", rule.table, rule.chain)
+    } else {
+        format!("remove or correct that rule, or accept {what} before it")
+    };
+    let finding = Finding::new(kind, Certain, title)
+        .checked(format!("{} of {} ends there for it", hook.name(), host.name()), host.command(list));
+    let finding =
+        if rule.text.is_empty() { finding } else { finding.fact(format!("the rule: {}", rule.text)) };
+    finding.fix(fix).at(At {
+        netns: host.name(),
+        hook: Some(hook.name().to_owned()),
+        rule: Some(rule.place()),
+        ..At::default()
+    })
+}

@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From device to device: veths, bridges with and without br_netfilter, uplinks; who answers for the next hop.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::flight::{Flight, Mode};
+use super::report::{Direction, Stage};
+use super::rules::AtHook;
+use super::walker::{End, Next, Walker};
+use super::world::Host;
+use crate::explain::Certainty::{Certain, Likely};
+use crate::explain::Finding;
+use crate::explain::catalogue as c;
+use crate::node::rtnl::Link;
+use crate::node::{Hook, Role};
+
+// include/uapi/linux/neighbour.h
+pub(super) const NUD_INCOMPLETE: u16 = 0x01;
+pub(super) const NUD_FAILED: u16 = 0x20;
+
+/// Who has the address of the next hop, seen from a device.
+enum Answer {
+    /// The namespace behind the veth, at this device.
+    Peer(Arc<Host>, u32),
+    /// Nobody behind it.
+    Nobody,
+    /// What is behind it is not known.
+    NotKnown,
+}
+
+impl Walker<'_> {
+    /// Out of a device of the host, towards `flight.next_hop`.
+    pub(super) fn transmit(&mut self, host: &Arc<Host>, flight: &mut Flight, output: u32) -> Next {
+        let Some(link) = host.link(output).cloned() else {
+            return Next::End(End::Unknown(format!("{} has no device {output} any more", host.name())));
+        };
+        if !link.is_up() {
+            let stage = self.stage(host, Stage::Passing, flight);
+            let finding = Finding::new(
+                &c::SIMPLE,
+                Certain,
+                format!("{} of {} is down", host.device(output), host.name()),
+            )
+            .checked("packets are routed to it", host.command(format!("ip link show {}", link.name)))
+            .fix(host.command(format!("ip link set {} up", link.name)))
+            .at(Self::place(host, output));
+            return self.stop(host, stage, finding);
+        }
+        self.fit(host, flight, &link);
+        if let Some(mac) = link.mac.first_chunk() {
+            flight.packet.mac = Some(*mac);
+        }
+        self.at_device(host, output, Direction::Out, flight);
+        if link.is_loopback() {
+            return Next::Receive(host.clone(), output);
+        }
+        if link.vxlan.is_some() {
+            return self.encapsulate(host, flight, &link);
+        }
+        if link.is_kind("bridge") {
+            return self.from_bridge(host, flight, &link);
+        }
+        self.wire(host, flight, &link)
+    }
+
+    /// Over a link to whoever has the next hop's address.
+    fn wire(&mut self, host: &Arc<Host>, flight: &Flight, link: &Link) -> Next {
+        let Some(hop) = flight.next_hop else {
+            return Next::End(End::Left(host.clone(), link.ifindex));
+        };
+        let watched = self.world.watched().into_iter().find(|other| {
+            other.id != host.id && other.role == Role::Node && other.owns(hop) && host.role == Role::Node
+        });
+        if let Some(other) = watched
+            && host.uplinks.contains(&link.ifindex)
+            && let Some(device) = other.owner(hop)
+        {
+            return Next::Receive(other, device);
+        }
+        if host.uplinks.contains(&link.ifindex) {
+            return self
+                .unanswered(host, flight, link, hop, false)
+                .unwrap_or(Next::End(End::Left(host.clone(), link.ifindex)));
+        }
+        match self.answer(host, link, hop) {
+            Answer::Peer(other, device) => Next::Receive(other, device),
+            Answer::Nobody => match self.unanswered(host, flight, link, hop, true) {
+                Some(next) => next,
+                None => Next::End(End::Left(host.clone(), link.ifindex)),
+            },
+            Answer::NotKnown => self
+                .unanswered(host, flight, link, hop, false)
+                .unwrap_or(Next::End(End::Left(host.clone(), link.ifindex))),
+        }
+    }
+
+    fn answer(&mut self, host: &Arc<Host>, link: &Link, hop: IpAddr) -> Answer {
+        let Some((other, device)) = self.world.peer(host, link) else { return Answer::NotKnown };
+        let Some(end) = other.link(device) else { return Answer::NotKnown };
+        let name = &end.name;
+        let proxied =
+            ["net/ipv4/conf/NAME/proxy_arp", "net/ipv6/conf/NAME/proxy_ndp", "net/ipv4/conf/all/proxy_arp"]
+                .iter()
+                .any(|path| other.sysctl(&path.replace("NAME", name)) == Some(1));
+        // Whoever is on the bridge answers, and what is known of the bridge tells who.
+        if other.owns(hop) || proxied || end.master.is_some() {
+            return Answer::Peer(other, device);
+        }
+        Answer::Nobody
+    }
+
+    /// What the neighbour table says of a next hop that is on no watched device. `nobody`: it is known that no one
+    /// behind the device has it.
+    fn unanswered(
+        &mut self,
+        host: &Arc<Host>,
+        flight: &Flight,
+        link: &Link,
+        hop: IpAddr,
+        nobody: bool,
+    ) -> Option<Next> {
+        let known = host.evidence.neighbours.iter().find(|n| n.ifindex == link.ifindex && n.address == hop);
+        let device = host.device(link.ifindex);
+        let silent = match known {
+            Some(entry) if entry.state & (NUD_FAILED | NUD_INCOMPLETE) != 0 => true,
+            Some(entry) if !entry.mac.is_empty() => return None,
+            _ if nobody => true,
+            _ => {
+                // Of the destination itself it is said at the end that nobody knows whether it answers.
+                if !link.is_layer3() && hop != flight.packet.dst {
+                    self.open(format!(
+                        "whether {hop} answers on {device} of {}: it was not asked lately",
+                        host.name()
+                    ));
+                }
+                return None;
+            }
+        };
+        if !silent {
+            return None;
+        }
+        let gateway = hop != flight.packet.dst;
+        let pod = host.role == Role::Pod || self.bridging && flight.mode != Mode::Reply;
+        let whose = match (pod, gateway) {
+            (true, true) => format!(
+                "the pod's gateway {hop} does not answer on {device}: wrong gateway, or its host is not there"
+            ),
+            (false, true) => format!("the gateway {hop} does not answer on {device}"),
+            _ => format!("{hop} does not answer on {device}: no such host or pod, or it is down"),
+        };
+        let seen = match known {
+            Some(_) => "the kernel asked for its address and got no answer",
+            None => "no namespace behind the device has this address",
+        };
+        let stage = match flight.mode {
+            Mode::Reply => Stage::Returning,
+            _ if pod && gateway => Stage::Sending,
+            _ => self.stage(host, Stage::Passing, flight),
+        };
+        let finding = Finding::new(&c::NEIGHBOUR_SILENT, Likely, whose)
+            .checked(seen, host.command(format!("ip neigh show {hop} dev {}", link.name)))
+            .fix(if gateway {
+                format!("set a gateway that exists: {}", host.command("ip route"))
+            } else {
+                format!("start {hop}, or correct the address that was asked for (a service's endpoint: its rule is stale)")
+            })
+            .at(Self::place(host, link.ifindex));
+        Some(self.stop(host, stage, finding))
+    }
+
+    /// A frame of the bridge's own host, to the port behind which the next hop is.
+    fn from_bridge(&mut self, host: &Arc<Host>, flight: &Flight, bridge: &Link) -> Next {
+        let Some(hop) = flight.next_hop else { return Next::End(End::Left(host.clone(), bridge.ifindex)) };
+        match self.port(host, bridge, hop) {
+            Answer::Peer(_, port) => self.out_of_port(host, flight, port),
+            Answer::Nobody => self
+                .unanswered(host, flight, bridge, hop, true)
+                .unwrap_or(Next::End(End::Left(host.clone(), bridge.ifindex))),
+            Answer::NotKnown => self
+                .unanswered(host, flight, bridge, hop, false)
+                .unwrap_or(Next::End(End::Left(host.clone(), bridge.ifindex))),
+        }
+    }
+
+    fn out_of_port(&mut self, host: &Arc<Host>, flight: &Flight, port: u32) -> Next {
+        self.at_device(host, port, Direction::Out, flight);
+        let link = host.link(port).cloned();
+        match link.and_then(|link| self.world.peer(host, &link)) {
+            Some((other, device)) => Next::Receive(other, device),
+            None => Next::End(End::Left(host.clone(), port)),
+        }
+    }
+
+    /// The port of a bridge behind which an address is (as [`Answer::Peer`]: the host and the port).
+    fn port(&mut self, host: &Arc<Host>, bridge: &Link, address: IpAddr) -> Answer {
+        let ports: Vec<Link> =
+            host.evidence.links.iter().filter(|l| l.master == Some(bridge.ifindex)).cloned().collect();
+        let mut all_known = true;
+        for port in &ports {
+            match self.world.peer_addresses(host, port) {
+                Some(there) if there.contains(&address) => return Answer::Peer(host.clone(), port.ifindex),
+                // One without addresses of its own leads on.
+                Some(there) => all_known &= there.iter().any(|a| !a.is_loopback()),
+                None => all_known = false,
+            }
+        }
+        // By what the bridge has learned, for ports that lead elsewhere.
+        let mac = host
+            .evidence
+            .neighbours
+            .iter()
+            .find(|n| n.address == address && n.ifindex == bridge.ifindex && !n.mac.is_empty())
+            .map(|n| n.mac.clone());
+        let learned = mac.and_then(|mac| {
+            host.evidence.fdb.iter().find(|e| e.mac == mac && e.master == Some(bridge.ifindex) && !e.own)
+        });
+        match learned.filter(|_| !all_known) {
+            Some(entry) => Answer::Peer(host.clone(), entry.ifindex),
+            None if all_known => Answer::Nobody,
+            None => Answer::NotKnown,
+        }
+    }
+
+    /// A frame arrives.
+    pub(super) fn receive(&mut self, host: &Arc<Host>, device: u32, flight: &mut Flight) -> Next {
+        self.enter(host, flight);
+        self.at_device(host, device, Direction::In, flight);
+        let Some(link) = host.link(device).cloned() else {
+            return Next::End(End::Unknown(format!("{} has no device {device} any more", host.name())));
+        };
+        if !link.is_up() {
+            let stage = self.stage(host, Stage::Marking, flight);
+            let finding = Finding::new(
+                &c::SIMPLE,
+                Certain,
+                format!("{} of {} is down", host.device(device), host.name()),
+            )
+            .checked("the packet would come in by it", host.command(format!("ip link show {}", link.name)))
+            .fix(host.command(format!("ip link set {} up", link.name)))
+            .at(Self::place(host, device));
+            return self.stop(host, stage, finding);
+        }
+        if let Some(next) = self.looped(host, device, flight) {
+            return next;
+        }
+        match link.master.and_then(|master| host.link(master).cloned()) {
+            Some(bridge) if bridge.is_kind("bridge") => self.into_bridge(host, flight, &link, &bridge),
+            _ => {
+                if let Some(next) = self.no_port(host, flight, &link) {
+                    return next;
+                }
+                self.ingress(host, flight, device)
+            }
+        }
+    }
+
+    /// The next hop's address is on a bridge, and the device is not in it.
+    fn no_port(&mut self, host: &Arc<Host>, flight: &Flight, link: &Link) -> Option<Next> {
+        let hop = flight.next_hop?;
+        let bridge = host.owner(hop).filter(|i| *i != link.ifindex).and_then(|i| host.link(i))?;
+        if !link.is_kind("veth")
+            || !bridge.is_kind("bridge")
+            || link.master.is_some()
+            || host.uplinks.contains(&link.ifindex)
+        {
+            return None;
+        }
+        // Addresses of its own: a routed veth.
+        if host
+            .evidence
+            .addresses
+            .iter()
+            .any(|a| a.ifindex == link.ifindex && a.address.is_ipv4() == hop.is_ipv4() && a.scope == 0)
+        {
+            return None;
+        }
+        let (device, bridge) = (host.device(link.ifindex), host.device(bridge.ifindex));
+        let finding = Finding::new(
+            &c::PORT_NOT_IN_BRIDGE,
+            Likely,
+            format!("{device} is not in {bridge}, which has the pod's gateway address {hop}: frames for it end at {device}"),
+        )
+        .checked(format!("{device} is in no bridge"), host.command(format!("ip -d link show {device}")))
+        .checked(format!("{hop} is on {bridge}"), host.command(format!("ip addr show {bridge}")))
+        .fix(host.command(format!("ip link set {device} master {bridge}")))
+        .at(Self::place(host, link.ifindex));
+        let stage = self.stage(host, Stage::Marking, flight);
+        Some(self.stop(host, stage, finding))
+    }
+
+    fn into_bridge(&mut self, host: &Arc<Host>, flight: &mut Flight, port: &Link, bridge: &Link) -> Next {
+        let key =
+            if flight.packet.src.is_ipv6() { "bridge-nf-call-ip6tables" } else { "bridge-nf-call-iptables" };
+        let filtered = host.sysctl(&format!("net/bridge/{key}")) == Some(1);
+        let up = flight.next_hop.is_none_or(|hop| host.owns(hop));
+        self.bridging = !up;
+        if !filtered {
+            if up {
+                self.at_device(host, bridge.ifindex, Direction::In, flight);
+                return self.ingress(host, flight, bridge.ifindex);
+            }
+            return self.from_bridge(host, flight, bridge);
+        }
+        let name = port.name.clone();
+        let before = flight.packet.dst;
+        let at = AtHook { ports: Some((&name, "")), ..AtHook::new(Hook::Prerouting, bridge.ifindex, 0) };
+        if let Err(next) = self.hook(host, at, flight) {
+            return next;
+        }
+        if up {
+            self.at_device(host, bridge.ifindex, Direction::In, flight);
+            return self.routed(host, flight, bridge.ifindex);
+        }
+        if flight.packet.dst != before {
+            // Translated: the bridge asks routing, and keeps it where that leads to the bridge itself.
+            let way = match self.route(host, flight, bridge.ifindex) {
+                Ok(way) => way,
+                Err(next) => return next,
+            };
+            if way.output != bridge.ifindex || way.local {
+                return self.onward(host, flight, bridge.ifindex, way);
+            }
+        }
+        let hop = flight.next_hop.unwrap_or(flight.packet.dst);
+        let (answer, out) = match self.port(host, bridge, hop) {
+            Answer::Peer(_, out) => (None, host.link(out).map(|l| l.name.clone()).unwrap_or_default()),
+            other => (Some(other), String::new()),
+        };
+        for hook in [Hook::Forward, Hook::Postrouting] {
+            let input = if hook == Hook::Forward { bridge.ifindex } else { 0 };
+            let at = AtHook { ports: Some((&name, &out)), ..AtHook::new(hook, input, bridge.ifindex) };
+            if let Err(next) = self.hook(host, at, flight) {
+                return next;
+            }
+        }
+        match (answer, host.evidence.link(&out).map(|l| l.ifindex)) {
+            (None, Some(out)) => self.out_of_port(host, flight, out),
+            (Some(Answer::Nobody), _) => self
+                .unanswered(host, flight, bridge, hop, true)
+                .unwrap_or(Next::End(End::Left(host.clone(), bridge.ifindex))),
+            _ => Next::End(End::Left(host.clone(), bridge.ifindex)),
+        }
+    }
+
+    /// The same packet at the same place again.
+    fn looped(&mut self, host: &Arc<Host>, device: u32, flight: &mut Flight) -> Option<Next> {
+        const TIMES: usize = 2;
+        let here = (host.id, device);
+        flight.seen.push(here);
+        if flight.seen.iter().filter(|seen| **seen == here).count() <= TIMES {
+            return None;
+        }
+        let to = flight.packet.dst;
+        let mut by: Vec<String> = Vec::new();
+        for (id, ifindex) in flight.seen.iter().rev().take(4) {
+            if let Some(other) = self.world.host(*id) {
+                let text = format!("{} of {}", other.device(*ifindex), other.name());
+                if !by.contains(&text) {
+                    by.push(text);
+                }
+            }
+        }
+        let marks: Vec<u32> =
+            self.steps.iter().rev().take(12).flat_map(|s| &s.marks).filter_map(|m| m.to).collect();
+        let egress = marks.iter().any(|m| crate::explain::egress::is_node_mark(*m));
+        let finding = Finding::new(
+            &c::ROUTING_LOOP,
+            Certain,
+            format!("packets to {to} go round in circles by {} until their TTL is used up", by.join(" and ")),
+        )
+        .checked(
+            "the expected path comes to the same device again and again",
+            host.command(format!("ip rule; {}", host.command(format!("ip route get {to}")))),
+        )
+        .fix(if egress {
+            "an EgressGateway mark is put on packets that come back from the gateway: upgrade the agent to 0.6.6 or later"
+        } else {
+            "two hosts route to each other: correct the route (or the mark that chooses it) on one of them"
+        })
+        .at(Self::place(host, device));
+        let stage = self.stage(host, Stage::Routing, flight);
+        Some(self.stop(host, stage, finding))
+    }
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What there is to ask on this node.
+
+use std::path::PathBuf;
+
+use super::backend::{Backend, Kind};
+use super::cri::{self, Cri};
+use super::error::TargetError;
+use super::namespaces::NamedNamespaces;
+
+/// Everything that may know pods or containers here.
+pub struct Backends {
+    all: Vec<Box<dyn Backend>>,
+    sockets: Vec<PathBuf>,
+}
+
+impl Backends {
+    /// Finds sockets; asks nobody yet. `endpoint`: `--runtime-endpoint`, instead of the usual places.
+    pub fn of_this_node(endpoint: Option<&str>) -> Result<Self, TargetError> {
+        let sockets = match endpoint {
+            Some(value) => vec![cri::parse_endpoint(value)?],
+            None => cri::usual(),
+        };
+        let mut all: Vec<Box<dyn Backend>> = Vec::new();
+        for kind in [Kind::Pods, Kind::Containers] {
+            for socket in &sockets {
+                all.push(Box::new(Cri::new(socket, kind)?));
+            }
+        }
+        all.push(Box::new(NamedNamespaces));
+        Ok(Self { all, sockets })
+    }
+
+    pub fn all(&self) -> Vec<&dyn Backend> {
+        self.all.iter().map(|b| &**b).collect()
+    }
+
+    /// The sockets of container runtimes that speak the Container Runtime Interface, or should.
+    pub fn sockets(&self) -> &[PathBuf] {
+        &self.sockets
+    }
+}

@@ -76,6 +76,8 @@ pub(super) struct JourneyLine {
 pub(super) struct TickLine {
     pub(super) now_ns: u64,
     pub(super) counters: Vec<(NetnsId, BTreeMap<String, u64>)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) asked: Vec<Asked>,
     pub(super) destinations: Vec<IpAddr>,
     #[serde(default)]
     pub(super) asked: Vec<Asked>,

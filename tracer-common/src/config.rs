@@ -29,7 +29,14 @@ pub struct Settings {
     pub zero: u64,
     /// UDP ports that carry VXLAN here; 0 ends the list.
     pub vxlan_ports: [u16; MAX_PORTS],
+    /// With [`Config::follow`]: addresses on that side, in the form of a tuple's; all zero ends the list.
+    pub followed: [[u32; 4]; MAX_ADDRS],
 }
+
+/// [`Config::follow`]: the source's addresses are in [`Settings::followed`].
+pub const FOLLOW_SRC: u32 = 1;
+/// The destination's are.
+pub const FOLLOW_DST: u32 = 2;
 
 /// The filter and the switches.
 ///
@@ -54,4 +61,6 @@ pub struct Config {
     pub debug: u32,
     /// BTF id of `struct sk_buff` in vmlinux, where the kernel has `bpf_rdonly_cast` (6.2 -); else 0.
     pub skb_type: u32,
+    /// `FOLLOW_*`: this side's list is in [`Settings::followed`] and may change, and is empty here; 0 neither.
+    pub follow: u32,
 }

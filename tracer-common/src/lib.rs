@@ -11,7 +11,7 @@ mod debug;
 mod event;
 mod fields;
 
-pub use config::{Config, MAX_ADDRS, MAX_PORTS, Prefix, RDONLY_CAST, Settings};
+pub use config::{Config, FOLLOW_DST, FOLLOW_SRC, MAX_ADDRS, MAX_PORTS, Prefix, RDONLY_CAST, Settings};
 pub use debug::{DebugCode, DebugRecord};
 pub use event::{
     CT_TUPLE_REPLY, Counters, DIR_FORWARD, DIR_REPLY, DeviceKey, Event, FLAG_ENCAP, FLAG_FRAG, FLAG_IPV6,

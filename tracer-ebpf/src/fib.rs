@@ -201,7 +201,7 @@ fn same(a: &[u32; 4], b: &[u32; 4]) -> bool {
 
 #[inline(always)]
 fn of_socket(tuple: &mut Tuple) -> Option<Flow> {
-    if frozen!(CONFIG.dst_count) == 0 && frozen!(CONFIG.src_count) == 0 {
+    if frozen!(CONFIG.dst_count) == 0 && frozen!(CONFIG.src_count) == 0 && frozen!(CONFIG.follow) == 0 {
         return None;
     }
     // Before the socket has an address and a port nothing can tell which flow it will be.

@@ -2,12 +2,12 @@
 //! Is this packet ours? The sieve and the filter's constants turn away most packets without a map lookup.
 
 use tracer_common::{
-    DIR_FORWARD, DIR_REPLY, DebugCode, FLAG_ENCAP, FLAG_FRAG, MAX_ADDRS, Prefix, SIEVE_SIZE, Settings, Tuple,
+    DIR_FORWARD, DIR_REPLY, DebugCode, FLAG_ENCAP, FLAG_FRAG, FOLLOW_DST, FOLLOW_SRC, MAX_ADDRS, Prefix, SIEVE_SIZE, Settings, Tuple,
 };
 
 use crate::{
     debug, frozen,
-    maps::{CONFIG, COUNTERS, FLOWS, FRAGS, Flow, FragKey, SIEVE},
+    maps::{CONFIG, COUNTERS, FLOWS, FRAGS, Flow, FragKey, SETTINGS, SIEVE},
     packet::{
         Bytes, ICMP, ICMPV6, MAPPED, Outer, Packet, SCTP, TCP, UDP, is_vxlan_port, read_quoted,
     },
@@ -315,6 +315,9 @@ fn fits_port(wanted: u16, port: u16) -> bool {
 
 #[inline(always)]
 pub fn fits_src(addr: &[u32; 4]) -> bool {
+    if frozen!(CONFIG.follow) == FOLLOW_SRC {
+        return is_followed(addr);
+    }
     let count = frozen!(CONFIG.src_count);
     if count == 0 {
         return true;
@@ -332,6 +335,9 @@ pub fn fits_src(addr: &[u32; 4]) -> bool {
 
 #[inline(always)]
 pub fn fits_dst(addr: &[u32; 4]) -> bool {
+    if frozen!(CONFIG.follow) == FOLLOW_DST {
+        return is_followed(addr);
+    }
     let count = frozen!(CONFIG.dst_count);
     if count == 0 {
         return true;
@@ -342,6 +348,18 @@ pub fn fits_dst(addr: &[u32; 4]) -> bool {
         }
         if fits(&raw const CONFIG.dst[i], addr) {
             return true;
+        }
+    }
+    false
+}
+
+/// Is it an address of a pod that may get others while it is followed?
+#[inline(never)]
+fn is_followed(addr: &[u32; 4]) -> bool {
+    let Some(settings) = SETTINGS.get(0) else { return false };
+    for followed in &settings.followed {
+        if followed[3] == addr[3] && followed[2] == addr[2] && followed[1] == addr[1] && followed[0] == addr[0] {
+            return (addr[3] | addr[2] | addr[1] | addr[0]) != 0;
         }
     }
     false

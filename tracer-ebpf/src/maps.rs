@@ -131,6 +131,7 @@ pub static CONFIG: Config = Config {
     tcp_send_reset_args: 0,
     debug: 0,
     skb_type: 0,
+    follow: 0,
 };
 
 #[unsafe(no_mangle)]

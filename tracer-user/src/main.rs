@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "egwtrace: {error:#}");
+            let _ = writeln!(std::io::stderr(), "egwtrace: {}", one_line(&error));
             ExitCode::from(EXIT_USAGE)
         }
     }
@@ -50,14 +50,17 @@ fn run() -> Result<u8> {
 fn trace(args: &TraceArgs) -> Result<u8> {
     // The command line first: whoever mistypes should not have to be root to be told.
     let backends = Backends::of_this_node(args.runtime_endpoint.as_deref())?;
-    let plan = Plan::new(args, &backends.all(), &SystemResolver)?;
+    let mut plan = Plan::new(args, &backends.all(), &SystemResolver)?;
+    plan.runtimes = backends.sockets().to_vec();
+    drop(backends);
     trace::check_privileges()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let outcome = runtime.block_on(trace::trace(&plan))?;
-    Ok(if plan.fail_on_drop && outcome.dropped > 0 { EXIT_DROP_SEEN } else { EXIT_TRACED })
+    let fail_on_drop = plan.fail_on_drop;
+    let outcome = runtime.block_on(trace::trace(plan))?;
+    Ok(if fail_on_drop && outcome.dropped > 0 { EXIT_DROP_SEEN } else { EXIT_TRACED })
 }
 
 /// Several packets are checked one after the other; one that is wrong decides.
@@ -141,4 +144,17 @@ fn quiet_pipe(written: std::io::Result<()>) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write"),
     }
+}
+
+/// The error and its causes, each said once: some messages have their cause in them.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |mut line, cause| {
+        if !line.contains(&cause) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&cause);
+        }
+        line
+    })
 }

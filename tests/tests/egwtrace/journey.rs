@@ -25,6 +25,16 @@ impl Journey {
         self.value["id"].as_u64().expect("an id")
     }
 
+    /// Anything in it, by JSON pointer.
+    pub(crate) fn value(&self, pointer: &str) -> &Value {
+        self.value.pointer(pointer).unwrap_or(&Value::Null)
+    }
+
+    /// The same where it is text; empty where there is none.
+    pub(crate) fn text(&self, pointer: &str) -> &str {
+        self.value(pointer).as_str().unwrap_or_default()
+    }
+
     pub(crate) fn flow(&self) -> u64 {
         self.value["flow"].as_u64().expect("a flow")
     }

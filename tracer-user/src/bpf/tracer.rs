@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,14 +14,14 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 use aya::Pod;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use tracer_common::{
-    Config, Counters, DebugRecord, DeviceKey, Event, Fields, MAX_PORTS, RDONLY_CAST, Settings,
+    Config, Counters, DebugRecord, DeviceKey, Event, Fields, MAX_ADDRS, MAX_PORTS, RDONLY_CAST, Settings,
 };
 
 use super::btf::KernelBtf;
 use super::link::{LinkError, TcDirection, TcOrder, link_netfilter, link_tcx};
 use super::programs::{LoadError, ProgramKind, Programs};
 use super::sys::{self, ProgStats, prog_stats};
-use crate::node::{Netns, NetnsError, NetnsId, Position};
+use crate::node::{IpPrefix, Netns, NetnsError, NetnsId, Position};
 
 /// The BPF object, built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egwtrace.bpf"));
@@ -95,6 +96,8 @@ pub struct Tracer {
     watched: BpfHashMap<MapData, u32, u32>,
     path_devices: BpfHashMap<MapData, Plain<DeviceKey>, u32>,
     settings: Array<MapData, Plain<Settings>>,
+    /// What `settings` holds.
+    current: Settings,
     /// Loaded programs by function; those of the tracepoints with their links.
     loaded: HashMap<String, OwnedFd>,
     /// `nf_main`, which a thread is loading.
@@ -135,6 +138,7 @@ impl Tracer {
             device_tracepoints: None,
             btf_ids: DEVICE_TRACEPOINTS.map(|name| btf.tracepoint_id(name)),
             settings: programs.take_map("SETTINGS")?,
+            current: Settings::default(),
             programs: Arc::new(programs),
             loaded: HashMap::new(),
             coming: None,
@@ -214,14 +218,28 @@ impl Tracer {
 
     /// UDP ports in which VXLAN is looked for; those beyond the first eight are returned.
     pub fn set_vxlan_ports(&mut self, ports: &[u16]) -> Result<usize, TracerError> {
-        let mut settings = Settings::default();
-        for (slot, port) in settings.vxlan_ports.iter_mut().zip(ports) {
+        self.current.vxlan_ports = Default::default();
+        for (slot, port) in self.current.vxlan_ports.iter_mut().zip(ports) {
             *slot = *port;
         }
-        self.settings
-            .set(0, Plain(settings), 0)
-            .map_err(|source| TracerError::Map { name: "SETTINGS", source })?;
+        self.apply_settings()?;
         Ok(ports.len().saturating_sub(MAX_PORTS))
+    }
+
+    /// The addresses of what is followed, where [`Config::follow`] says that they may change; those beyond the
+    /// first eight are returned.
+    pub fn set_followed(&mut self, addresses: &[IpAddr]) -> Result<usize, TracerError> {
+        self.current.followed = Default::default();
+        for (slot, address) in self.current.followed.iter_mut().zip(addresses) {
+            *slot = IpPrefix::host(*address).to_common().addr;
+        }
+        self.apply_settings()?;
+        Ok(addresses.len().saturating_sub(MAX_ADDRS))
+    }
+
+    fn apply_settings(&mut self) -> Result<(), TracerError> {
+        let set = self.settings.set(0, Plain(self.current), 0);
+        set.map_err(|source| TracerError::Map { name: "SETTINGS", source })
     }
 
     /// Watches devices by tracepoint from now on: for kernels without TCX. Every packet of the machine then

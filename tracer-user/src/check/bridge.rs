@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Bridges, with br_netfilter and without: which port a frame leaves by, and veths that are not in the bridge.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use super::flight::Flight;
 use super::report::{Direction, Stage};
 use super::rules::AtHook;
@@ -12,8 +15,6 @@ use crate::explain::Finding;
 use crate::explain::catalogue as c;
 use crate::node::Hook;
 use crate::node::rtnl::Link;
-use std::net::IpAddr;
-use std::sync::Arc;
 
 impl Walker<'_> {
     /// A frame of the bridge's own host, to the port behind which the next hop is.

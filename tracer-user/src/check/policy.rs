@@ -3,6 +3,7 @@
 //! sidecars that are passed by, pod addresses that nobody knows the way back to.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::flight::Tuple;
 use super::report::{Direction, Place, Stage, Step};
@@ -16,7 +17,7 @@ use crate::explain::catalogue as c;
 use crate::explain::egress::{is_egress_tunnel, is_node_mark};
 use crate::node::evidence::{Criterion, PacketView};
 use crate::node::{Hook, Role};
-use std::sync::Arc;
+
 pub(super) const REQUEST_CHAIN: &str = "EGRESSGATEWAY-MARK-REQUEST";
 
 pub(super) const SNAT_CHAIN: &str = "EGRESSGATEWAY-SNAT-EIP";

@@ -2,6 +2,10 @@
 //! A packet at a netfilter hook: connection tracking, the rules of both back ends, what they do to it.
 
 use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use super::flight::{Entry, Flight, Mode};
 use super::nat::dropped;
@@ -17,9 +21,7 @@ use crate::node::evidence::{
     CtDirection, CtState, Done, PacketView, Rule, RuleRef, Verdict, Walk, walk_hook_by_chance,
 };
 use crate::node::nat_priority;
-use rustc_hash::FxHashMap;
-use std::ops::Range;
-use std::sync::Arc;
+
 /// A hook that a packet comes to, with the devices as the hook has them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AtHook<'a> {

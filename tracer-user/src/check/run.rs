@@ -3,6 +3,7 @@
 //! wrong with all that.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use super::chance::Chances;
 use super::conclude::conclude;
@@ -17,7 +18,7 @@ use crate::explain::catalogue as c;
 use crate::node::NetnsId;
 use crate::node::evidence::PacketView;
 use crate::output::protocol_name;
-use std::sync::Arc;
+
 pub(super) const TCP: u8 = 6;
 
 pub(super) const UDP: u8 = 17;

@@ -2,6 +2,7 @@
 //! From device to device: veths, bridges with and without br_netfilter, uplinks; who answers for the next hop.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::flight::{Flight, Mode};
 use super::report::{Direction, Stage};
@@ -12,7 +13,7 @@ use crate::explain::Finding;
 use crate::explain::catalogue as c;
 use crate::node::Role;
 use crate::node::rtnl::Link;
-use std::sync::Arc;
+
 // include/uapi/linux/neighbour.h
 pub(super) const NUD_INCOMPLETE: u16 = 0x01;
 

@@ -123,6 +123,13 @@ pub struct TraceArgs {
     #[arg(short, long, value_name = "NS", help_heading = "What to follow")]
     pub namespace: Option<String>,
 
+    /// Stay with the pod: when it is made again, on this node, it is followed with its new addresses
+    ///
+    /// With the beginning of a name, the pod that takes the place of the one that ended; with --selector, every pod
+    /// that comes to have these labels.
+    #[arg(long, help_heading = "What to follow", conflicts_with_all = ["netns", "pid", "container"])]
+    pub follow: bool,
+
     /// Follow the packets of a container, by name or the beginning of its id
     #[arg(long, value_name = "NAME|ID", help_heading = "What to follow", conflicts_with_all = ["netns", "pid"])]
     pub container: Option<String>,

@@ -44,6 +44,8 @@ pub enum CliError {
     NotOnePacket { what: String, accepted: &'static str },
     #[error("--namespace says where --pod and --selector look; give one of them with it")]
     LoneNamespace,
+    #[error("--follow stays with a pod; give --pod or --selector with it")]
+    NothingToStayWith,
     #[error(
         "{pod} is on the host's network: it has no network namespace of its own, so its packets are the node's; accepted: --dst ADDR, --dport or --sport PORT with it, to tell them apart"
     )]

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-use tracer_common::{Config, MAX_ADDRS, Prefix};
+use tracer_common::{Config, FOLLOW_DST, FOLLOW_SRC, MAX_ADDRS, Prefix};
 
 use super::args::TraceArgs;
 use super::endpoint::{Endpoint, Host};
@@ -23,6 +23,15 @@ pub struct Filter {
     pub dport: Option<u16>,
     /// 1 (ICMP) is ICMPv6 too.
     pub protocol: Option<u8>,
+    /// The side whose addresses are a pod's that is followed: they may change.
+    pub follow: Option<End>,
+}
+
+/// One side of the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Src,
+    Dst,
 }
 
 /// The flags that make a filter, parsed one by one.
@@ -33,6 +42,7 @@ pub(super) struct Typed {
     sport: Option<u16>,
     dport: Option<u16>,
     protocol: Option<u8>,
+    follow: bool,
 }
 
 /// All targets as one.
@@ -89,7 +99,7 @@ impl Typed {
             });
         }
         let port = |found: Option<(u16, String)>| found.map(|(port, _)| port);
-        Ok(Self { src, dst, sport: port(sport), dport: port(dport), protocol })
+        Ok(Self { src, dst, sport: port(sport), dport: port(dport), protocol, follow: args.follow })
     }
 
     /// Says nothing of which packets.
@@ -114,9 +124,10 @@ impl Typed {
         let mut dst = prefixes(self.dst.as_ref(), resolver)?;
         let whose = Whose::of(targets);
         let target = whose.as_ref();
-        if let Some(target) = target {
-            place_target(target, &mut src, &mut dst, notices)?;
-        }
+        let end = match target {
+            Some(target) => place_target(target, &mut src, &mut dst, notices)?,
+            None => None,
+        };
         self.same_family(&mut src, &mut dst, target)?;
         self.check_icmp(&src, &dst)?;
         let whose = |side: Option<&Side>| match (side, target) {
@@ -131,7 +142,8 @@ impl Typed {
                 return Err(CliError::TooMany { flag, value, count });
             }
         }
-        Ok(Filter { src, dst, sport: self.sport, dport: self.dport, protocol: self.protocol })
+        let follow = end.filter(|_| self.follow);
+        Ok(Filter { src, dst, sport: self.sport, dport: self.dport, protocol: self.protocol, follow })
     }
 
     /// Leaves on each side only what the other side has the family of.
@@ -198,16 +210,50 @@ impl Filter {
             proto: self.protocol.unwrap_or(0).into(),
             ..Config::default()
         };
-        for (list, slots, count) in [
-            (&self.src, &mut config.src, &mut config.src_count),
-            (&self.dst, &mut config.dst, &mut config.dst_count),
+        config.follow = match self.follow {
+            None => 0,
+            Some(End::Src) => FOLLOW_SRC,
+            Some(End::Dst) => FOLLOW_DST,
+        };
+        for (end, list, slots, count) in [
+            (End::Src, &self.src, &mut config.src, &mut config.src_count),
+            (End::Dst, &self.dst, &mut config.dst, &mut config.dst_count),
         ] {
+            if self.follow == Some(end) {
+                continue;
+            }
             for (slot, prefix) in slots.iter_mut().zip(common(list)) {
                 *slot = prefix;
                 *count += 1;
             }
         }
         config
+    }
+
+    /// The addresses of the side that is followed.
+    pub fn followed(&self) -> Vec<IpAddr> {
+        let list = match self.follow {
+            None => return Vec::new(),
+            Some(End::Src) => &self.src,
+            Some(End::Dst) => &self.dst,
+        };
+        list.iter().map(|p| p.address()).collect()
+    }
+
+    /// What is followed has other addresses now: `gone` go, `new` come, of the families that the other side has.
+    pub fn follow_to(&mut self, gone: &[IpAddr], new: &[IpAddr]) {
+        let (own, other) = match self.follow {
+            None => return,
+            Some(End::Src) => (&mut self.src, &self.dst),
+            Some(End::Dst) => (&mut self.dst, &self.src),
+        };
+        own.retain(|p| !gone.contains(&p.address()));
+        let fits = |a: &&IpAddr| other.is_empty() || other.iter().any(|p| p.is_ipv6() == a.is_ipv6());
+        for address in new.iter().filter(fits).copied().map(IpPrefix::host) {
+            if !own.contains(&address) {
+                own.push(address);
+            }
+        }
     }
 
     /// Both ends, for finding the devices between them.
@@ -290,13 +336,13 @@ fn prefixes(side: Option<&Side>, resolver: &dyn Resolve) -> Result<Vec<IpPrefix>
     }
 }
 
-/// Puts the target's addresses on the side they belong to.
+/// Puts the target's addresses on the side they belong to, and says which that is.
 fn place_target(
     target: &Whose,
     src: &mut Vec<IpPrefix>,
     dst: &mut Vec<IpPrefix>,
     notices: &mut Vec<String>,
-) -> Result<(), CliError> {
+) -> Result<Option<End>, CliError> {
     let own: Vec<IpPrefix> = target.addresses.iter().copied().map(IpPrefix::host).collect();
     // The target's addresses that a typed side covers.
     let within = |side: &[IpPrefix]| -> Vec<IpPrefix> {
@@ -304,29 +350,42 @@ fn place_target(
     };
     let (in_src, in_dst) = (within(src), within(dst));
     match (src.is_empty(), dst.is_empty()) {
-        (false, _) if !in_src.is_empty() => *src = in_src,
-        (false, false) if !in_dst.is_empty() => *dst = in_dst,
+        (false, _) if !in_src.is_empty() => {
+            *src = in_src;
+            Ok(Some(End::Src))
+        }
+        (false, false) if !in_dst.is_empty() => {
+            *dst = in_dst;
+            Ok(Some(End::Dst))
+        }
         // Packets to the target itself; a wider destination only happens to contain it.
         (true, false) if dst.iter().all(|p| p.is_host() && in_dst.contains(p)) => {
             // Of several, from the others to it.
             if target.several {
                 *src = own.into_iter().filter(|o| !in_dst.contains(o)).collect();
             }
+            Ok(Some(End::Dst))
         }
         _ if own.is_empty() && (src.is_empty() || dst.is_empty()) => {
-            return Err(CliError::NoAddress { target: quoted(&target.name) });
+            Err(CliError::NoAddress { target: quoted(&target.name) })
         }
-        (true, _) => *src = own,
+        (true, _) => {
+            *src = own;
+            Ok(Some(End::Src))
+        }
         // Packets from someone else: the target is who gets them.
-        (false, true) => *dst = own,
+        (false, true) => {
+            *dst = own;
+            Ok(Some(End::Dst))
+        }
         (false, false) => {
             notices.push(format!(
                 "neither end of the flow is an address of {}: its devices are watched all the same",
                 target.name
             ));
+            Ok(None)
         }
     }
-    Ok(())
 }
 
 /// As the programs compare them. "All of IPv6" would be a comparison with nothing, which fits IPv4 too: it
@@ -488,6 +547,21 @@ mod tests {
         let many: Vec<String> = (0..9).map(|i| format!("10.0.0.{i}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert!(shown("-", Some(&target(&many))).starts_with("--pod \"default/web\" stands for 9 addresses"));
+    }
+
+    #[test]
+    fn a_followed_side_may_change() {
+        let web = target(&["10.200.0.22", "fd00::22"]);
+        let args = TraceArgs { dst: Some("1.2.3.4:80".into()), follow: true, ..TraceArgs::default() };
+        let mut filter = Typed::parse(&args)
+            .unwrap()
+            .resolve(std::slice::from_ref(&web), &Names, &mut Vec::new())
+            .unwrap();
+        let config = filter.config();
+        assert_eq!((config.follow, config.src_count, config.dst_count), (FOLLOW_SRC, 0, 1));
+        assert_eq!(filter.followed(), ["10.200.0.22".parse::<IpAddr>().unwrap()]);
+        filter.follow_to(&web.addresses, &["10.200.0.23".parse().unwrap(), "fd00::23".parse().unwrap()]);
+        assert_eq!(filter.to_string(), "10.200.0.23 → 1.2.3.4:80");
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub struct Plan {
     pub filter: Filter,
     /// Whose packets are followed, when that was said with --pod, --selector, --container, --netns or --pid.
     pub targets: Vec<Target>,
+    /// What `targets` came from, with --follow: to be looked for again and again.
+    pub follow: Vec<Wanted>,
+    /// Sockets of container runtimes, to be asked for names.
+    pub runtimes: Vec<PathBuf>,
     /// The nodes' namespaces, at least one, none twice.
     pub nodes: Vec<Netns>,
     /// Packets after which to stop.
@@ -54,6 +58,9 @@ impl Plan {
         let wanted = wanted(args)?;
         let count = args.count.as_deref().map(count).transpose()?;
         let duration = args.duration.as_deref().map(duration).transpose()?;
+        if args.follow && wanted.is_empty() {
+            return Err(CliError::NothingToStayWith);
+        }
         if wanted.is_empty() && !typed.has_address() {
             return Err(CliError::Nothing);
         }
@@ -81,6 +88,8 @@ impl Plan {
         Ok(Self {
             filter,
             targets,
+            runtimes: Vec::new(),
+            follow: if args.follow { wanted } else { Vec::new() },
             nodes,
             count,
             duration,
@@ -105,8 +114,13 @@ impl Plan {
 
     /// The targets' namespaces, without those of the nodes (host-network pods), each once.
     pub fn pod_netns(&self) -> Vec<Netns> {
+        self.own_netns(&self.targets)
+    }
+
+    /// The same of these targets.
+    pub fn own_netns(&self, targets: &[Target]) -> Vec<Netns> {
         let mut out: Vec<Netns> = Vec::new();
-        for netns in self.targets.iter().filter_map(|t| t.netns.as_ref()) {
+        for netns in targets.iter().filter_map(|t| t.netns.as_ref()) {
             if !self.nodes.contains(netns) && !out.contains(netns) {
                 out.push(netns.clone());
             }

@@ -97,7 +97,8 @@ impl<'a> View<'a> {
         let nodes = self.topology.namespaces.values().filter(|ns| ns.role == Role::Node).count();
         match self.namespace(netns) {
             Some(ns) if ns.role == Role::Pod || nodes > 1 => {
-                format!("ip netns exec {} {command}", self.netns(netns))
+                let by_name = || format!("ip netns exec {}", self.netns(netns)).into();
+                format!("{} {command}", self.names.entry(netns).unwrap_or_else(by_name))
             }
             _ => command.to_owned(),
         }

@@ -2,6 +2,9 @@
 //! What numbers from the kernel are called.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
+
+use crate::node::NetnsId;
 
 /// Names that depend on the running kernel. Implemented over BTF and kallsyms; by a table in tests.
 pub trait Names: Send + Sync {
@@ -13,6 +16,18 @@ pub trait Names: Send + Sync {
     fn symbol(&self, address: u64) -> Option<Cow<'_, str>>;
     /// CLOCK_MONOTONIC (ns) to ns since the Unix epoch; one fixed difference for the whole run.
     fn unix_ns(&self, monotonic_ns: u64) -> u64;
+    /// Who has an address now: a pod, a service ("shop/web"); not yet made safe to print.
+    fn owner(&self, _: IpAddr) -> Option<Cow<'_, str>> {
+        None
+    }
+    /// The process that takes what is delivered in a namespace to this address and port: name and pid.
+    fn taker(&self, _: NetnsId, _protocol: u8, _: IpAddr, _port: u16) -> Option<(Cow<'_, str>, u32)> {
+        None
+    }
+    /// What to put in front of a command so that it runs in a namespace. `None`: by its name.
+    fn entry(&self, _: NetnsId) -> Option<Cow<'_, str>> {
+        None
+    }
     /// Seconds that local time is ahead of UTC.
     fn utc_offset_s(&self) -> i32 {
         0

@@ -9,6 +9,7 @@ mod observe;
 mod path;
 mod positions;
 mod prefix;
+pub mod processes;
 pub mod rtnl;
 mod text;
 mod topology;

@@ -93,6 +93,14 @@ impl Netns {
         named().into_iter().find(|(_, id, _)| *id == self.id).map(|(name, ..)| name)
     }
 
+    /// What to put in front of a command so that it runs in there.
+    pub fn entry(&self) -> String {
+        match self.known_as() {
+            Some(name) => format!("ip netns exec {name}"),
+            None => format!("nsenter --net={}", printable(self.path.as_os_str().as_encoded_bytes())),
+        }
+    }
+
     /// Nobody else holds it any more: the file it was opened from leads elsewhere, it has no name and no
     /// process is in it. Costs one look at that file for as long as that leads to it.
     pub fn is_gone(&self) -> bool {

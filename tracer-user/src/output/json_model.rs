@@ -36,7 +36,7 @@ pub(crate) struct JsonJourney<'a> {
     duration_ns: u64,
     #[serde(skip_serializing_if = "is_false")]
     resumed: bool,
-    packet: JsonPacket,
+    packet: JsonPacket<'a>,
     hops: Vec<JsonHop<'a>>,
     #[serde(skip_serializing_if = "is_zero")]
     hops_cut: u32,
@@ -54,12 +54,16 @@ fn is_zero(n: &u32) -> bool {
 }
 
 #[derive(Serialize)]
-struct JsonPacket {
+struct JsonPacket<'a> {
     summary: String,
     protocol: String,
     ip_version: u8,
     #[serde(flatten)]
     ends: JsonEnds,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    src_name: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dst_name: Option<Cow<'a, str>>,
     mark: u32,
     l3_length: u32,
     ttl: u8,
@@ -87,6 +91,14 @@ struct JsonEnds {
     sport: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dport: Option<u16>,
+}
+
+/// Who takes it.
+#[derive(Serialize)]
+struct JsonProcess<'a> {
+    name: Cow<'a, str>,
+    pid: u32,
+    port: u16,
 }
 
 #[derive(Serialize)]
@@ -265,6 +277,8 @@ enum JsonEnding<'a> {
     },
     Delivered {
         netns: Cow<'a, str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        process: Option<JsonProcess<'a>>,
     },
     Unwatched {
         netns: Cow<'a, str>,
@@ -359,7 +373,7 @@ impl<'a> JsonJourney<'a> {
             start_ns: journey.start_ns,
             duration_ns: journey.end_ns.saturating_sub(journey.start_ns),
             resumed: journey.resumed,
-            packet: JsonPacket::new(&journey.packet),
+            packet: JsonPacket::new(scene, &journey.packet),
             hops: hops.collect(),
             hops_cut: journey.hops_cut,
             conntrack: journey.conntrack.iter().map(JsonConntrack::new).collect(),
@@ -371,9 +385,12 @@ impl<'a> JsonJourney<'a> {
     }
 }
 
-impl JsonPacket {
-    fn new(p: &Packet) -> Self {
+impl<'a> JsonPacket<'a> {
+    fn new(scene: &Scene<'a>, p: &Packet) -> Self {
+        let [src_name, dst_name] = scene.owners(p.ends).unwrap_or_default();
         Self {
+            src_name,
+            dst_name,
             summary: packet_kind(p),
             protocol: protocol(p.proto).to_ascii_lowercase(),
             ip_version: if p.ipv6 { 6 } else { 4 },
@@ -527,7 +544,10 @@ fn ending<'a>(scene: &Scene<'a>, journey: &Journey) -> JsonEnding<'a> {
         Ending::Left { netns, ifindex } => {
             JsonEnding::Left { netns: scene.netns(netns), device: scene.device(netns, ifindex) }
         }
-        Ending::Delivered { netns } => JsonEnding::Delivered { netns: scene.netns(netns) },
+        Ending::Delivered { netns } => JsonEnding::Delivered {
+            netns: scene.netns(netns),
+            process: scene.taker(journey, netns).map(|(name, pid, port)| JsonProcess { name, pid, port }),
+        },
         Ending::Unwatched { netns, ifindex } => {
             JsonEnding::Unwatched { netns: scene.netns(netns), device: scene.device(netns, ifindex) }
         }

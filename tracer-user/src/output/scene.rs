@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use crate::flow::{Deed, Interval, Names, tables};
+use crate::flow::{Addr, Deed, Ends, Interval, Journey, Names, tables};
 use crate::node::{NetnsId, Role, Topology};
 
 /// What the ids in journeys mean.
@@ -60,6 +60,37 @@ impl<'a> Scene<'a> {
             Some(name) => escape(&name).into_owned(),
             None => format!("{address:#x}"),
         }
+    }
+
+    /// Who has an address, as the runtime or the cluster says; safe to print.
+    pub(crate) fn owner(&self, address: Addr) -> Option<Cow<'a, str>> {
+        let name = self.names.owner(address.ip())?;
+        Some(Cow::Owned(escape(&name).into_owned()))
+    }
+
+    /// Names of the two ends, where one of them has one: "shop/client → shop/web". A node's is told only next to
+    /// another's.
+    pub(crate) fn owners(&self, ends: Ends) -> Option<[Option<Cow<'a, str>>; 2]> {
+        let found = [ends.src, ends.dst].map(|end| self.owner(end.addr));
+        if found.iter().all(Option::is_none) {
+            return None;
+        }
+        let [src, dst] = found;
+        Some([src.or_else(|| self.node(ends.src.addr)), dst.or_else(|| self.node(ends.dst.addr))])
+    }
+
+    fn node(&self, address: Addr) -> Option<Cow<'a, str>> {
+        let mut nodes = self.topology.namespaces.values().filter(|ns| ns.role == Role::Node);
+        let found = nodes.find(|ns| ns.devices.values().any(|d| d.addresses.contains(&address.ip())))?;
+        Some(Cow::Owned(format!("node {}", escape(&found.name))))
+    }
+
+    /// The process that took what was delivered: its name, safe to print, and pid.
+    pub(crate) fn taker(&self, journey: &Journey, netns: NetnsId) -> Option<(Cow<'a, str>, u32, u16)> {
+        let last = journey.hops.iter().rev().find(|h| h.netns == netns && h.encap.is_none())?;
+        let to = last.ends.dst;
+        let (name, pid) = self.names.taker(netns, journey.packet.proto, to.addr.ip(), to.port)?;
+        Some((Cow::Owned(escape(&name).into_owned()), pid, to.port))
     }
 
     pub(crate) fn tables(&self, at: &Interval, deed: Deed) -> Vec<String> {

@@ -142,6 +142,12 @@ impl Text {
             text.put(Style::Dim, &clock);
         }
         text.end(out)?;
+        if let Some(owners) = scene.owners(packet.ends) {
+            let [src, dst] = owners.map(|name| name.unwrap_or(std::borrow::Cow::Borrowed("?")));
+            let mut text = self.line(10);
+            text.piece(&[(Style::Cyan, &format!("{src} → {dst}"))]);
+            text.end(out)?;
+        }
         if let Some(rt) = journey.round_trip.filter(|_| !continued) {
             let mut words = format!("answers #{}: round trip {}", rt.request, Took(rt.total_ns));
             if let Some(beyond) = rt.beyond_ns {

@@ -9,7 +9,9 @@ use super::text::{Columns, Text};
 use super::time::{Took, duration};
 use super::words::{icmp_error, mac, numbers, route_error, table};
 use crate::explain::HopAuthors;
-use crate::flow::{Cause, Deed, DropSite, Ending, Expected, Hop, Interval, Journey, Note, NoteKind, Place};
+use crate::flow::{
+    Cause, Deed, DropSite, Ending, Endpoint, Expected, Hop, Interval, Journey, Note, NoteKind, Place,
+};
 use crate::node::evidence::Attribution;
 
 /// Tables of candidates: "mangle", "raw or mangle", "one of raw, mangle, nat".
@@ -71,7 +73,8 @@ impl Text {
             text.piece(&[(Style::Yellow, &format!("mark {}", hex(line.journey.packet.mark)))]);
         }
         self.route_piece(&mut text, scene, hop);
-        changes(&mut text, scene, hop, table.is_some(), line.authors);
+        let told = table.is_some() && matches!(hop.place, Place::Hook { .. });
+        changes(&mut text, scene, hop, told, line.authors);
         self.encap_piece(&mut text, line, hop);
         if verbose > 1 && !matches!(hop.place, Place::Route { .. }) {
             text.piece(&[(Style::Dim, &format!("ttl {} len {} mark {}", hop.ttl, hop.len, hex(hop.mark)))]);
@@ -230,7 +233,11 @@ impl Text {
                 &format!("left {} by {} after {took}", scene.netns(*netns), scene.device(*netns, *ifindex)),
             )]),
             Ending::Delivered { netns } => {
-                text.piece(&[(Style::Green, &format!("delivered to {} after {took}", scene.netns(*netns)))])
+                let to = scene.taker(journey, *netns);
+                let to =
+                    to.map(|(name, pid, port)| format!(", {name} (pid {pid}) :{port},")).unwrap_or_default();
+                let words = format!("delivered to {}{to} after {took}", scene.netns(*netns));
+                text.piece(&[(Style::Green, &words)])
             }
             Ending::Unwatched { netns, ifindex } => text.piece(&[(
                 Style::Green,
@@ -399,12 +406,14 @@ fn changes(text: &mut Line, scene: &Scene<'_>, hop: &Hop, told: bool, authors: O
         let mut words = nat.kind.name().to_owned();
         if nat.from.src != hop.ends.src {
             words.push_str(&format!(" {} → {}", nat.from.src, hop.ends.src));
+            words.push_str(&owner_words(scene, hop.ends.src));
         }
         if nat.from.dst != hop.ends.dst {
             if nat.from.src != hop.ends.src {
                 words.push(',');
             }
             words.push_str(&format!(" {} → {}", nat.from.dst, hop.ends.dst));
+            words.push_str(&owner_words(scene, hop.ends.dst));
         }
         text.piece(&[(Style::Cyan, &words)]);
         by_rule(text, authors.and_then(|a| a.nat.as_deref()));
@@ -425,4 +434,9 @@ fn by_rule(text: &mut Line, found: Option<&Attribution>) {
         words.push_str(&format!("; not decided: {what} of {rule}"));
     }
     text.piece(&[(Style::Plain, &words)]);
+}
+
+/// ` (shop/web)`, where it has a name.
+fn owner_words(scene: &Scene<'_>, end: Endpoint) -> String {
+    scene.owner(end.addr).map(|name| format!(" ({name})")).unwrap_or_default()
 }

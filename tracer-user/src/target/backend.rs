@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::error::TargetError;
+use super::wanted::PodName;
 use crate::node::{Netns, printable};
 
 /// Whose packets are followed.
@@ -23,6 +24,18 @@ pub struct Target {
     pub known: Option<Known>,
     /// What the user should know of how it was found; safe to print.
     pub remarks: Vec<String>,
+}
+
+impl Target {
+    /// A namespace of the network's that stands for a pod is called as the user calls the pod.
+    #[must_use]
+    pub fn called(mut self, pod: &PodName) -> Self {
+        if self.known.as_ref().is_some_and(|known| known.namespace.is_none()) {
+            self.name = printable(pod.to_string());
+            self.netns = self.netns.map(|netns| netns.with_name(pod.to_string()));
+        }
+        self
+    }
 }
 
 /// What a backend's entries are.

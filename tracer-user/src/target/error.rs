@@ -46,3 +46,10 @@ pub enum TargetError {
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
 }
+
+impl TargetError {
+    /// What was asked runs no pods: its Container Runtime Interface is off or not there.
+    pub fn is_unimplemented(&self) -> bool {
+        matches!(self, Self::Runtime { source, .. } if source.is_unimplemented())
+    }
+}

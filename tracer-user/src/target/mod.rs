@@ -17,4 +17,4 @@ pub use error::TargetError;
 pub use namespaces::NamedNamespaces;
 pub use select::{Requirement, Selector};
 pub use suggest::{closest, or_list};
-pub use wanted::{PodName, Wanted, at_home, find, find_netns};
+pub use wanted::{PodName, Wanted, at_home, find, find_netns, fitting};

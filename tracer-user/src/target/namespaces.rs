@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Named network namespaces as pods: without a container runtime, and in the lab.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::node::{Netns, named};
+use crate::node::{Netns, NetnsId, named};
 use crate::target::{Backend, Known, Located, TargetError};
 
 /// The namespaces under /run/netns.
@@ -16,16 +16,18 @@ impl Backend for NamedNamespaces {
     }
 
     fn list(&self) -> Result<Vec<Known>, TargetError> {
-        let known = |(name, _, path): (String, _, std::path::PathBuf)| Known {
+        // With the inode: a namespace that is made again under the same name is another one.
+        let known = |(name, inode, path): (String, NetnsId, PathBuf)| Known {
             name,
-            id: path.to_string_lossy().into_owned(),
+            id: format!("{inode}:{}", path.to_string_lossy()),
             ..Known::default()
         };
         Ok(named().into_iter().map(known).collect())
     }
 
     fn locate(&self, known: &Known) -> Result<Located, TargetError> {
-        let netns = Some(Netns::open(Path::new(&known.id), known.shown())?);
+        let path = known.id.split_once(':').map_or(known.id.as_str(), |(_, path)| path);
+        let netns = Some(Netns::open(Path::new(path), known.shown())?);
         Ok(Located { netns, host_network: false, addresses: Vec::new(), node: None })
     }
 }

@@ -105,6 +105,30 @@ pub fn find_netns(name: &str) -> Result<Netns, TargetError> {
     }
 }
 
+/// What fits and runs, with the backend that knows it: none, one or more. For looking again: who does not answer
+/// knows nothing.
+pub fn fitting(wanted: &Wanted, backends: &[&dyn Backend]) -> Vec<(usize, Known)> {
+    let lists = backends.iter().enumerate().filter(|(_, b)| b.kind() == Kind::Pods);
+    let lists = lists.filter_map(|(at, backend)| Some((at, backend.list().ok()?)));
+    let mut out: Vec<(usize, Known, Fit)> = Vec::new();
+    for (at, list) in lists {
+        match wanted {
+            Wanted::Pod(pod) => {
+                out.extend(select::by_name(pod, &list).into_iter().map(|(known, fit)| (at, known, fit)));
+            }
+            Wanted::Selector(selector) => {
+                out.extend(
+                    select::by_labels(selector, &list).into_iter().map(|known| (at, known, Fit::Exact)),
+                );
+            }
+            Wanted::Container(_) | Wanted::Netns(_) | Wanted::Pid(_) => {}
+        }
+    }
+    out.retain(|(_, known, _)| !known.stopped);
+    let best = out.iter().map(|(.., fit)| *fit).min();
+    out.into_iter().filter(|(.., fit)| Some(*fit) == best).map(|(at, known, _)| (at, known)).collect()
+}
+
 /// What the backends of one kind know, and why some of them could not say.
 struct Asked<'a> {
     backends: Vec<&'a dyn Backend>,
@@ -173,13 +197,7 @@ fn find_pod(pod: &PodName, backends: &[&dyn Backend]) -> Result<Target, TargetEr
     let fits: Vec<(usize, Known)> =
         fits.into_iter().filter(|(.., fit)| *fit == best).map(|(at, known, _)| (at, known)).collect();
     let (at, known) = only(fits, &format!("--pod {}", quoted(pod.to_string())), Kind::Pods)?;
-    let own_name = known.namespace.is_none();
-    let mut target = at_home(asked.backends[at], known)?;
-    if own_name {
-        // A namespace of the network's that stands for a pod is called as the user calls the pod.
-        target.name = printable(pod.to_string());
-        target.netns = target.netns.map(|netns| netns.with_name(pod.to_string()));
-    }
+    let mut target = at_home(asked.backends[at], known)?.called(pod);
     if best == Fit::Prefix {
         target.remarks.push(format!(
             "{} is the only pod here whose name begins with {}",

@@ -6,12 +6,14 @@ use std::ffi::CStr;
 
 use super::attach::Attachments;
 use crate::cli::{Plan, PositionChoice, TcChoice};
-use crate::node::{PathRole, Topology};
+use crate::node::{Netns, PathRole, Topology};
 use crate::output::{Header, Missing};
+use crate::target::Target;
 
 /// Describes the run as it starts.
 pub(super) fn header(
     plan: &Plan,
+    targets: &[Target],
     attachments: &mut Attachments,
     topology: &Topology,
     missing: &[Missing],
@@ -54,34 +56,36 @@ pub(super) fn header(
             drops.to_owned(),
             counted(tracepoints, "tracepoint"),
         ],
-        target: target(plan, topology),
+        target: target(plan, targets, topology),
         missing,
     }
 }
 
-fn target(plan: &Plan, topology: &Topology) -> Vec<String> {
+fn target(plan: &Plan, targets: &[Target], topology: &Topology) -> Vec<String> {
     let mut lines = vec![plan.filter.to_string()];
-    let devices: BTreeSet<&str> = topology
-        .namespaces
-        .values()
-        .flat_map(|ns| ns.devices.values())
-        .filter(|d| d.watched == Some(PathRole::PodHost))
-        .map(|d| d.name.as_str())
-        .collect();
-    let devices: Vec<&str> = devices.into_iter().collect();
-    let via = if devices.is_empty() { String::new() } else { format!(" ({})", devices.join(", ")) };
-    let names: Vec<String> = plan
-        .targets
+    let names: Vec<String> = targets
         .iter()
         .map(|target| {
             let addresses: Vec<String> = target.addresses.iter().map(ToString::to_string).collect();
-            format!("{} {}", target.name, addresses.join(", "))
+            let own = target.netns.as_ref().map(Netns::id);
+            // The host's ends of its veths.
+            let devices: BTreeSet<&str> = topology
+                .namespaces
+                .values()
+                .flat_map(|ns| ns.devices.values())
+                .filter(|d| d.watched == Some(PathRole::PodHost))
+                .filter(|d| d.link.is_some_and(|(netns, _)| netns.is_some() && netns == own))
+                .map(|d| d.name.as_str())
+                .collect();
+            let devices: Vec<&str> = devices.into_iter().collect();
+            let via = if devices.is_empty() { String::new() } else { format!(" ({})", devices.join(", ")) };
+            format!("{} {}{via}", target.name, addresses.join(", "))
         })
         .collect();
     match names.len() {
         0 => {}
-        1 => lines[0] = format!("pod {}{via} {}", names[0], lines[0]),
-        _ => lines[0] = format!("pods {}{via} {}", names.join("; "), lines[0]),
+        1 => lines[0] = format!("pod {} {}", names[0], lines[0]),
+        _ => lines[0] = format!("pods {} {}", names.join("; "), lines[0]),
     }
     lines
 }

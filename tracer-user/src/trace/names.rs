@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Names of the running kernel: drop reasons, functions, time.
+//! Names of the running kernel (drop reasons, functions, time) and of what is on the node.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::bpf::Symbols;
 use crate::bpf::btf::Reasons;
 use crate::flow::Names;
+use crate::node::processes::{Listener, taker};
+use crate::node::{Netns, NetnsId};
 
 /// [`Names`] over BTF and kallsyms.
 pub(super) struct KernelNames {
@@ -14,14 +19,45 @@ pub(super) struct KernelNames {
     /// CLOCK_REALTIME less CLOCK_MONOTONIC when the run began, ns.
     offset_ns: i128,
     utc_offset_s: i32,
+    /// Written by threads that look around, read when something is printed.
+    owners: RwLock<Arc<Owners>>,
+    listeners: RwLock<Arc<Listeners>>,
+    entries: RwLock<HashMap<NetnsId, String>>,
 }
+
+/// Names of what has an address.
+pub(super) type Owners = HashMap<IpAddr, String>;
+/// Who listens, by namespace.
+pub(super) type Listeners = HashMap<NetnsId, Vec<Listener>>;
 
 impl KernelNames {
     pub(super) fn new(reasons: Reasons) -> Self {
         let real = clock_ns(libc::CLOCK_REALTIME);
         let offset_ns = i128::from(real) - i128::from(clock_ns(libc::CLOCK_MONOTONIC));
         let utc_offset_s = utc_offset(i64::try_from(real / 1_000_000_000).unwrap_or(0));
-        Self { reasons, symbols: Symbols::new(), offset_ns, utc_offset_s }
+        Self {
+            reasons,
+            symbols: Symbols::new(),
+            offset_ns,
+            utc_offset_s,
+            owners: RwLock::default(),
+            listeners: RwLock::default(),
+            entries: RwLock::default(),
+        }
+    }
+
+    pub(super) fn set_owners(&self, owners: Owners) {
+        *self.owners.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(owners);
+    }
+
+    pub(super) fn set_listeners(&self, listeners: Listeners) {
+        *self.listeners.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(listeners);
+    }
+
+    /// The namespaces that commands may have to run in.
+    pub(super) fn set_entries(&self, namespaces: &[Netns]) {
+        let entries = namespaces.iter().map(|netns| (netns.id(), netns.entry())).collect();
+        *self.entries.write().unwrap_or_else(PoisonError::into_inner) = entries;
     }
 
     /// Reads the kernel's functions; takes some 100 ms, so not on the way of a packet.
@@ -42,6 +78,19 @@ impl Names for KernelNames {
     }
     fn unix_ns(&self, monotonic_ns: u64) -> u64 {
         u64::try_from(i128::from(monotonic_ns) + self.offset_ns).unwrap_or(0)
+    }
+    fn owner(&self, address: IpAddr) -> Option<Cow<'_, str>> {
+        let owners = self.owners.read().unwrap_or_else(PoisonError::into_inner);
+        owners.get(&address).cloned().map(Cow::Owned)
+    }
+    fn taker(&self, netns: NetnsId, protocol: u8, address: IpAddr, port: u16) -> Option<(Cow<'_, str>, u32)> {
+        let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
+        let process = taker(listeners.get(&netns)?, protocol, address, port)?;
+        Some((Cow::Owned(process.name.clone()), process.pid))
+    }
+    fn entry(&self, netns: NetnsId) -> Option<Cow<'_, str>> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.get(&netns).cloned().map(Cow::Owned)
     }
     fn utc_offset_s(&self) -> i32 {
         self.utc_offset_s

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,18 +19,21 @@ use super::counters::CounterReader;
 use super::debug;
 use super::evidence::EvidenceReader;
 use super::header::header;
+use super::listeners::ListenerWatch;
 use super::names::{KernelNames, monotonic_ns};
+use super::pods::{Held, News, PodWatch, addresses_words};
 use super::recording::{Recording, RecordingError};
 use super::screen::text_options;
 use crate::bpf::btf::{BtfError, KernelBtf};
 use crate::bpf::{Tracer, TracerError};
-use crate::cli::{Format, Plan, PositionChoice};
+use crate::cli::{Filter, Format, Plan, PositionChoice};
 use crate::explain::{Explainer, Tick};
 use crate::flow::{Ending, Names, Notice, Options, Tracker, Update, Zoom};
 use crate::node::{
-    Change, IpPrefix, Netns, Observation, ObserveError, Observer, Topology, WatchError, Watcher,
+    Change, IpPrefix, Netns, NetnsId, Observation, ObserveError, Observer, Topology, WatchError, Watcher,
 };
 use crate::output::{Explanation, Json, Missing, Output, Scene, Text};
+use crate::target::Target;
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
 const TICK: Duration = Duration::from_millis(10);
@@ -78,10 +82,12 @@ pub struct Outcome {
 ///
 /// # Errors
 /// When tracing cannot start, or standard output fails other than by being closed.
-pub async fn trace(plan: &Plan) -> Result<Outcome, TraceError> {
+pub async fn trace(mut plan: Plan) -> Result<Outcome, TraceError> {
+    // A handle keeps a namespace: those of the plan must not outlive the start.
+    let targets = std::mem::take(&mut plan.targets);
     // Before anything is attached or printed: who sees the header may end the run.
     let mut signals = Signals::new().map_err(TraceError::Signals)?;
-    let mut run = Run::start(plan)?;
+    let mut run = Run::start(&plan, targets)?;
     let result = run.go(&mut signals).await;
     let outcome = run.finish();
     match result.and(outcome) {
@@ -104,6 +110,10 @@ impl Signals {
 
 struct Run<'a> {
     plan: &'a Plan,
+    /// As in the plan, and with `--follow` as it is by now.
+    filter: Filter,
+    pods: PodWatch,
+    listeners: ListenerWatch,
     observer: Observer,
     topology: Arc<Topology>,
     netns: Vec<Netns>,
@@ -141,16 +151,32 @@ struct Screen {
 }
 
 impl<'a> Run<'a> {
-    fn start(plan: &'a Plan) -> Result<Self, TraceError> {
+    fn start(plan: &'a Plan, targets: Vec<Target>) -> Result<Self, TraceError> {
         let btf = KernelBtf::load()?;
         let (fields, absent) = btf.resolve_fields();
         let names = Arc::new(KernelNames::new(btf.reasons()));
-        let tracer = Tracer::load(plan.config(), &fields, &btf)?;
+        // Asks while programs are loaded, which takes longer.
+        let mut pods = PodWatch::start(plan, &targets, names.clone());
+        let mut tracer = Tracer::load(plan.config(), &fields, &btf)?;
         drop(btf);
+        let filter = plan.filter.clone();
+        let mut remarks: Vec<String> =
+            followed_words(tracer.set_followed(&filter.followed())?).into_iter().collect();
 
-        let mut observer = Observer::open(&plan.nodes, &plan.pod_netns())?;
-        let Observation { topology, notices } = observer.observe(&plan.filter.ends())?;
+        let mut observer = Observer::open(&plan.nodes, &plan.own_netns(&targets))?;
+        while let Some(news) = pods.ready() {
+            match news {
+                News::End(target) => remarks.extend(add_end(&mut observer, &target)?),
+                News::Said(text) => remarks.push(text),
+                // Told once the run goes on, when it is still true.
+                News::Changed { .. } => pods.put_back(news),
+            }
+        }
+        let Observation { topology, notices } = observer.observe(&filter.ends())?;
         let netns: Vec<Netns> = observer.namespaces().cloned().collect();
+        names.set_entries(&netns);
+        let listeners = ListenerWatch::start(names.clone());
+        listeners.watch(netns.clone());
         // Read while programs are attached, so that the first packet can be explained.
         let mut reader = EvidenceReader::default();
         reader.watch(netns.clone());
@@ -181,10 +207,10 @@ impl<'a> Run<'a> {
         let mut screen = Screen::new(plan, names.clone());
         screen.evidence = reader;
         screen.evidence.wait();
-        let head = header(plan, &mut attachments, &topology, &missing);
+        let head = header(plan, &targets, &mut attachments, &topology, &missing);
         screen.recording = Recording::open(plan.record.as_deref(), &head, &*names)?;
         screen.header(&topology, &head);
-        for text in plan.notices.iter().chain(&notices) {
+        for text in plan.notices.iter().chain(&remarks).chain(&notices) {
             screen.notice(&topology, &Notice::Text { ts: monotonic_ns(), text: text.clone() });
         }
         screen.flush();
@@ -203,6 +229,9 @@ impl<'a> Run<'a> {
         }
         Ok(Self {
             plan,
+            filter,
+            pods,
+            listeners,
             observer,
             topology,
             netns,
@@ -220,7 +249,7 @@ impl<'a> Run<'a> {
     }
 
     async fn go(&mut self, signals: &mut Signals) -> Result<Outcome, TraceError> {
-        let mut watcher = Watcher::new(&self.netns, &self.plan.filter.hosts())?;
+        let mut watcher = self.watcher()?;
         let events = self.attachments.tracer().events_fd().map_err(TraceError::Wait)?;
         // SAFETY: an owned descriptor: it is the same one, and open, until `events` is dropped.
         let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
@@ -239,8 +268,12 @@ impl<'a> Run<'a> {
                 change = watcher.changed() => {
                     let change = change?;
                     if self.node_changed(&change)? {
-                        watcher = Watcher::new(&self.netns, &self.plan.filter.hosts())?;
-                        watcher.follow(&self.observer.followed());
+                        watcher = self.watcher()?;
+                    }
+                }
+                news = self.pods.next() => {
+                    if self.pods_changed(news)? {
+                        watcher = self.watcher()?;
                     }
                 }
                 ready = events.readable() => {
@@ -276,7 +309,8 @@ impl<'a> Run<'a> {
         let mut lost = None;
         if Instant::now() >= self.counters_due {
             self.counters_due = Instant::now() + COUNTERS;
-            lost = Some(lost_by_cpu(&self.attachments.tracer().counters()?));
+            let counted_ns = monotonic_ns();
+            lost = Some((lost_by_cpu(&self.attachments.tracer().counters()?), counted_ns));
         }
         for _ in 0..BATCHES {
             let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
@@ -292,8 +326,8 @@ impl<'a> Run<'a> {
                 tracker.lost_outside(unreadable as u64);
             }
             let more = taken == BATCH;
-            if !more && let Some(lost) = &lost {
-                self.tracker.lost_in_kernel(lost);
+            if !more && let Some((lost, counted_ns)) = &lost {
+                self.tracker.lost_in_kernel(lost, *counted_ns);
             }
             // In a backlog, what would be overdue by the clock may be told by the next record.
             let last_ns = self.batch.last().map(|event| event.ts);
@@ -364,13 +398,89 @@ impl<'a> Run<'a> {
         }
         for id in &change.gone {
             let name = self.topology.namespaces.get(id).map_or_else(|| id.to_string(), |ns| ns.name.clone());
-            self.attachments.forget(*id);
-            self.observer.forget(*id);
+            self.forget(*id);
             self.say(format!("network namespace {name} is gone: it is no longer watched"));
         }
-        self.netns = self.observer.namespaces().cloned().collect();
-        self.read_node()?;
+        self.look_again(!change.gone.is_empty())?;
         Ok(!change.gone.is_empty())
+    }
+
+    /// Something changed with the pods; true when the set of namespaces did.
+    fn pods_changed(&mut self, news: News) -> Result<bool, TraceError> {
+        match news {
+            News::Said(text) => {
+                self.say(text);
+                self.screen.flush();
+                Ok(false)
+            }
+            News::End(target) => {
+                let remark = add_end(&mut self.observer, &target)?;
+                let added = remark.is_some();
+                if let Some(remark) = remark {
+                    self.look_again(true)?;
+                    self.say(remark);
+                    self.screen.flush();
+                }
+                Ok(added)
+            }
+            News::Changed { gone, came } => {
+                self.follow(&gone, &came)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// A pod that is followed ended, or another one took its place.
+    fn follow(&mut self, gone: &[Held], came: &[Target]) -> Result<(), TraceError> {
+        let addresses =
+            |of: &mut dyn Iterator<Item = &Vec<IpAddr>>| -> Vec<IpAddr> { of.flatten().copied().collect() };
+        let (old, new) = (
+            addresses(&mut gone.iter().map(|g| &g.addresses)),
+            addresses(&mut came.iter().map(|c| &c.addresses)),
+        );
+        self.filter.follow_to(&old, &new);
+        // Nobody else may be followed by an address that is free again.
+        let beyond = self.attachments.tracer().set_followed(&self.filter.followed())?;
+        for id in gone.iter().filter_map(|held| held.netns) {
+            if self.plan.nodes.iter().all(|node| node.id() != id) {
+                self.forget(id);
+            }
+        }
+        for netns in came.iter().filter_map(|target| target.netns.as_ref()) {
+            if !self.plan.nodes.contains(netns) {
+                self.observer.add_pod(netns)?;
+            }
+        }
+        self.look_again(true)?;
+        // Said when it is so: who reads it may send the next packet.
+        for held in gone.iter().filter(|_| came.is_empty()) {
+            self.say(format!("{} is gone: what takes its place will be followed", held.name));
+        }
+        for target in came {
+            let addresses = addresses_words(&target.addresses);
+            self.say(match gone.first() {
+                Some(held) => {
+                    format!("{} took the place of {}: followed at {addresses}", target.name, held.name)
+                }
+                None => format!("{} is there: followed at {addresses}", target.name),
+            });
+        }
+        if let Some(words) = followed_words(beyond) {
+            self.say(words);
+        }
+        self.screen.flush();
+        Ok(())
+    }
+
+    fn forget(&mut self, id: NetnsId) {
+        self.attachments.forget(id);
+        self.observer.forget(id);
+    }
+
+    /// Reads the node anew and brings everything in step with it. `always`: even when it looks the same.
+    fn look_again(&mut self, always: bool) -> Result<(), TraceError> {
+        self.netns = self.observer.namespaces().cloned().collect();
+        self.read_node(always)
     }
 
     /// The flow leads to addresses and devices that the command line does not name: a service's endpoint, say.
@@ -379,14 +489,20 @@ impl<'a> Run<'a> {
         if !leads.is_empty() {
             watcher.follow(&leads.ends);
             self.observer.follow(leads.ends, &leads.devices);
-            self.read_node()?;
+            self.read_node(false)?;
         }
         Ok(())
     }
 
-    fn read_node(&mut self) -> Result<(), TraceError> {
-        let Observation { topology, notices } = self.observer.observe(&self.plan.filter.ends())?;
-        if topology == *self.topology {
+    fn watcher(&self) -> Result<Watcher, WatchError> {
+        let mut watcher = Watcher::new(&self.netns, &self.filter.hosts())?;
+        watcher.follow(&self.observer.followed());
+        Ok(watcher)
+    }
+
+    fn read_node(&mut self, always: bool) -> Result<(), TraceError> {
+        let Observation { topology, notices } = self.observer.observe(&self.filter.ends())?;
+        if topology == *self.topology && !always {
             return Ok(());
         }
         // What was under way is told in the words of the topology that it was seen in.
@@ -401,6 +517,8 @@ impl<'a> Run<'a> {
                 self.say(text);
             }
         }
+        self.screen.names.set_entries(&self.netns);
+        self.listeners.watch(self.netns.clone());
         self.screen.evidence.watch(self.netns.clone());
         self.kernel.watch(&self.netns);
         self.tracker.set_topology(self.topology.clone());
@@ -438,7 +556,7 @@ impl<'a> Run<'a> {
         if debug_lost > 0 {
             self.say(format!("{debug_lost} debug messages of the BPF programs were lost"));
         }
-        self.tracker.lost_in_kernel(&lost_by_cpu(&counters));
+        self.tracker.lost_in_kernel(&lost_by_cpu(&counters), monotonic_ns());
         let missed: u64 =
             self.attachments.tracer().prog_stats().iter().map(|(_, stats)| stats.recursion_misses).sum();
         if missed > 0 {
@@ -596,6 +714,22 @@ impl Screen {
         let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
         ready > 0 && poll.revents & libc::POLLERR != 0
     }
+}
+
+/// Watches the pod at an end of the flow too, and says so; `None`: it is watched already.
+fn add_end(observer: &mut Observer, target: &Target) -> Result<Option<String>, TraceError> {
+    let Some(netns) = &target.netns else { return Ok(None) };
+    // A pod that has just ended is no reason to end.
+    let added = observer.add_pod(netns).unwrap_or(false);
+    Ok(added.then(|| {
+        let addresses = addresses_words(&target.addresses);
+        format!("{} ({addresses}), an end of the flow, runs here: its side is watched too", target.name)
+    }))
+}
+
+fn followed_words(beyond: usize) -> Option<String> {
+    (beyond > 0)
+        .then(|| format!("{beyond} addresses of what is followed are too many: their packets are not seen"))
 }
 
 async fn at(when: Option<Instant>) {

@@ -1,7 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Values against the schemas in git.
+//! The schema of the JSON output, and whether a line fits it. Also used by the scenarios.
+
+use std::sync::LazyLock;
 
 use serde_json::Value;
+
+static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+    let text = include_str!("../../schema/journey.schema.json");
+    serde_json::from_str(text).expect("the schema is JSON")
+});
+
+/// One line of output fits the schema.
+#[track_caller]
+pub(crate) fn assert_fits(line: &Value) {
+    if let Err(wrong) = check(&SCHEMA, &SCHEMA, line, "") {
+        panic!("{wrong}\n{line:#}");
+    }
+}
 
 /// The part of JSON Schema that ours uses; a word it does not know is an error.
 pub(crate) fn check(schema: &Value, root: &Value, value: &Value, at: &str) -> Result<(), String> {

@@ -3,6 +3,7 @@
 
 mod cri;
 mod found;
+mod lives;
 
 use anyhow::Result;
 use tests::{

@@ -24,6 +24,7 @@ mod wording;
 
 pub use attribute::{Attribution, attribute_drop, attribute_mark, attribute_nat};
 pub use collect::CounterFiles;
+pub(crate) use collect::listening;
 pub use effect::{Done, Effect};
 pub use ipset_save::parse_ipset_save;
 pub use matching::{Matched, Truth};

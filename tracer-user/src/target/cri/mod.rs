@@ -46,20 +46,24 @@ impl Cri {
         Ok(Self { client, kind, about: OnceCell::new() })
     }
 
-    /// The addresses of each of these pods, in the same order; empty where they are not told.
-    pub fn addresses(&self, pods: &[&Known]) -> Vec<Vec<IpAddr>> {
-        let Ok(service) = self.service() else { return vec![Vec::new(); pods.len()] };
+    /// The addresses that are each of these pods' own, in the same order. `None`: not told, or not there yet.
+    pub fn addresses(&self, pods: &[&Known]) -> Vec<Option<Vec<IpAddr>>> {
+        let Ok(service) = self.service() else { return vec![None; pods.len()] };
         let requests: Vec<_> = pods
             .iter()
             .map(|pod| PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: false })
             .collect();
-        let mut answers: Vec<Vec<IpAddr>> = self
+        let own = |status: PodSandboxStatus| {
+            let (host_network, ips) = (is_host_network(&status), ips(&status));
+            if host_network { Some(Vec::new()) } else { Some(ips).filter(|ips| !ips.is_empty()) }
+        };
+        let mut answers: Vec<Option<Vec<IpAddr>>> = self
             .client
             .call_all::<PodSandboxStatusResponse>(service, "PodSandboxStatus", &requests)
             .into_iter()
-            .map(|answer| answer.ok().and_then(|a| a.status).map_or(Vec::new(), |s| ips(&s)))
+            .map(|answer| own(answer.ok()?.status?))
             .collect();
-        answers.resize(pods.len(), Vec::new());
+        answers.resize(pods.len(), None);
         answers
     }
 
@@ -124,8 +128,7 @@ impl Cri {
             let why = "its sandbox is not ready; it may be starting, or have ended";
             return Err(TargetError::Stopped { kind: Kind::Pods, name: quoted(shown), why });
         }
-        let options = status.linux.as_ref().and_then(|l| l.namespaces.as_ref()?.options.as_ref());
-        let host_network = options.is_some_and(|o| o.network == NODE);
+        let host_network = is_host_network(&status);
         let info = answer.info.get("info").map_or_else(Info::default, |json| Info::parse(json));
         let netns = self.netns(&info, host_network, shown)?;
         Ok(Located { netns: Some(netns), host_network, addresses: ips(&status), node: None })
@@ -222,6 +225,11 @@ fn container(container: Container) -> Known {
         created_ns: container.created_at,
         stopped: container.state != RUNNING,
     }
+}
+
+fn is_host_network(status: &PodSandboxStatus) -> bool {
+    let options = status.linux.as_ref().and_then(|l| l.namespaces.as_ref()?.options.as_ref());
+    options.is_some_and(|o| o.network == NODE)
 }
 
 fn ips(status: &PodSandboxStatus) -> Vec<IpAddr> {

@@ -9,6 +9,7 @@ mod sysctl;
 mod tool;
 
 pub use counters::CounterFiles;
+pub(crate) use sockets::listening;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

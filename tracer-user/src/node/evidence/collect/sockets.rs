@@ -20,6 +20,15 @@ const MAX: usize = 65_536;
 
 /// The sockets of the namespace of the calling thread.
 pub(super) fn read(netns: &str, unreadable: &mut Vec<String>) -> Vec<Socket> {
+    dump(netns, unreadable).into_iter().map(|(socket, _)| socket).collect()
+}
+
+/// The same with the sockets' inodes, by which processes hold them; what cannot be read is left out.
+pub(crate) fn listening(netns: &str) -> Vec<(Socket, u32)> {
+    dump(netns, &mut Vec::new())
+}
+
+fn dump(netns: &str, unreadable: &mut Vec<String>) -> Vec<(Socket, u32)> {
     let mut out = Vec::new();
     let mut netlink = match Netlink::open(libc::NETLINK_SOCK_DIAG, netns, &[]) {
         Ok(netlink) => netlink,
@@ -50,7 +59,7 @@ pub(super) fn read(netns: &str, unreadable: &mut Vec<String>) -> Vec<Socket> {
     out
 }
 
-fn parse(kind: u16, proto: u8, payload: &[u8]) -> Option<Socket> {
+fn parse(kind: u16, proto: u8, payload: &[u8]) -> Option<(Socket, u32)> {
     let (fixed, rest) = payload.split_at_checked(FIXED)?;
     if kind != SOCK_DIAG_BY_FAMILY {
         return None;
@@ -63,7 +72,7 @@ fn parse(kind: u16, proto: u8, payload: &[u8]) -> Option<Socket> {
     };
     let only_v6 = attributes(rest).any(|(kind, v)| kind == INET_DIAG_SKV6ONLY && v.first() == Some(&1));
     let backlog = ne32(&fixed[60..])?;
-    Some(Socket {
+    let socket = Socket {
         proto,
         local: SocketAddr::new(address, port),
         dual: address.is_ipv6() && address.is_unspecified() && !only_v6,
@@ -71,7 +80,8 @@ fn parse(kind: u16, proto: u8, payload: &[u8]) -> Option<Socket> {
         queued: ne32(&fixed[56..])?,
         backlog: if i32::from(proto) == libc::IPPROTO_TCP { backlog } else { 0 },
         ifindex: ne32(&fixed[40..])?,
-    })
+    };
+    Some((socket, ne32(&fixed[68..])?))
 }
 
 #[cfg(test)]

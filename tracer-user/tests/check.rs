@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The walk of `check` on hand-made nodes: rules as iptables-save prints them, routes by a lookup as the kernel's.
 
-#[expect(dead_code, reason = "the schema of journeys is not needed here")]
 mod schema;
 
 use std::collections::{BTreeMap, BTreeSet};

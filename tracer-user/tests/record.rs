@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Recordings: they say what the run said, and whatever else they hold, they do no harm.
 
-#[expect(dead_code, reason = "the schema of journeys is not needed here")]
 mod schema;
 mod world;
 

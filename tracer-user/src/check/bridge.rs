@@ -18,7 +18,7 @@ use crate::node::rtnl::Link;
 
 impl Walker<'_> {
     /// A frame of the bridge's own host, to the port behind which the next hop is.
-    pub(super) fn from_bridge(&mut self, host: &Arc<Host>, flight: &Flight, bridge: &Link) -> Next {
+    pub(super) fn by_bridge(&mut self, host: &Arc<Host>, flight: &Flight, bridge: &Link) -> Next {
         let Some(hop) = flight.next_hop else { return Next::End(End::Left(host.clone(), bridge.ifindex)) };
         match self.port(host, bridge, hop) {
             Answer::Peer(_, port) => self.out_of_port(host, flight, port),
@@ -104,7 +104,7 @@ impl Walker<'_> {
         Some(self.stop(host, stage, finding))
     }
 
-    pub(super) fn into_bridge(
+    pub(super) fn at_bridge(
         &mut self,
         host: &Arc<Host>,
         flight: &mut Flight,
@@ -121,7 +121,7 @@ impl Walker<'_> {
                 self.at_device(host, bridge.ifindex, Direction::In, flight);
                 return self.ingress(host, flight, bridge.ifindex);
             }
-            return self.from_bridge(host, flight, bridge);
+            return self.by_bridge(host, flight, bridge);
         }
         let name = port.name.clone();
         let before = flight.packet.dst;

@@ -129,7 +129,7 @@ fn stages(way: &Way, causes: &[(Found, usize)]) -> Vec<StageResult> {
                 let after = first_wrong.is_some_and(|first| stage > first);
                 match stage {
                     Stage::Sending if !from_pod => Verdict::NotNeeded,
-                    Stage::Tunnel if !main.tunnelled && !(after && stops) => Verdict::NotNeeded,
+                    Stage::Tunnel if !(main.tunnelled || after && stops) => Verdict::NotNeeded,
                     Stage::OtherNode if main.flight.inside.is_some() && !stops => Verdict::NotKnown,
                     Stage::OtherNode if !main.other_node && !main.tunnelled => Verdict::NotNeeded,
                     Stage::Arriving if matches!(main.end, End::Left(..)) && !after => Verdict::NotKnown,

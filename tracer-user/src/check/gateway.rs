@@ -14,7 +14,7 @@ impl Judge<'_> {
     pub(super) fn left_without_snat(&self) -> Option<Found> {
         let (host, device) = self.bare_exit()?;
         let entry = self.run.flight.entries.get(&host.id)?;
-        if !self.from_tunnel(host) || entry.before.src != entry.after.src {
+        if !self.came_by_tunnel(host) || entry.before.src != entry.after.src {
             return None;
         }
         let source = entry.after.src.0;
@@ -69,7 +69,7 @@ impl Judge<'_> {
         .checked(by, host.command(format!("{tables} -t nat -vnL POSTROUTING --line-numbers")))
         .fix(format!("let the jump to {SNAT_CHAIN} be the first rule of nat POSTROUTING (restart the egressgateway agent), or remove the rule before it"))
         .at(hook_place(host, "POSTROUTING"));
-        let stage = if self.from_tunnel(host) { Stage::OtherNode } else { Stage::Passing };
+        let stage = if self.came_by_tunnel(host) { Stage::OtherNode } else { Stage::Passing };
         Some(Found { stage, finding })
     }
 
@@ -113,7 +113,7 @@ impl Judge<'_> {
         .checked(format!("no program listens to ARP on {shown}"), host.command("cat /proc/net/packet"))
         .fix(format!("start (or restart) the egressgateway agent on {name}; from that network: arping {address}"))
         .at(Walker::place(host, device));
-        let stage = if self.from_tunnel(host) { Stage::OtherNode } else { Stage::Arriving };
+        let stage = if self.came_by_tunnel(host) { Stage::OtherNode } else { Stage::Arriving };
         Some(Found { stage, finding })
     }
 }

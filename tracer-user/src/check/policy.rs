@@ -118,7 +118,7 @@ impl Judge<'_> {
     }
 
     /// It came into this node by EgressGateway's tunnel.
-    pub(super) fn from_tunnel(&self, host: &Host) -> bool {
+    pub(super) fn came_by_tunnel(&self, host: &Host) -> bool {
         self.steps().any(|(other, step)| match &step.place {
             Place::Device { device, direction: Direction::In }
                 if other.id == host.id && step.encap.is_none() =>

@@ -59,7 +59,7 @@ impl Walker<'_> {
             return self.encapsulate(host, flight, &link);
         }
         if link.is_kind("bridge") {
-            return self.from_bridge(host, flight, &link);
+            return self.by_bridge(host, flight, &link);
         }
         self.wire(host, flight, &link)
     }
@@ -192,7 +192,7 @@ impl Walker<'_> {
             return next;
         }
         match link.master.and_then(|master| host.link(master).cloned()) {
-            Some(bridge) if bridge.is_kind("bridge") => self.into_bridge(host, flight, &link, &bridge),
+            Some(bridge) if bridge.is_kind("bridge") => self.at_bridge(host, flight, &link, &bridge),
             _ => {
                 if let Some(next) = self.no_port(host, flight, &link) {
                     return next;

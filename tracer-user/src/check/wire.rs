@@ -36,16 +36,7 @@ impl Walker<'_> {
             return Next::End(End::Unknown(format!("{} has no device {output} any more", host.name())));
         };
         if !link.is_up() {
-            let stage = self.stage(host, Stage::Passing, flight);
-            let finding = Finding::new(
-                &c::SIMPLE,
-                Certain,
-                format!("{} of {} is down", host.device(output), host.name()),
-            )
-            .checked("packets are routed to it", host.command(format!("ip link show {}", link.name)))
-            .fix(host.command(format!("ip link set {} up", link.name)))
-            .at(Self::place(host, output));
-            return self.stop(host, stage, finding);
+            return self.down(host, flight, &link, Stage::Passing, "packets are routed to it");
         }
         self.fit(host, flight, &link);
         if let Some(mac) = link.mac.first_chunk() {
@@ -62,6 +53,16 @@ impl Walker<'_> {
             return self.by_bridge(host, flight, &link);
         }
         self.wire(host, flight, &link)
+    }
+
+    fn down(&mut self, host: &Arc<Host>, flight: &Flight, link: &Link, own: Stage, why: &str) -> Next {
+        let device = host.device(link.ifindex);
+        let finding = Finding::new(&c::SIMPLE, Certain, format!("{device} of {} is down", host.name()))
+            .checked(why, host.command(format!("ip link show {device}")))
+            .fix(host.command(format!("ip link set {device} up")))
+            .at(Self::place(host, link.ifindex));
+        let stage = self.stage(host, own, flight);
+        self.stop(host, stage, finding)
     }
 
     /// Over a link to whoever has the next hop's address.
@@ -177,16 +178,7 @@ impl Walker<'_> {
             return Next::End(End::Unknown(format!("{} has no device {device} any more", host.name())));
         };
         if !link.is_up() {
-            let stage = self.stage(host, Stage::Marking, flight);
-            let finding = Finding::new(
-                &c::SIMPLE,
-                Certain,
-                format!("{} of {} is down", host.device(device), host.name()),
-            )
-            .checked("the packet would come in by it", host.command(format!("ip link show {}", link.name)))
-            .fix(host.command(format!("ip link set {} up", link.name)))
-            .at(Self::place(host, device));
-            return self.stop(host, stage, finding);
+            return self.down(host, flight, &link, Stage::Marking, "the packet would come in by it");
         }
         if let Some(next) = self.looped(host, device, flight) {
             return next;

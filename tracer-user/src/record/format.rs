@@ -18,6 +18,7 @@ pub const SCHEMA: &str = "egwtrace-recording/1";
 /// One line. Not tagged inside: maps with numbers as keys would not survive it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, and taken apart at once")]
 pub(super) enum Line {
     /// The first line.
     Begin(Begin),
@@ -79,8 +80,6 @@ pub(super) struct TickLine {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) asked: Vec<Asked>,
     pub(super) destinations: Vec<IpAddr>,
-    #[serde(default)]
-    pub(super) asked: Vec<Asked>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]

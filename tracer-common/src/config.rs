@@ -59,8 +59,8 @@ pub struct Config {
     pub tcp_send_reset_args: u32,
     /// 1: send debug messages, see [`crate::DebugRecord`].
     pub debug: u32,
-    /// `FOLLOW_*`: this side's list is in [`Settings::followed`] and may change, and is empty here; 0 neither.
-    pub follow: u32,
     /// BTF id of `struct sk_buff` in vmlinux, where the kernel has `bpf_rdonly_cast` (6.2 -); else 0.
     pub skb_type: u32,
+    /// `FOLLOW_*`: this side's list is in [`Settings::followed`] and may change, and is empty here; 0 neither.
+    pub follow: u32,
 }

@@ -130,8 +130,8 @@ pub static CONFIG: Config = Config {
     kfree_skb_args: 0,
     tcp_send_reset_args: 0,
     debug: 0,
-    follow: 0,
     skb_type: 0,
+    follow: 0,
 };
 
 #[unsafe(no_mangle)]

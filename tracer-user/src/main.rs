@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "egwtrace: {error:#}");
+            let _ = writeln!(std::io::stderr(), "egwtrace: {}", one_line(&error));
             ExitCode::from(EXIT_USAGE)
         }
     }
@@ -158,4 +158,17 @@ fn quiet_pipe(written: std::io::Result<()>) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write"),
     }
+}
+
+/// The error and its causes, each said once: some messages have their cause in them.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |mut line, cause| {
+        if !line.contains(&cause) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&cause);
+        }
+        line
+    })
 }

@@ -228,6 +228,19 @@ fn nothing_is_claimed_when_events_were_lost() {
 }
 
 #[test]
+fn nothing_has_vanished_before_the_losses_are_counted() {
+    let mut w = World::new(false);
+    w.tracker.lost_in_kernel(&[0], w.now);
+    w.tc(&egress::syn(), POD, ETH0, OUT, 1000);
+    // The records of the next hops found no room, and nothing has come since that would show the gap.
+    w.wait(1500);
+    assert_eq!(w.ending(1), Ending::Open, "{}", w.screen());
+    w.tracker.lost_in_kernel(&[7], w.now);
+    w.wait(20);
+    assert_eq!(w.ending(1), Ending::Unclear { lost: 7 });
+}
+
+#[test]
 fn the_bridge_may_have_taken_it_elsewhere() {
     let mut w = World::new(false);
     let p = Pkt::tcp("10.200.0.22", 41234, "10.200.0.23", 80);

@@ -85,3 +85,21 @@ fn a_new_rule_is_known_to_the_next_drop() -> Result<()> {
     assert_eq!(last, "dropped NETFILTER_DROP at nft_do_chain in node1 (cni0) FORWARD ip late c");
     Ok(())
 }
+
+#[test]
+fn a_pods_veth_that_is_deleted_is_told_and_the_run_ends_cleanly() -> Result<()> {
+    skip_unless_able!();
+    let lab = Lab::up(Spec::unique().without_mesh())?;
+    let mut trace = trace(&lab, "node1", "--pod @visitor --dst 172.16.25.183:80")?;
+    Probe::Egw.run(&lab, Family::V4)?;
+    trace.until_closed()?;
+    lab.sh("node1", "ip link del vethpod")?;
+    trace.until_says("\"appeared\":false")?;
+    let traced = trace.stop()?.clean()?;
+    let gone = |notice: &&serde_json::Value| notice["appeared"] == false;
+    let devices: Vec<_> =
+        traced.notices.iter().filter(gone).map(|notice| notice["device"].as_str()).collect();
+    assert!(devices.contains(&Some("vethpod")) && devices.contains(&Some("eth0")), "{devices:?}");
+    assert_eq!(traced.count("vanished") + traced.count("dropped"), 0, "{}", traced.list());
+    Ok(())
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tests::{
-    Backend, Lab, Spec,
+    Lab, Spec,
     client::{self, Outcome, Request},
     drops::{By, DropAt, Hook, Traffic},
     probe::Probe,
@@ -90,18 +90,17 @@ const CASES: [Case; 5] = [
     },
 ];
 
-fn at_each_hook(backend: Backend, by: By, table: &str) -> Result<()> {
-    let lab = Lab::up(Spec::unique().without_mesh().with_backend(backend))?;
+#[test]
+fn by_a_policy_in_a_table_of_its_own_at_each_hook() -> Result<()> {
+    skip_unless_able!();
+    let (by, table) = (By::NftPolicy { priority: 7 }, "ip egwt_drop HOOK");
+    let lab = Lab::up(Spec::unique().without_mesh())?;
     for case in CASES {
         let table = table.replace("HOOK", case.hook.name());
         let traffic = Traffic::tcp_to_port(80).to(t::ext(Family::V4));
         let one = DropAt { place: case.place, hook: case.hook, by, traffic, family: Family::V4 };
-        let symbol = match (backend, by) {
-            (Backend::Legacy, By::Rule { .. } | By::Policy { .. }) => "nf_hook_slow",
-            _ => "nft_do_chain",
-        };
         let expected = format!(
-            "dropped NETFILTER_DROP at {symbol} in {}{} {} {table}",
+            "dropped NETFILTER_DROP at nft_do_chain in {}{} {} {table}",
             case.place,
             case.device,
             case.hook.name().to_uppercase()
@@ -115,45 +114,6 @@ fn at_each_hook(backend: Backend, by: By, table: &str) -> Result<()> {
         )?;
     }
     Ok(())
-}
-
-#[test]
-fn by_a_rule_of_mangle_at_each_hook_with_nft() -> Result<()> {
-    skip_unless_able!();
-    at_each_hook(Backend::Nft, By::Rule { table: "mangle" }, "mangle")
-}
-
-#[test]
-fn by_a_rule_of_mangle_at_each_hook_with_legacy() -> Result<()> {
-    skip_unless_able!();
-    at_each_hook(Backend::Legacy, By::Rule { table: "mangle" }, "mangle")
-}
-
-#[test]
-fn by_a_policy_in_a_table_of_its_own_at_each_hook() -> Result<()> {
-    skip_unless_able!();
-    at_each_hook(Backend::Nft, By::NftPolicy { priority: 7 }, "ip egwt_drop HOOK")
-}
-
-#[test]
-fn by_a_policy_of_iptables_with_legacy() -> Result<()> {
-    skip_unless_able!();
-    let lab = Lab::up(Spec::unique().without_mesh().with_backend(Backend::Legacy))?;
-    let one = DropAt {
-        place: "visitor",
-        hook: Hook::Output,
-        by: By::Policy { table: "filter" },
-        traffic: Traffic::default(),
-        family: Family::V4,
-    };
-    let line = "--pod @visitor --dst 172.16.25.183:80";
-    assert_dropped(
-        &lab,
-        one,
-        "node1",
-        line,
-        "dropped NETFILTER_DROP at nf_hook_slow in visitor OUTPUT filter",
-    )
 }
 
 #[test]

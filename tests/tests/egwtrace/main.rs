@@ -3,14 +3,20 @@
 //! printed with what happened.
 
 mod changes;
+mod check;
 mod drops;
 mod egress;
+mod explain;
 mod fragments;
 mod journey;
+mod kinds;
 mod loss;
 mod others;
 mod pods;
 mod run_ends;
 mod running;
 mod same_node;
+#[path = "../../../tracer-user/tests/schema/mod.rs"]
+mod schema;
 mod services;
+mod tables;

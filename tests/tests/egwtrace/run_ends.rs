@@ -121,6 +121,8 @@ fn what_cannot_be_is_one_line_and_exit_code_2() -> Result<()> {
         ("--pod @nobody --dst 172.16.25.183", "no container runtime found"),
         ("--netns @nobody --dst 172.16.25.183", "no network namespace"),
         ("--dst 172.16.25.183 --node-netns @nobody", "no network namespace"),
+        ("--netns /nonexistent", "\"/nonexistent\": No such file or directory (os error 2)\n"),
+        ("--pid 99999999", "no process 99999999"),
         ("--dst 172.16.25.183:70000", "70000"),
         ("--dst 172.16.25.183 --dport 70000", "70000"),
         ("--src 10.200.0.22 --dst fd00:172::183", "cannot both match"),
@@ -174,13 +176,16 @@ fn a_line_is_there_soon_after_its_packet() -> Result<()> {
     skip_unless_able!();
     let lab = lab()?;
     let mut trace = trace_text(&lab, "node1", "--pod @visitor --dst 172.16.25.183:7")?;
-    for port in 5001..5006 {
+    let mut delays = Vec::new();
+    for port in 5001..5012 {
         let sent = Instant::now();
         client::udp(&lab.ns("visitor"), (t::ext(Family::V4), 7).into(), port, b"now", client::PATIENCE)?;
         let shown = trace.until_says(&format!("10.200.0.22:{port}"))?;
-        let took = shown.duration_since(sent);
-        assert!(took < Duration::from_millis(300), "{took:?}");
+        delays.push(shown.duration_since(sent));
     }
+    delays.sort_unstable();
+    // Other tests keep the machine busy: the worst ones say nothing of the tracer.
+    assert!(delays[delays.len() / 2] < Duration::from_millis(50), "{delays:?}");
     Ok(())
 }
 

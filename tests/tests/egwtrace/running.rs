@@ -215,7 +215,11 @@ impl Running {
     }
 
     fn text(&self) -> String {
-        self.got.iter().flat_map(|(_, line)| [line.as_str(), "\n"]).collect()
+        let told = |line: &str| match Journey::parse(line, &self.prefix) {
+            Some(journey) => format!("{}\n    {}\n", journey.title(), journey.hops().join("\n    ")),
+            None => format!("{line}\n"),
+        };
+        self.got.iter().map(|(_, line)| told(line)).collect()
     }
 }
 
@@ -247,6 +251,10 @@ impl Traced {
         let mut journeys = BTreeMap::new();
         let (mut summary, mut notices) = (Value::Null, Vec::new());
         for line in &lines {
+            if line.starts_with('{') {
+                let value = serde_json::from_str(line).expect("a line of JSON");
+                crate::schema::assert_fits(&value);
+            }
             if let Some(journey) = Journey::parse(line, prefix) {
                 journeys.insert(journey.id(), journey);
                 continue;

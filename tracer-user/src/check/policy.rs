@@ -54,7 +54,18 @@ impl Judge<'_> {
         ];
         // What left as it should not have: the first of these explains it.
         out.push(self.not_selected().or_else(|| self.not_translated()).or_else(|| self.pod_address()));
-        out.into_iter().flatten().collect()
+        let mut out: Vec<Found> = out.into_iter().flatten().collect();
+        if let Some(host) = self.hosts.iter().find(|h| !h.evidence.unreadable.is_empty()) {
+            // Rules that were not read may do what none of the others does.
+            for found in &mut out {
+                let finding = found
+                    .finding
+                    .clone()
+                    .fact(format!("not all of {} could be read: see below", host.name()));
+                found.finding = Finding { certainty: Possible, ..finding };
+            }
+        }
+        out
     }
 
     fn host(&self, step: usize) -> Option<&Arc<Host>> {
@@ -264,6 +275,10 @@ impl Judge<'_> {
     fn not_selected(&self) -> Option<Found> {
         let (host, device) = self.bare_exit()?;
         if Some(host.id) != self.run.first_node || self.is_translated(host) || self.is_marked(host) {
+            return None;
+        }
+        // The mark is put on what pods of this node send.
+        if matches!(self.run.steps.first()?.place, Place::Device { .. }) {
             return None;
         }
         let evidence = &host.evidence;
@@ -545,6 +560,18 @@ pub(super) fn policys_address(
             Some(Target::Snat(to)) => Some((to.addresses?, named?)),
             _ => None,
         }
+    })
+}
+
+/// A policy's sets name both ends. On the node of a pod they name the pods of that node only.
+pub(super) fn selected(evidence: &NetnsEvidence, source: IpAddr, destination: IpAddr) -> bool {
+    let family = if source.is_ipv6() { "v6" } else { "v4" };
+    let prefix = format!("egress-src-{family}-");
+    evidence.sets.keys().filter(|set| set.starts_with(&prefix)).any(|set| {
+        let other = format!("egress-dst-{family}-{}", &set[prefix.len()..]);
+        // Without a set of destinations the policy is for all of them.
+        let to = !evidence.sets.contains_key(&other) || contains(evidence, &other, destination);
+        to && contains(evidence, set, source)
     })
 }
 

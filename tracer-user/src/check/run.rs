@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::chance::Chances;
 use super::flight::{Flight, Mode, Tuple};
-use super::policy::{Judge, egress_tunnel, policys_address};
+use super::policy::{Judge, egress_tunnel, policys_address, selected};
 use super::report::{Ending, Path, Place, Report, Stage, StageResult, Step, Verdict};
 use super::walker::{End, Found, Next, Walker};
 use super::world::{Host, World};
@@ -622,7 +622,7 @@ fn start(
         world.watched().into_iter().find(|h| h.role == Role::Node).ok_or("no node's namespace is known")?;
     let source = question.source.ok_or("no source is known")?;
     // A pod of another node comes by the egress tunnel where a policy of this gateway selects it.
-    if policys_address(&node.evidence, source, question.destination).is_some()
+    if selected(&node.evidence, source, question.destination)
         && let Some(link) = egress_tunnel(&node)
     {
         let mut peers =

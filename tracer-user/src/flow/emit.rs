@@ -123,7 +123,11 @@ impl Tracker {
             if self.slots.due[at as usize] > now_ns {
                 continue;
             }
-            if self.slots.get(at).close <= now_ns {
+            let slot = self.slots.get(at);
+            if slot.close <= now_ns {
+                if matches!(slot.journey.ending, Ending::Open) && slot.close > self.counted_to {
+                    continue;
+                }
                 self.settle(at, false, out);
             } else {
                 self.show(at, out);

@@ -6,6 +6,7 @@ use tracer_common::{Event, FLAG_REVERSE, SCOPE_NOWHERE};
 use super::addr::Addr;
 use super::author::Deed;
 use super::model::{Cause, Ending, Hop, MarkChange, Place};
+use super::places::During;
 use super::slots::At;
 use super::tracker::Tracker;
 use crate::node::Hook;
@@ -117,6 +118,15 @@ impl Tracker {
         // The mark that was looked up is the packet's own on the way on, unless the lookup is for the
         // outer packet.
         let own = e.dst == slot.ends.dst.addr.0 && !reverse && slot.visited != 0 && e.skb != 0;
+        // A table of OUTPUT that changes the mark has the way looked up again: the next position there tells which.
+        let told_there = match slot.last_seen().map(|h| (h.netns, h.place)) {
+            Some((netns, Place::Hook { hook: Hook::Output, priority: Some(priority), .. })) => {
+                let now = During { from: e.ts, until: e.ts };
+                self.positions.next_after(netns, slot.family, Hook::Output, priority, now).is_some()
+            }
+            _ => false,
+        };
+        let own = own && !told_there;
         if own && e.mark != from {
             let interval = self.attribute(at, e, &hop, (Deed::Mark, u64::from(from), u64::from(e.mark)));
             if let Some(interval) = interval {

@@ -101,6 +101,8 @@ pub struct Tracker {
     pub(crate) leads: super::leads::Known,
     pub(crate) strays: Vec<super::emit::Notice>,
     pub(crate) ids: u64,
+    /// Up to here it is known what was lost.
+    pub(crate) counted_to: u64,
     pub(crate) first_ts: Option<u64>,
     pub(crate) now: u64,
 }
@@ -175,6 +177,7 @@ impl Tracker {
             leads: super::leads::Known::default(),
             strays: Vec::new(),
             ids: 0,
+            counted_to: u64::MAX,
             first_ts: None,
             now: 0,
         }
@@ -208,8 +211,11 @@ impl Tracker {
     }
 
     /// The kernel's own counts of records that found no room, one for each CPU, since the start. Gaps in the
-    /// records' numbers show the same loss; it is counted once.
-    pub fn lost_in_kernel(&mut self, by_cpu: &[u64]) {
+    /// records' numbers show the same loss; it is counted once. `counted_ns`: when they were read, CLOCK_MONOTONIC;
+    /// all records from before have been pushed. Once it was called, nothing is said to have vanished later than
+    /// that: what was lost meanwhile is not known yet.
+    pub fn lost_in_kernel(&mut self, by_cpu: &[u64], counted_ns: u64) {
+        self.counted_to = counted_ns;
         self.loss.kernel(by_cpu);
     }
 

@@ -73,7 +73,8 @@ impl Text {
             text.piece(&[(Style::Yellow, &format!("mark {}", hex(line.journey.packet.mark)))]);
         }
         self.route_piece(&mut text, scene, hop);
-        changes(&mut text, scene, hop, table.is_some(), line.authors);
+        let told = table.is_some() && matches!(hop.place, Place::Hook { .. });
+        changes(&mut text, scene, hop, told, line.authors);
         self.encap_piece(&mut text, line, hop);
         if verbose > 1 && !matches!(hop.place, Place::Route { .. }) {
             text.piece(&[(Style::Dim, &format!("ttl {} len {} mark {}", hop.ttl, hop.len, hex(hop.mark)))]);
@@ -419,11 +420,6 @@ fn changes(text: &mut Line, scene: &Scene<'_>, hop: &Hop, told: bool, authors: O
     }
 }
 
-/// ` (shop/web)`, where it has a name.
-fn owner_words(scene: &Scene<'_>, end: Endpoint) -> String {
-    scene.owner(end.addr).map(|name| format!(" ({name})")).unwrap_or_default()
-}
-
 /// "by mangle EGRESSGATEWAY-MARK-REQUEST rule 1 "Set mark for EgressPolicy default-test"".
 fn by_rule(text: &mut Line, found: Option<&Attribution>) {
     let Some(found) = found else { return };
@@ -438,4 +434,9 @@ fn by_rule(text: &mut Line, found: Option<&Attribution>) {
         words.push_str(&format!("; not decided: {what} of {rule}"));
     }
     text.piece(&[(Style::Plain, &words)]);
+}
+
+/// ` (shop/web)`, where it has a name.
+fn owner_words(scene: &Scene<'_>, end: Endpoint) -> String {
+    scene.owner(end.addr).map(|name| format!(" ({name})")).unwrap_or_default()
 }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::explain::Asked;
 use crate::flow::{Journey, Names};
 use crate::node::evidence::Evidence;
 use crate::node::{NetnsId, Topology};
@@ -76,6 +77,8 @@ pub(super) struct TickLine {
     pub(super) now_ns: u64,
     pub(super) counters: Vec<(NetnsId, BTreeMap<String, u64>)>,
     pub(super) destinations: Vec<IpAddr>,
+    #[serde(default)]
+    pub(super) asked: Vec<Asked>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]

@@ -16,6 +16,7 @@ use tracer_common::{Counters, Event};
 mod follow;
 
 use self::follow::{add_end, followed_words};
+use super::askers::Askers;
 use super::attach::{Attachments, Changes};
 use super::counters::CounterReader;
 use super::debug;
@@ -32,7 +33,8 @@ use crate::cli::{Filter, Format, Plan, PositionChoice};
 use crate::explain::{Explainer, Tick};
 use crate::flow::{Ending, Names, Notice, Options, Tracker, Update, Zoom};
 use crate::node::{
-    Change, IpPrefix, Netns, NetnsId, Observation, ObserveError, Observer, Topology, WatchError, Watcher,
+    Change, IpPrefix, Netns, NetnsId, Observation, ObserveError, Observer, Role, Topology, WatchError,
+    Watcher,
 };
 use crate::output::{Explanation, Json, Missing, Output, Scene, Text};
 use crate::target::Target;
@@ -132,6 +134,7 @@ struct Run<'a> {
     counters_due: Instant,
     silence_due: Instant,
     kernel: CounterReader,
+    askers: Askers,
 }
 
 /// Where and how things are printed.
@@ -184,6 +187,8 @@ impl<'a> Run<'a> {
         reader.watch(netns.clone());
         let mut kernel = CounterReader::default();
         kernel.watch(&netns);
+        let mut askers = Askers::default();
+        askers.watch(&nodes(&topology, &netns));
         let mut attachments = Attachments::new(tracer, plan.tc, plan.positions);
         let Changes { mut missing, .. } = attachments.reconcile(&topology, &netns)?;
         missing.extend(absent.iter().map(|absent| Missing {
@@ -247,11 +252,12 @@ impl<'a> Run<'a> {
             counters_due: Instant::now(),
             silence_due: Instant::now(),
             kernel,
+            askers,
         })
     }
 
     async fn go(&mut self, signals: &mut Signals) -> Result<Outcome, TraceError> {
-        let mut watcher = Watcher::new(&self.netns, &self.filter.hosts())?;
+        let mut watcher = self.watcher()?;
         let events = self.attachments.tracer().events_fd().map_err(TraceError::Wait)?;
         // SAFETY: an owned descriptor: it is the same one, and open, until `events` is dropped.
         let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
@@ -311,7 +317,8 @@ impl<'a> Run<'a> {
         let mut lost = None;
         if Instant::now() >= self.counters_due {
             self.counters_due = Instant::now() + COUNTERS;
-            lost = Some(lost_by_cpu(&self.attachments.tracer().counters()?));
+            let counted_ns = monotonic_ns();
+            lost = Some((lost_by_cpu(&self.attachments.tracer().counters()?), counted_ns));
         }
         for _ in 0..BATCHES {
             let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
@@ -327,8 +334,8 @@ impl<'a> Run<'a> {
                 tracker.lost_outside(unreadable as u64);
             }
             let more = taken == BATCH;
-            if !more && let Some(lost) = &lost {
-                self.tracker.lost_in_kernel(lost);
+            if !more && let Some((lost, counted_ns)) = &lost {
+                self.tracker.lost_in_kernel(lost, *counted_ns);
             }
             // In a backlog, what would be overdue by the clock may be told by the next record.
             let last_ns = self.batch.last().map(|event| event.ts);
@@ -350,7 +357,8 @@ impl<'a> Run<'a> {
         self.silence_due = Instant::now() + SILENCE;
         let counters = self.kernel.risen();
         let hosts: Vec<_> = self.filter.dst.iter().map(IpPrefix::address).collect();
-        let tick = Tick { now_ns: monotonic_ns(), counters: &counters, destinations: &hosts };
+        let asked = self.askers.take();
+        let tick = Tick { now_ns: monotonic_ns(), counters: &counters, destinations: &hosts, asked: &asked };
         self.screen.tick(&self.topology, &tick);
         self.screen.flush();
     }
@@ -411,10 +419,10 @@ impl<'a> Run<'a> {
         self.observer.forget(id);
     }
 
-    fn watcher(&self) -> Result<Watcher, WatchError> {
-        let mut watcher = Watcher::new(&self.netns, &self.filter.hosts())?;
-        watcher.follow(&self.observer.followed());
-        Ok(watcher)
+    /// Reads the node anew and brings everything in step with it. `always`: even when it looks the same.
+    fn look_again(&mut self, always: bool) -> Result<(), TraceError> {
+        self.netns = self.observer.namespaces().cloned().collect();
+        self.read_node(always)
     }
 
     /// The flow leads to addresses and devices that the command line does not name: a service's endpoint, say.
@@ -424,14 +432,18 @@ impl<'a> Run<'a> {
             self.pods.look_for(&leads.ends);
             watcher.follow(&leads.ends);
             self.observer.follow(leads.ends, &leads.devices);
-            self.look_again(false)?;
+            self.read_node(false)?;
         }
         Ok(())
     }
 
-    /// Reads the node anew and brings everything in step with it. `always`: even when it looks the same.
-    fn look_again(&mut self, always: bool) -> Result<(), TraceError> {
-        self.netns = self.observer.namespaces().cloned().collect();
+    fn watcher(&self) -> Result<Watcher, WatchError> {
+        let mut watcher = Watcher::new(&self.netns, &self.filter.hosts())?;
+        watcher.follow(&self.observer.followed());
+        Ok(watcher)
+    }
+
+    fn read_node(&mut self, always: bool) -> Result<(), TraceError> {
         let Observation { topology, notices } = self.observer.observe(&self.filter.ends())?;
         if topology == *self.topology && !always {
             return Ok(());
@@ -452,6 +464,7 @@ impl<'a> Run<'a> {
         self.listeners.watch(self.netns.clone());
         self.screen.evidence.watch(self.netns.clone());
         self.kernel.watch(&self.netns);
+        self.askers.watch(&nodes(&self.topology, &self.netns));
         self.tracker.set_topology(self.topology.clone());
         self.tracker.change_positions(&self.attachments.positions(), during);
         self.screen.flush();
@@ -487,7 +500,7 @@ impl<'a> Run<'a> {
         if debug_lost > 0 {
             self.say(format!("{debug_lost} debug messages of the BPF programs were lost"));
         }
-        self.tracker.lost_in_kernel(&lost_by_cpu(&counters));
+        self.tracker.lost_in_kernel(&lost_by_cpu(&counters), monotonic_ns());
         let missed: u64 =
             self.attachments.tracer().prog_stats().iter().map(|(_, stats)| stats.recursion_misses).sum();
         if missed > 0 {
@@ -645,6 +658,13 @@ impl Screen {
         let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
         ready > 0 && poll.revents & libc::POLLERR != 0
     }
+}
+
+/// Those of the namespaces that are nodes'.
+fn nodes<'n>(topology: &Topology, netns: &'n [Netns]) -> Vec<&'n Netns> {
+    let is_node =
+        |netns: &&Netns| topology.namespaces.get(&netns.id()).is_some_and(|ns| ns.role == Role::Node);
+    netns.iter().filter(is_node).collect()
 }
 
 async fn at(when: Option<Instant>) {

@@ -68,8 +68,18 @@ pub(super) enum Command {
 }
 
 /// What `check` has no use for.
-pub(super) const NOT_OF_CHECK: [&str; 9] =
-    ["positions", "tc", "count", "duration", "fail_on_drop", "drops", "time", "record", "debug_bpf"];
+pub(super) const NOT_OF_CHECK: [&str; 10] = [
+    "follow",
+    "positions",
+    "tc",
+    "count",
+    "duration",
+    "fail_on_drop",
+    "drops",
+    "time",
+    "record",
+    "debug_bpf",
+];
 
 /// Flags of `explain`.
 #[derive(Args, Clone, Debug, Default)]
@@ -217,7 +227,7 @@ pub struct TraceArgs {
     ///
     /// The file must not exist. It holds addresses, ports, firewall rules, routes and names of the node, and no
     /// payload of any packet; only its owner may read it.
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    #[arg(long, value_name = "FILE", help_heading = "Output", hide_short_help = true)]
     pub record: Option<PathBuf>,
 
     /// Print the programs' own debug messages

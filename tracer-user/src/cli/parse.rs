@@ -66,7 +66,7 @@ fn one_line(message: &str) -> String {
         .map(|line| printable(line.trim()))
         .filter(|line| !line.is_empty())
         .collect();
-    format!("{} (see egwtrace --help)", lines.join("; "))
+    format!("{} (see egwtrace --help)", lines.join("; ").replace(":; ", ": "))
 }
 
 #[cfg(test)]

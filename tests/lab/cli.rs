@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    Backend, Lab, Spec, containers,
+    Backend, Lab, Spec, causes, containers,
     faults::{self, Verdict},
     helper::{self, Helper},
     ns::Ns,
@@ -186,6 +186,9 @@ pub struct VerifyOptions {
     /// So many at a time.
     #[arg(long, default_value_t = 4)]
     pub jobs: usize,
+    /// Only what the client sees, not which cause egwtrace names.
+    #[arg(long)]
+    pub no_causes: bool,
 }
 
 /// Tries faults, each in a fresh lab of its own, and says of each whether its client saw what it
@@ -201,13 +204,25 @@ pub fn verify(options: &VerifyOptions, helper: &Helper) -> Result<()> {
     } else {
         options.names.iter().map(|name| faults::find(name)).collect::<Result<Vec<_>>>()?
     };
-    let trials: Vec<Trial> = faults.into_iter().map(|fault| Trial { fault, family, backend }).collect();
+    let causes = !options.no_causes && causes::binary().is_some();
+    if !causes && !options.no_causes {
+        eprintln!("no egwtrace (cargo xtask build makes it): causes are not checked");
+    }
+    let trial = |fault| Trial { fault, family, backend, causes };
+    let trials: Vec<Trial> = faults.into_iter().map(trial).collect();
     let (mut fine, mut other) = (0, 0);
     verify::run(&trials, options.jobs, helper, |trial, result| {
         let (mark, text) = match result {
-            Ok(Verdict { report, wrong: None, .. }) => ("ok", report.to_string()),
-            Ok(Verdict { report, wrong: Some(wrong), .. }) => {
-                ("DIFFERS", format!("{report}; expected {wrong}"))
+            Ok(Verdict { report, causes, wrong, .. }) => {
+                let named = match causes.as_deref() {
+                    None => String::new(),
+                    Some("") => " → no cause".to_owned(),
+                    Some(causes) => format!(" → {causes}"),
+                };
+                match wrong {
+                    None => ("ok", format!("{report}{named}")),
+                    Some(wrong) => ("DIFFERS", format!("{report}{named}; expected {wrong}")),
+                }
             }
             Err(error) => ("ERROR", format!("{error:#}")),
         };

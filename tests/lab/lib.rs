@@ -34,6 +34,7 @@ macro_rules! skip_unless_root {
 }
 
 pub mod announce;
+pub mod causes;
 pub mod cli;
 pub mod client;
 mod conntrack;

@@ -77,6 +77,12 @@ pub enum Probe {
     MeshPort,
     /// visitor to mesh, through mesh's sidecar.
     MeshIn,
+    /// visitor to a port of ext on which nothing listens.
+    ExtClosed,
+    /// podb, a pod that no policy selects, to ext.
+    PodbEgw,
+    /// visitor to ext, a datagram that wants no answer (syslog).
+    OneWay,
 }
 
 /// What came of a probe.
@@ -169,6 +175,13 @@ impl Probe {
             Self::Docker => tcp("ext", NODE1.ip(Family::V4), 443),
             Self::MeshOut => mesh(lab, 80),
             Self::MeshPort => mesh(lab, 6379),
+            Self::ExtClosed => tcp("visitor", t::ext(family), 81),
+            Self::PodbEgw => tcp("podb", t::ext(family), 80),
+            Self::OneWay => {
+                let to = SocketAddr::new(t::ext(family), 514);
+                let patience = Duration::from_millis(300);
+                Ok(Report::one(format!("udp to {to}"), client::udp(&visitor, to, 0, b"<6>hello", patience)?))
+            }
             Self::MeshIn => tcp("visitor", t::of(&t::PODS[3].ip, Family::V4), 80),
         }
     }

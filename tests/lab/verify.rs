@@ -7,16 +7,21 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use anyhow::Result;
 
 use crate::{
     Backend, Lab, Spec,
+    causes::{Attempt, CASES, Trace, fill},
     faults::{Fault, Verdict},
     helper::Helper,
     topology::Family,
 };
+
+/// What no packet shows is told some time later.
+const AFTER_PROBE: Duration = Duration::from_millis(900);
 
 /// One fault to try, and in what.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +32,8 @@ pub struct Trial {
     pub family: Family,
     /// The iptables back end of the lab.
     pub backend: Backend,
+    /// Also whether egwtrace names its cause.
+    pub causes: bool,
 }
 
 impl Trial {
@@ -38,7 +45,21 @@ impl Trial {
         let mut spec = Spec::unique().with_backend(self.backend);
         spec.ipv6 = self.family == Family::V6;
         let lab = Lab::up_with(spec, helper.clone())?;
-        let verdict = self.fault.verify(&lab, self.family)?;
+        let case = CASES.iter().find(|case| self.causes && case.name == self.fault.name);
+        let Some(case) = case else {
+            let verdict = self.fault.verify(&lab, self.family)?;
+            lab.down()?;
+            return Ok(verdict);
+        };
+        self.fault.apply(&lab, self.family)?;
+        let trace = Trace::start(&lab, &fill(case.flow, self.family), case.watch)?;
+        let mut verdict = self.fault.probed(&lab, self.family)?;
+        thread::sleep(AFTER_PROBE);
+        let found = trace.stop(case.name)?;
+        let attempt = Attempt { case, family: self.family, backend: self.backend };
+        verdict.wrong =
+            verdict.wrong.map(|wrong| format!("the client to see {wrong}")).or_else(|| attempt.wrong(&found));
+        verdict.causes = Some(found.to_string());
         lab.down()?;
         Ok(verdict)
     }

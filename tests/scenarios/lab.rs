@@ -253,6 +253,7 @@ fn every_fault_shows_its_client_what_the_catalogue_says() -> Result<()> {
                 fault,
                 family,
                 backend: Backend::Nft,
+                causes: false,
             })
         })
         .collect();

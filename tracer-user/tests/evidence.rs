@@ -191,6 +191,12 @@ fn ten_thousand_rules_are_read_in_time() {
             times.push(start.elapsed());
         }
         times.sort();
+        let netns = Netns::open(&Path::new("/run/netns").join(&node.0), "node").unwrap();
+        let first = Evidence::collect(std::slice::from_ref(&netns));
+        let start = Instant::now();
+        let second = Evidence::collect_again(std::slice::from_ref(&netns), Some(&first));
+        println!("{backend}: read again, nothing having changed, in {:?}", start.elapsed());
+        assert_eq!(second.of(netns.id()).unwrap().rulesets.len(), evidence.rulesets.len());
         let rules: usize =
             evidence.rulesets.iter().flat_map(|t| &t.chains).map(|chain| chain.rules.len()).sum();
         let start = Instant::now();
@@ -210,6 +216,29 @@ fn ten_thousand_rules_are_read_in_time() {
         assert_eq!(found.rules.len(), 1, "{found:#?}");
         assert!(found.rules[0].text.contains("10.200.3.100:801"));
     }
+}
+
+#[test]
+fn what_has_not_changed_is_not_read_again() {
+    let Some(node) = Node::new("again") else { return };
+    if !["iptables-nft", "nft"].iter().all(|tool| Node::has(tool)) {
+        println!("SKIP what_has_not_changed_is_not_read_again: iptables or nft is not installed");
+        return;
+    }
+    node.run("iptables-nft -A FORWARD -d 1.1.1.1 -j DROP");
+    let netns = Netns::open(&Path::new("/run/netns").join(&node.0), "node").unwrap();
+    let read = |before: Option<&Evidence>| Evidence::collect_again(std::slice::from_ref(&netns), before);
+    let rules = |evidence: &Evidence| {
+        let tables = &evidence.of(netns.id()).unwrap().rulesets;
+        tables.iter().flat_map(|t| &t.chains).map(|c| c.rules.len()).sum::<usize>()
+    };
+    let first = read(None);
+    assert!(first.of(netns.id()).unwrap().nft_generation.is_some());
+    let mut edited = first.clone();
+    edited.netns.get_mut(&netns.id()).unwrap().rulesets.clear();
+    assert_eq!((rules(&first), rules(&read(Some(&edited)))), (1, 0), "taken over");
+    node.run("iptables-nft -A FORWARD -d 1.1.1.2 -j DROP");
+    assert_eq!(rules(&read(Some(&edited))), 2, "read again");
 }
 
 #[test]

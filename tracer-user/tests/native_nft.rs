@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use tracer_user::flow::{Interval, NatKind};
 use tracer_user::node::evidence::{
-    CtDirection, CtState, NetnsEvidence, PacketView, attribute_drop, attribute_mark, attribute_nat, nft,
+    Backend, CtDirection, CtState, NetnsEvidence, PacketView, TableFamily, attribute_drop, attribute_mark,
+    attribute_nat, iptables, nft, parse_ipset_save,
 };
 use tracer_user::node::{Family, Hook};
 
@@ -109,5 +110,49 @@ proptest! {
     #[test]
     fn arbitrary_text_never_panics(text in ".{0,80}") {
         let _ = nft::parse(&text);
+    }
+}
+
+/// One byte or word of the tools' output is damaged: what is understood of it is walked, and nothing panics.
+fn walk_all(evidence: &NetnsEvidence) {
+    for hook in Hook::ALL {
+        for packet in [packet("10.96.100.100", 80), packet("172.16.25.183", 443)] {
+            let _ = attribute_drop(evidence, &at(hook, Family::Ipv4), &packet);
+            let _ = attribute_mark(evidence, &at(hook, Family::Ipv4), &packet, 0, 5);
+            let _ = attribute_nat(evidence, &at(hook, Family::Ipv4), &packet, NatKind::Both, None);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn damaged_listings_never_panic(at in 0..TEXT.len(), with in "[ -~]{0,3}", length in 0usize..4) {
+        let mut text = TEXT.as_bytes().to_vec();
+        let end = (at + length).min(text.len());
+        text.splice(at..end, with.bytes());
+        let listed = nft::parse(&String::from_utf8_lossy(&text));
+        walk_all(&NetnsEvidence { rulesets: listed.tables, sets: listed.sets, ..NetnsEvidence::default() });
+    }
+
+    #[test]
+    fn damaged_rules_never_panic(at in 0usize..8000, with in "[ -~\n]{0,3}", length in 0usize..4) {
+        let whole = include_str!("fixtures/firewall/node2.iptables");
+        let sets = include_str!("fixtures/firewall/node2.ipset");
+        let mut text = whole.as_bytes().to_vec();
+        let at = at % text.len();
+        let end = (at + length).min(text.len());
+        text.splice(at..end, with.bytes());
+        let text = String::from_utf8_lossy(&text);
+        let mut sets = sets.as_bytes().to_vec();
+        let at = at % sets.len();
+        let end = (at + length).min(sets.len());
+        sets.splice(at..end, with.bytes());
+        walk_all(&NetnsEvidence {
+            rulesets: iptables::parse(&text, TableFamily::Ip, Backend::IptablesNft).tables,
+            sets: parse_ipset_save(&String::from_utf8_lossy(&sets)),
+            ..NetnsEvidence::default()
+        });
     }
 }

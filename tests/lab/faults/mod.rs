@@ -91,7 +91,9 @@ pub struct Verdict {
     pub family: Family,
     /// What the client saw.
     pub report: Report,
-    /// What it should have seen, where it did not.
+    /// The causes that egwtrace named, where it was asked.
+    pub causes: Option<String>,
+    /// What should have been otherwise.
     pub wrong: Option<String>,
 }
 
@@ -184,9 +186,17 @@ impl Fault {
     /// When it cannot be applied or probed.
     pub fn verify(&self, lab: &Lab, family: Family) -> Result<Verdict> {
         self.apply(lab, family)?;
+        self.probed(lab, family)
+    }
+
+    /// Makes its traffic, it being applied, and compares.
+    ///
+    /// # Errors
+    /// When it cannot be probed.
+    pub fn probed(&self, lab: &Lab, family: Family) -> Result<Verdict> {
         let report = self.probe.run(lab, family).with_context(|| format!("probing fault `{}`", self.name))?;
         let wrong = self.expected(family).and_then(|expect| expect.differs(&report, family));
-        Ok(Verdict { name: self.name, family, report, wrong })
+        Ok(Verdict { name: self.name, family, report, causes: None, wrong })
     }
 }
 

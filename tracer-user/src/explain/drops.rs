@@ -7,7 +7,8 @@ use super::finding::Finding;
 use super::view::View;
 use super::{firewall, reasons, routing, silence, tunnel};
 use crate::flow::{DropSite, Endpoint, NatKind};
-use crate::node::{DeviceKind, PathRole, Role};
+use crate::node::evidence::Routed;
+use crate::node::{DeviceKind, NetnsId, PathRole, Role};
 
 /// The cause of a drop, if one is singled out.
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
@@ -16,8 +17,16 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
     let symbol = view.symbol(site);
     let by_symbol = || match symbol.as_str() {
         "vxlan_xmit_one" | "vxlan6_xmit_one" => tunnel::no_way_out(view, site),
-        "ip_error" | "ip6_pkt_drop" | "dst_discard" | "ip6_pkt_discard" | "ip6_pkt_prohibit" => {
-            routing::refused(view, site)
+        "ip_error"
+        | "ip6_pkt_drop"
+        | "dst_discard"
+        | "dst_discard_out"
+        | "ip6_pkt_discard"
+        | "ip6_pkt_discard_out"
+        | "ip6_pkt_prohibit"
+        | "ip6_pkt_prohibit_out" => routing::refused(view, site),
+        "neigh_invalidate" | "arp_error_report" | "ndisc_error_report" => {
+            firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour(view, site)))
         }
         "ip6_forward" => routing::forwarding_off(view, site, Likely),
         name if name.ends_with("_enqueue") => Some(queue_full(view, site)),
@@ -31,10 +40,12 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
         "IP_INADDRERRORS" if symbol == "ip_error" || symbol == "ip6_forward" => {
             routing::forwarding_off(view, site, Certain)
         }
-        "NEIGH_FAILED" | "NEIGH_QUEUEFULL" | "NEIGH_DEAD" | "NEIGH_CREATEFAIL" => Some(neighbour(view, site)),
+        "NEIGH_FAILED" | "NEIGH_QUEUEFULL" | "NEIGH_DEAD" | "NEIGH_CREATEFAIL" => {
+            firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour(view, site)))
+        }
         "NO_TX_TARGET" | "VXLAN_NO_REMOTE" => tunnel::no_peer(view, site),
         "VXLAN_VNI_NOT_FOUND" => Some(tunnel::vni(view, site)),
-        "OTHERHOST" => other_host(view, site),
+        "OTHERHOST" => other_host(view, site.netns, site.ifindex),
         "NO_SOCKET" => no_socket(view, site),
         "PKT_TOO_BIG" => Some(too_big(view, site)),
         "QDISC_DROP" | "QDISC_OVERLIMIT" | "QDISC_CONGESTED" | "FQ_BAND_LIMIT" | "FQ_FLOW_LIMIT" => {
@@ -91,10 +102,20 @@ fn neighbour(view: &View<'_>, site: &DropSite) -> Finding {
     let device = view.device_name(site.netns, site.ifindex);
     let encap = site.encap.is_some();
     let lookup = view.last_lookup(site.netns, encap).filter(|l| l.error == 0);
-    let gateway = lookup.filter(|l| !l.gateway.is_none()).map(|l| l.gateway);
     let ends = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends);
+    let gateway = match lookup {
+        Some(lookup) => (!lookup.gateway.is_none()).then_some(lookup.gateway.ip()),
+        // IPv6 sockets look their route up unseen: as the tables say.
+        None if !encap => view.of(site.netns).and_then(|e| {
+            match e.routed(Some(ends.src.addr.ip()), ends.dst.addr.ip(), site.mark) {
+                Routed::By(route) => route.next_hops.first().and_then(|hop| hop.gateway),
+                _ => None,
+            }
+        }),
+        None => None,
+    };
     let outer = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i)));
-    let next = gateway.unwrap_or(outer.map_or(ends.dst.addr, |o| o.dst.addr));
+    let next = gateway.unwrap_or(outer.map_or(ends.dst.addr, |o| o.dst.addr).ip());
     let check = view.command(site.netns, format!("ip neigh show {next} dev {device}"));
     let place = view.place(site.netns, site.ifindex);
     if view.is_vxlan(site.netns, site.ifindex) {
@@ -119,10 +140,10 @@ fn neighbour(view: &View<'_>, site: &DropSite) -> Finding {
         None => format!("{next} does not answer on {device}: no such host or pod, or it is down"),
     };
     let translated = gateway.is_none()
-        && view.journey.conntrack.iter().any(|e| e.reply.src.addr == next && e.translates());
+        && view.journey.conntrack.iter().any(|e| e.reply.src.addr.ip() == next && e.translates());
     let fix = if translated {
         let original =
-            view.journey.conntrack.iter().find(|e| e.reply.src.addr == next).map(|e| e.original.dst);
+            view.journey.conntrack.iter().find(|e| e.reply.src.addr.ip() == next).map(|e| e.original.dst);
         let original = original.map(|o| o.to_string()).unwrap_or_default();
         format!(
             "{next} is where {original} is translated to: if that endpoint is gone, remove its rule and `conntrack -D -d {}`",
@@ -140,20 +161,20 @@ fn neighbour(view: &View<'_>, site: &DropSite) -> Finding {
 }
 
 /// The frame is not for the device's MAC.
-fn other_host(view: &View<'_>, site: &DropSite) -> Option<Finding> {
-    let known = view.device(site.netns, site.ifindex)?;
-    let device = view.device_name(site.netns, site.ifindex);
+pub(super) fn other_host(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Option<Finding> {
+    let known = view.device(netns, ifindex)?;
+    let device = view.device_name(netns, ifindex);
     let own = mac(&known.mac);
-    let show = view.command(site.netns, format!("ip -d link show {device}"));
-    let wanted = view.journey.hops.iter().rev().filter(|h| h.netns == site.netns).find_map(|h| h.macs);
+    let show = view.command(netns, format!("ip -d link show {device}"));
+    let wanted = view.journey.hops.iter().rev().filter(|h| h.netns == netns).find_map(|h| h.macs);
     let wanted = wanted.map(|macs| macs.destination);
     let to_mac = wanted.map_or_else(|| "another MAC".to_owned(), |to| mac(&to));
-    let fact = format!("dropped on arrival: OTHERHOST; the frame is for {to_mac}, {device} has {own}");
+    let fact = format!("it ends on arrival: the frame is for {to_mac}, {device} has {own}");
     let owner = wanted.and_then(|to| {
         let namespaces = view.topology.namespaces.values();
         namespaces.flat_map(|ns| ns.devices.values().map(move |d| (ns, d))).find(|(_, d)| d.mac == to)
     });
-    let place = view.place(site.netns, site.ifindex);
+    let place = view.place(netns, ifindex);
     if let DeviceKind::Vxlan { .. } = known.kind {
         return Some(
             Finding::new(
@@ -170,7 +191,7 @@ fn other_host(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     }
     let lone_port =
         known.kind == DeviceKind::Veth && known.master.is_none() && known.watched != Some(PathRole::Uplink);
-    let bridge = owner.filter(|(ns, d)| ns.id == site.netns && d.kind == DeviceKind::Bridge);
+    let bridge = owner.filter(|(ns, d)| ns.id == netns && d.kind == DeviceKind::Bridge);
     if lone_port && (bridge.is_some() || wanted.is_none()) {
         let name = bridge.map(|(ns, d)| view.device_name(ns.id, d.ifindex));
         let finding = match &name {
@@ -189,11 +210,8 @@ fn other_host(view: &View<'_>, site: &DropSite) -> Option<Finding> {
         return Some(
             finding
                 .checked(fact, show)
-                .checked(
-                    format!("{to_mac} is the MAC of {bridge}"),
-                    view.command(site.netns, "bridge link show"),
-                )
-                .fix(view.command(site.netns, format!("ip link set {device} master {bridge}")))
+                .checked(format!("{to_mac} is the MAC of {bridge}"), view.command(netns, "bridge link show"))
+                .fix(view.command(netns, format!("ip link set {device} master {bridge}")))
                 .at(place),
         );
     }
@@ -201,8 +219,8 @@ fn other_host(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let packet = &view.journey.packet;
     let (from, to) = (packet.ends.src.addr, packet.ends.dst.addr);
     let answers = view.journey.reply
-        && view.exit.is_some_and(|e| (e.netns, e.ifindex, e.ends.src.addr) == (site.netns, site.ifindex, to));
-    let here = view.owner(to.ip()).is_some_and(|(ns, _)| ns.id == site.netns);
+        && view.exit.is_some_and(|e| (e.netns, e.ifindex, e.ends.src.addr) == (netns, ifindex, to));
+    let here = view.owner(to.ip()).is_some_and(|(ns, _)| ns.id == netns);
     if !answers && !here && !lone_port {
         return None;
     }

@@ -51,6 +51,10 @@ fn masqueraded(view: &View<'_>) -> Option<Finding> {
             if is_tunnel(view, h.netns, out_ifindex));
         into && h.encap.is_none() && h.nat.is_some_and(|n| matches!(n.kind, NatKind::Snat | NatKind::Both))
     })?;
+    if is_node_mark(hop.mark) && view.dropped().is_some() {
+        // The rule that resets the mark is missing, and only so the others come to translate it.
+        return None;
+    }
     let (from, to) = (hop.nat?.from.src.addr, hop.ends.src.addr);
     let place = Place { hook: Some("POSTROUTING".to_owned()), ..view.place(hop.netns, out_of(hop)) };
     Some(

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::authors::{Authors, HopAuthors};
 use super::connections::Connections;
 use super::finding::Finding;
@@ -24,6 +26,17 @@ pub struct Tick<'a> {
     pub counters: &'a [(NetnsId, BTreeMap<String, u64>)],
     /// Where the packets that are followed go to.
     pub destinations: &'a [IpAddr],
+    /// Who asked for MACs since the last time.
+    pub asked: &'a [Asked],
+}
+
+/// ARP requests or neighbour solicitations for one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    pub netns: NetnsId,
+    pub target: IpAddr,
+    pub by: IpAddr,
+    pub times: u32,
 }
 
 /// Finds causes, journey by journey.
@@ -74,6 +87,9 @@ impl Explainer {
         if journey.reply && journey.packet.icmp_error.is_none() && !found.iter().any(Finding::breaks) {
             self.ledger.answered(journey.flow);
         }
+        for finding in &found {
+            self.connections.askers.silence(finding, journey);
+        }
         found.into_iter().filter_map(|found| self.ledger.tell(found, journey)).collect()
     }
 
@@ -91,7 +107,16 @@ impl Explainer {
             let view = View { journey: &journey, topology, names, evidence, routes: &[], exit };
             if let Some(found) = silence::lone(&view, &mut self.connections) {
                 self.connections.flow(journey.flow).explained = true;
+                self.connections.askers.silence(&found, &journey);
                 told.extend(self.ledger.tell(found, &journey));
+            }
+        }
+        self.connections.askers.hear(now.asked, now.now_ns);
+        for journey in self.connections.askers.silent() {
+            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit: None };
+            if let Some(found) = silence::unclaimed(&view, &self.connections) {
+                told.extend(self.ledger.tell(found, &journey));
+                self.connections.askers.over(journey.flow);
             }
         }
         for (netns, risen) in now.counters {
@@ -136,9 +161,13 @@ impl Explainer {
 fn explain(view: &View<'_>) -> Vec<Finding> {
     let dropped = view.dropped().is_some();
     let mut found: Vec<Finding> = Vec::new();
-    found.extend(egress::explain(view).or_else(|| (!dropped).then(|| selection::explain(view)).flatten()));
+    let diverged = egress::explain(view);
+    found.extend(lookups::wrong_gateway_mac(view));
+    let selected = if diverged.is_none() && !dropped { selection::explain(view) } else { None };
+    found.extend(diverged);
     found.extend(lookups::mark_after_routing(view));
     found.extend(lookups::slow(view));
+    found.extend(selected);
     if dropped {
         found.extend(drops::explain(view));
     } else {

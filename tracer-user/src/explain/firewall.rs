@@ -1,25 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Drops by netfilter: a rule, a policy, a REJECT, conntrack itself, NAT itself.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
 use super::packet;
 use super::view::View;
 use crate::flow::{DropSite, Interval, candidates};
-use crate::node::evidence::{Backend, attribute_drop};
-use crate::node::{Hook, HookEntry, HookOwner};
+use crate::node::evidence::{Backend, CtState, PacketView, attribute_drop};
+use crate::node::{Family, Hook, HookEntry, HookOwner, Role};
 
 pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let at = site.interval?;
     let place = Place { hook: Some(at.hook.name().to_owned()), ..view.place(site.netns, site.ifindex) };
-    if let Some(finding) = by_the_kernel(view, site, &at) {
-        return Some(finding.at(place));
-    }
     // What an equal packet showed need not hold for this one.
     let whole = Interval { after: i32::MIN, until: i32::MAX, ..at };
     let first = if at.learned { whole } else { at };
-    if let Some(finding) = by_rule(view, site, &first).or_else(|| by_rule(view, site, &whole)) {
+    let by_rule = by_rule(view, site, &first).or_else(|| by_rule(view, site, &whole));
+    let by_kernel = || by_the_kernel(view, site, &at);
+    let found = match by_rule {
+        Some(finding) if finding.certainty == Certain => Some(finding),
+        Some(finding) => by_kernel().or(Some(finding)),
+        None => by_kernel(),
+    };
+    if let Some(finding) = found {
         let place = Place { rule: finding.place.rule.clone(), ..place };
         return Some(finding.at(place));
     }
@@ -211,4 +217,59 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     };
     let place = Place { rule: Some(rule.place()), ..Place::default() };
     Some(finding.fix(fix).about(rule.place()).at(place))
+}
+
+/// IPv6: a pod's neighbour solicitation is a packet like any other, and where the bridge asks netfilter, a rule there
+/// may drop it. Then nobody hears the question.
+pub(super) fn unasked_neighbour(view: &View<'_>, site: &DropSite) -> Option<Finding> {
+    const SOLICITATION: (u8, u8) = (135, 0);
+    let ends = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends);
+    let (source, to) = (ends.src.addr.ip(), ends.dst.addr.ip());
+    let IpAddr::V6(wanted) = to else { return None };
+    let (node, port) = view.device(site.netns, site.ifindex)?.link?;
+    let node = node?;
+    let bridge = view.device(node, port)?.master?;
+    let evidence = view.of(node)?;
+    if view.role_of(site.netns) != Some(Role::Pod)
+        || evidence.sysctl("net/bridge/bridge-nf-call-ip6tables") != Some(1)
+    {
+        return None;
+    }
+    // The solicited-node multicast address (RFC 4291, 2.7.1).
+    let low = wanted.octets();
+    let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, low[13], low[14], low[15]]);
+    let bridge = view.device_name(node, bridge);
+    let mut packet = PacketView::new(58, source, group.into()).mark(0).devices(&bridge, &bridge);
+    packet.icmp = Some(SOLICITATION);
+    packet.ct_state = Some(CtState::Untracked);
+    let at = Interval {
+        netns: node,
+        family: Family::Ipv6,
+        hook: Hook::Forward,
+        after: i32::MIN,
+        until: i32::MAX,
+        learned: false,
+    };
+    let found = attribute_drop(evidence, &at, &packet);
+    let rule = found.rules.first().filter(|_| found.certain)?;
+    let kind = if rule.number == 0 { &c::POLICY } else { &c::RULE };
+    let name = view.netns(node);
+    Some(
+        Finding::new(
+            kind,
+            Likely,
+            format!("{rule} on {name} drops the neighbour solicitations for {to}: nobody on {bridge} hears who is asked for"),
+        )
+        .checked(
+            format!("{} got no answer to its question for {to}", view.netns(site.netns)),
+            view.command(site.netns, format!("ip -6 neigh show {to}")),
+        )
+        .checked(
+            format!("{bridge} hands bridged packets to ip6tables, and the walk of a solicitation ends there"),
+            view.command(node, format!("ip6tables -t {} -vnL {} --line-numbers", rule.table, rule.chain)),
+        )
+        .fix(format!("accept ICMPv6 types 135 and 136 before it, or sysctl -w net.bridge.bridge-nf-call-ip6tables=0 on {name}"))
+        .about(rule.place())
+        .at(Place { hook: Some("FORWARD".to_owned()), rule: Some(rule.place()), ..view.place(node, 0) }),
+    )
 }

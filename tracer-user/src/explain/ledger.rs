@@ -61,7 +61,10 @@ impl Key {
 const SAME_DEVICE: &[(&str, &str)] = &[
     (c::QUEUE_FULL.id, c::WAITS_IN_QUEUE.id),
     (c::QUEUE_FULL.id, c::SLOW_BETWEEN_NODES.id),
+    (c::QUEUE_FULL.id, c::LOST_BETWEEN.id),
+    (c::WAITS_IN_QUEUE.id, c::LOST_BETWEEN.id),
     (c::WAITS_IN_QUEUE.id, c::SLOW_BETWEEN_NODES.id),
+    (c::ONLY_FIRST_MARKED.id, c::EGRESS_NOT_HANDLED.id),
 ];
 
 /// The same, when both are about one subject.

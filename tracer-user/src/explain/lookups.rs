@@ -48,6 +48,55 @@ pub(super) fn mark_after_routing(view: &View<'_>) -> Option<Finding> {
     )
 }
 
+/// The pod sends to its gateway, but the frame is for another MAC than the gateway has.
+pub(super) fn wrong_gateway_mac(view: &View<'_>) -> Option<Finding> {
+    let sent = view.lookups().find(|l| l.error == 0 && !l.reverse && !l.gateway.is_none() && !l.encap)?;
+    let (owner, device) = view.owner(sent.gateway.ip())?;
+    let arrived = view.journey.hops.iter().find(|h| {
+        h.netns == owner.id
+            && h.encap.is_none()
+            && matches!(h.place, At::Device { ifindex, egress: false }
+                if ifindex == device.ifindex
+                    || view.device(h.netns, ifindex).is_some_and(|d| d.master == Some(device.ifindex)))
+    })?;
+    let to = arrived.macs?.destination;
+    if view.is_vxlan(sent.netns, sent.ifindex)
+        || owner.id == sent.netns
+        || device.mac == to
+        || device.mac.len() != to.len()
+        || to[0] & 1 != 0
+    {
+        return None;
+    }
+    // Virtual router addresses (VRRP) are no device's own.
+    let virtual_router = to[..4] == [0, 0, 0x5e, 0];
+    if virtual_router {
+        return None;
+    }
+    let hex = |mac: &[u8]| mac.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":");
+    let (to, own) = (hex(&to), hex(&device.mac));
+    let (gateway, name) = (sent.gateway, view.netns(sent.netns));
+    let out = view.device_name(sent.netns, sent.ifindex);
+    let bridge = view.device_name(owner.id, device.ifindex);
+    Some(
+        Finding::new(
+            &c::OTHER_HOST,
+            Certain,
+            format!("{name} sends to MAC {to} what is for its gateway {gateway}, but {bridge} of {}, which has that address, has MAC {own}", view.netns(owner.id)),
+        )
+        .checked(
+            format!("the neighbour entry of {gateway} in {name} is wrong or stale"),
+            view.command(sent.netns, format!("{} neigh show {gateway}", view.ip_command())),
+        )
+        .checked(
+            format!("{bridge} has MAC {own}"),
+            view.command(owner.id, format!("ip link show {bridge}")),
+        )
+        .fix(view.command(sent.netns, format!("{} neigh del {gateway} dev {out}", view.ip_command())))
+        .at(view.place(sent.netns, sent.ifindex)),
+    )
+}
+
 /// The packet waited: in the queue of an uplink, or between two nodes.
 pub(super) fn slow(view: &View<'_>) -> Option<Finding> {
     let devices: Vec<_> = view.journey.hops.iter().filter(|h| matches!(h.place, At::Device { .. })).collect();

@@ -5,6 +5,7 @@
 //! Causes are told by kind of evidence. Where the evidence does not single one out, it is called likely or
 //! possible, or nothing is said.
 
+mod askers;
 mod authors;
 pub(crate) mod catalogue;
 mod connections;
@@ -28,6 +29,6 @@ mod waiting;
 pub use authors::HopAuthors;
 pub use catalogue::{CATALOGUE, CauseKind, markdown};
 pub(crate) use drops::mac;
-pub use explainer::{Explainer, Tick};
+pub use explainer::{Asked, Explainer, Tick};
 pub use finding::{Certainty, Fact, Finding, Place};
 pub use ledger::Told;

@@ -9,8 +9,8 @@ use super::packet::before_hop;
 use super::view::View;
 use crate::flow::{NatKind, Place as At};
 use crate::node::evidence::{
-    Criterion, CtDirection, CtState, IpRange, MemberField, Miss, NetnsEvidence, PacketView, Rule, Target,
-    attribute_nat, near_misses,
+    Criterion, CtDirection, CtState, Done, IpRange, MemberField, Miss, NetnsEvidence, PacketView, Rule,
+    RuleRef, Target, attribute_nat, near_misses, walk_hook,
 };
 use crate::node::{Hook, NetnsId};
 
@@ -176,24 +176,25 @@ fn uses(rule: &Rule, set: &str) -> bool {
     rule.matches.iter().any(|m| matches!(&m.what, Criterion::Set { name, .. } if name == set))
 }
 
-/// The policy's own rule marks such packets, and did not get to this one, or it failed on something else.
-fn not_reached(view: &View<'_>, netns: NetnsId, set: &str) -> Option<Finding> {
-    let hops = &view.journey.hops;
-    let at = hops.iter().position(|h| {
-        h.netns == netns
-            && h.encap.is_none()
-            && matches!(h.place, At::Hook { hook: Hook::Prerouting | Hook::Output, .. })
-    })?;
-    let At::Hook { hook, .. } = hops.get(at)?.place else { return None };
-    let evidence = view.of(netns)?;
-    let near = near_misses(evidence, hook, "mangle", &before_hop(view, at)?);
+/// A policy's rule that would have marked the packet, what kept it from doing so, and at which hook. `set`: part of
+/// the name of a set that the rule asks for.
+pub(super) fn obstacle(view: &View<'_>, netns: NetnsId, set: &str) -> Option<(RuleRef, String, Hook)> {
+    let (packet, hook) = entering(view, netns)?;
+    let near = near_misses(view.of(netns)?, hook, "mangle", &packet);
     let near = near.into_iter().find(|m| m.rule.text.contains(set))?;
-    let (rule, name) = (&near.rule, view.netns(netns));
     let why = match &near.miss {
         Miss::NotReached { by, verdict } => format!("{by} ({verdict}) ends the walk before it"),
         Miss::NotEntered { jump, why, .. } => format!("{jump} does not lead there: {why}"),
         Miss::Failed { why, .. } => why.clone(),
     };
+    Some((near.rule, why, hook))
+}
+
+/// The policy's own rule marks such packets, and did not get to this one, it failed on something else, or the mark
+/// was replaced.
+fn not_reached(view: &View<'_>, netns: NetnsId, set: &str) -> Option<Finding> {
+    let (rule, why, hook) = obstacle(view, netns, set).or_else(|| replaced(view, netns, set))?;
+    let name = view.netns(netns);
     let show =
         view.command(netns, format!("{} -t mangle -vnL {} --line-numbers", view.iptables(), hook.name()));
     Some(
@@ -205,6 +206,32 @@ fn not_reached(view: &View<'_>, netns: NetnsId, set: &str) -> Option<Finding> {
         .checked(why, show)
         .fix("let EgressGateway's rules come first in mangle PREROUTING (restart its agent; Calico: chainInsertMode: Append)"),
     )
+}
+
+/// The packet before the rules that mark, and their hook.
+fn entering(view: &View<'_>, netns: NetnsId) -> Option<(PacketView, Hook)> {
+    let hops = &view.journey.hops;
+    let at = hops.iter().position(|h| {
+        h.netns == netns
+            && h.encap.is_none()
+            && matches!(h.place, At::Hook { hook: Hook::Prerouting | Hook::Output, .. })
+    })?;
+    let At::Hook { hook, .. } = hops.get(at)?.place else { return None };
+    Some((before_hop(view, at)?, hook))
+}
+
+/// The policy's rule marked the packet, and a later one set another mark.
+fn replaced(view: &View<'_>, netns: NetnsId, set: &str) -> Option<(RuleRef, String, Hook)> {
+    let (packet, hook) = entering(view, netns)?;
+    let walk = walk_hook(view.of(netns)?, hook, i32::MIN..i32::MAX, &packet);
+    let marks = walk.effects.iter().filter_map(|effect| match effect.done {
+        Done::Mark { to: Some(to), .. } if effect.certain => Some((effect.at, to)),
+        _ => None,
+    });
+    let marks: Vec<_> = marks.collect();
+    let own = marks.iter().position(|(at, _)| at.rule.is_some_and(|rule| uses(rule, set)))?;
+    let (last, to) = marks.last().filter(|_| own + 1 < marks.len())?;
+    Some((marks[own].0.name(), format!("{} replaces its mark by {to:#x}", last.name()), hook))
 }
 
 /// On the gateway: SNAT gave another address than the policy's rule.

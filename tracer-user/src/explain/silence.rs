@@ -52,7 +52,9 @@ pub(super) fn lone(view: &View<'_>, seen: &mut Connections) -> Option<Finding> {
 fn say(view: &View<'_>, seen: &Connections, count: u32) -> Option<Finding> {
     let journey = view.journey;
     match journey.ending {
-        Ending::Left { .. } => not_masqueraded(view).or_else(|| Some(after_leaving(view, count))),
+        Ending::Left { .. } => not_masqueraded(view)
+            .or_else(|| unclaimed(view, seen))
+            .or_else(|| Some(after_leaving(view, count))),
         Ending::Delivered { .. } | Ending::Unwatched { .. } => not_masqueraded(view).or_else(|| {
             let alive = seen.alive.contains(&journey.packet.ends.dst);
             not_accepted(view, seen, alive, count)
@@ -166,6 +168,35 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
             )
         })
         .at(place)
+}
+
+/// Somebody out there wants to answer, asks for the MAC of the packet's source, and nobody has it.
+pub(super) fn unclaimed(view: &View<'_>, seen: &Connections) -> Option<Finding> {
+    let Ending::Left { netns, ifindex } = view.journey.ending else { return None };
+    let last = view.journey.hops.iter().rev().find(|h| matches!(h.place, At::Device { .. }))?;
+    let source = last.ends.src.addr.ip();
+    let (by, times) =
+        seen.askers.of(netns, source, view.journey.start_ns).filter(|(_, times)| *times >= 2)?;
+    if last.encap.is_some() || view.owner(source).is_some() {
+        return None;
+    }
+    let (device, name) = (view.device_name(netns, ifindex), view.netns(netns));
+    let what = if source.is_ipv4() { "ARP" } else { "neighbour solicitations" };
+    Some(
+        Finding::new(
+            &c::SOURCE_UNCLAIMED,
+            if times >= 3 { Certain } else { Likely },
+            format!("{by} wants to answer {source}, but nobody answers {what} for that address: answers cannot be delivered"),
+        )
+        .checked(
+            format!("{by} asked {times} times for {source} on the network of {device}, and no answer came to the packet"),
+            view.command(netns, format!("tcpdump -nei {device} {}", if source.is_ipv4() { "arp" } else { "icmp6" })),
+        )
+        .fact(format!("{source} is on no device of {name}: something has to answer for it (an egress IP: EgressGateway's agent)"))
+        .fix(format!("restart the egressgateway agent on {name}; see that {device} is not among its announcedInterfacesToExclude"))
+        .about(source)
+        .at(view.place(netns, ifindex)),
+    )
 }
 
 /// Handed to its receiver, and no sign of life. Of a server whose socket says so, or that answered before, the

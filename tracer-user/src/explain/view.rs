@@ -70,6 +70,10 @@ impl<'a> View<'a> {
         self.topology.namespaces.get(&netns)
     }
 
+    pub(super) fn role_of(&self, netns: NetnsId) -> Option<Role> {
+        self.namespace(netns).map(|ns| ns.role)
+    }
+
     pub(super) fn device(&self, netns: NetnsId, ifindex: u32) -> Option<&'a Device> {
         self.namespace(netns)?.devices.get(&ifindex)
     }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::explain::Asked;
 use crate::flow::{Journey, Names};
 use crate::node::evidence::Evidence;
 use crate::node::{NetnsId, Topology};
@@ -76,6 +77,8 @@ pub(super) struct JourneyLine {
 pub(super) struct TickLine {
     pub(super) now_ns: u64,
     pub(super) counters: Vec<(NetnsId, BTreeMap<String, u64>)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) asked: Vec<Asked>,
     pub(super) destinations: Vec<IpAddr>,
 }
 

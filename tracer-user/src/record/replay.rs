@@ -84,8 +84,12 @@ pub fn replay<R: BufRead>(
                 });
             }
             Line::Tick(tick) => {
-                let now =
-                    Tick { now_ns: tick.now_ns, counters: &tick.counters, destinations: &tick.destinations };
+                let now = Tick {
+                    now_ns: tick.now_ns,
+                    counters: &tick.counters,
+                    destinations: &tick.destinations,
+                    asked: &tick.asked,
+                };
                 explainer.tick(&now, &topology, &names, evidence.as_ref());
             }
             Line::End(End { packets, events_lost }) => {

@@ -113,6 +113,7 @@ impl Recorder {
             now_ns: tick.now_ns,
             counters: tick.counters.to_vec(),
             destinations: tick.destinations.to_vec(),
+            asked: tick.asked.to_vec(),
         }))
     }
 

@@ -79,7 +79,8 @@ impl EvidenceReader {
         }
         let (tell, told) = mpsc::channel();
         let namespaces = self.namespaces.clone();
-        let read = move || drop(tell.send(Evidence::collect(&namespaces)));
+        let before = self.latest.clone();
+        let read = move || drop(tell.send(Evidence::collect_again(&namespaces, before.as_deref())));
         if thread::Builder::new().name("evidence".into()).spawn(read).is_ok() {
             self.reading = Some(told);
             self.last = Some(Instant::now());

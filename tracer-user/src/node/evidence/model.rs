@@ -25,6 +25,9 @@ pub struct NetnsEvidence {
     pub name: String,
     /// CLOCK_MONOTONIC, ns.
     pub taken_ns: u64,
+    /// nftables' own number of what was read (it rises with every change); `None`: it changed meanwhile, or there are
+    /// rules that it does not count (iptables-legacy).
+    pub nft_generation: Option<u32>,
     /// The firewall: both back ends of iptables and native nftables.
     pub rulesets: Vec<Table>,
     /// ipsets by name; nftables' own named sets as `FAMILY TABLE NAME` ("inet kube-proxy cluster-ips").

@@ -9,13 +9,15 @@ use std::thread;
 
 use super::tool;
 use crate::node::evidence::iptables::{self, Saved};
+use crate::node::evidence::model::NetnsEvidence;
 use crate::node::evidence::nft;
 use crate::node::evidence::rule::{Backend, Table, TableFamily};
 use crate::node::evidence::set::IpSet;
-use crate::node::netlink::{Netlink, Request, attributes, text};
+use crate::node::netlink::{Netlink, Request, attributes, be32, text};
 
 // include/uapi/linux/netfilter/nf_tables.h
 const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_GEN_ID: u16 = 1;
 
 /// The tables that iptables knows.
 const XTABLES: [&str; 5] = ["filter", "mangle", "nat", "raw", "security"];
@@ -24,28 +26,51 @@ const TABLES_AT_A_TIME: usize = 4;
 
 #[derive(Default)]
 pub(super) struct Read {
+    /// See [`NetnsEvidence::nft_generation`].
+    pub(super) generation: Option<u32>,
     pub(super) tables: Vec<Table>,
     pub(super) sets: BTreeMap<String, IpSet>,
     pub(super) unreadable: Vec<String>,
 }
 
-/// Reads all rules of the namespace of the calling thread.
-pub(super) fn read(netns: &str) -> Read {
+/// Reads all rules of the namespace of the calling thread. What was read before holds as long as nothing changed:
+/// only the counters of its rules are old.
+pub(super) fn read(netns: &str, before: Option<&NetnsEvidence>) -> Read {
+    let generation = generation(netns);
+    let legacy = ["ip_tables_names", "ip6_tables_names"].iter().any(|file| has_legacy(file));
+    if let (false, Some(now), Some(before)) = (legacy, generation, before)
+        && before.nft_generation == Some(now)
+    {
+        let native = before.sets.iter().filter(|(key, _)| key.contains(' '));
+        return Read {
+            generation,
+            tables: before.rulesets.clone(),
+            sets: native.map(|(key, set)| (key.clone(), set.clone())).collect(),
+            unreadable: Vec::new(),
+        };
+    }
+    let mut out = read_all(netns);
+    let complete = !legacy && out.unreadable.is_empty();
+    out.generation = generation.filter(|now| complete && self::generation(netns) == Some(*now));
+    out
+}
+
+fn has_legacy(file: &str) -> bool {
+    fs::read_to_string(format!("/proc/thread-self/net/{file}")).is_ok_and(|names| !names.trim().is_empty())
+}
+
+fn read_all(netns: &str) -> Read {
     let mut out = Read::default();
     let tables = nft_tables(netns).unwrap_or_else(|error| {
         out.unreadable.push(error);
         Vec::new()
     });
     let has = |family| tables.iter().any(|(f, name)| *f == family && XTABLES.contains(&name.as_str()));
-    let legacy = |file: &str| {
-        fs::read_to_string(format!("/proc/thread-self/net/{file}"))
-            .is_ok_and(|names| !names.trim().is_empty())
-    };
     let wanted = [
         (TableFamily::Ip, Backend::IptablesNft, has(TableFamily::Ip)),
         (TableFamily::Ip6, Backend::IptablesNft, has(TableFamily::Ip6)),
-        (TableFamily::Ip, Backend::IptablesLegacy, legacy("ip_tables_names")),
-        (TableFamily::Ip6, Backend::IptablesLegacy, legacy("ip6_tables_names")),
+        (TableFamily::Ip, Backend::IptablesLegacy, has_legacy("ip_tables_names")),
+        (TableFamily::Ip6, Backend::IptablesLegacy, has_legacy("ip6_tables_names")),
     ];
     let saved: Vec<Result<Saved, String>> = thread::scope(|scope| {
         let wanted = wanted.into_iter().filter(|(.., wanted)| *wanted);
@@ -140,6 +165,18 @@ fn read_native(tables: &[(TableFamily, String)], out: &mut Read) {
             }
         }
     }
+}
+
+/// The number of the last change of the rules.
+fn generation(netns: &str) -> Option<u32> {
+    let kind = |message: libc::c_int| (libc::NFNL_SUBSYS_NFTABLES << 8) as u16 | message as u16;
+    let request = Request::one("nftables generation", kind(libc::NFT_MSG_GETGEN), &[0; 4]);
+    let parse = |message: u16, payload: &[u8]| {
+        let (_, rest) = payload.split_at_checked(4)?;
+        let id = attributes(rest).find(|(kind, _)| *kind == NFTA_GEN_ID).and_then(|(_, v)| be32(v))?;
+        (message == kind(libc::NFT_MSG_NEWGEN)).then_some(id)
+    };
+    Netlink::open(libc::NETLINK_NETFILTER, netns, &[]).ok()?.one(&request, parse).ok()?
 }
 
 /// Family and name of each table for IP.

@@ -23,10 +23,18 @@ impl Evidence {
     /// Reads these namespaces, each in threads of its own. Never fails: what could not be read is told in
     /// [`NetnsEvidence::unreadable`].
     pub fn collect(namespaces: &[Netns]) -> Self {
+        Self::collect_again(namespaces, None)
+    }
+
+    /// The same; of what was read `before`, that which has not changed since is not read again.
+    pub fn collect_again(namespaces: &[Netns], before: Option<&Self>) -> Self {
         let netns = thread::scope(|scope| {
             let each: Vec<_> = namespaces
                 .iter()
-                .map(|netns| (netns, scope.spawn(move || NetnsEvidence::collect(netns))))
+                .map(|netns| {
+                    let before = before.and_then(|before| before.of(netns.id()));
+                    (netns, scope.spawn(move || NetnsEvidence::collect(netns, before)))
+                })
                 .collect();
             let join = |(netns, thread): (&Netns, thread::ScopedJoinHandle<'_, NetnsEvidence>)| {
                 let evidence = thread.join().unwrap_or_else(|_| NetnsEvidence {
@@ -51,20 +59,20 @@ impl CounterFiles {
 
 impl NetnsEvidence {
     /// Reads one namespace.
-    pub fn collect(netns: &Netns) -> Self {
+    fn collect(netns: &Netns, before: Option<&Self>) -> Self {
         let failed = |error: &dyn Display| Self {
             name: netns.name().to_owned(),
             unreadable: vec![error.to_string()],
             ..Self::default()
         };
-        netns.run(|| Self::collect_here(netns.name())).unwrap_or_else(|error| failed(&error))
+        netns.run(|| Self::collect_here(netns.name(), before)).unwrap_or_else(|error| failed(&error))
     }
 
     /// In the namespace of the calling thread; the threads it starts are in it too.
-    fn collect_here(name: &str) -> Self {
+    fn collect_here(name: &str, before: Option<&Self>) -> Self {
         let mut out = Self { name: name.to_owned(), taken_ns: monotonic_ns(), ..Self::default() };
         thread::scope(|scope| {
-            let firewall = scope.spawn(|| firewall::read(name));
+            let firewall = scope.spawn(|| firewall::read(name, before));
             let sets = scope.spawn(|| ipset::read(name));
             out.read_routing(name);
             out.read_proc();
@@ -76,6 +84,7 @@ impl NetnsEvidence {
             }
             match firewall.join() {
                 Ok(read) => {
+                    out.nft_generation = read.generation;
                     out.rulesets = read.tables;
                     out.sets.extend(read.sets);
                     out.unreadable.extend(read.unreadable);

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which cause egwtrace names for a fault: cases, and how one is tried with the real binary.
+
+mod cases;
+mod trace;
+mod variants;
+
+use std::{thread, time::Duration};
+
+use anyhow::Result;
+
+pub use cases::{CASES, HEALTHY};
+pub use trace::{Found, Trace, binary};
+pub use variants::{VARIANTS, What};
+
+use crate::{
+    Backend, Lab, Spec, faults,
+    helper::Helper,
+    probe::Probe,
+    topology::{self as t, Family, NODE1, NODE2},
+};
+
+/// The nodes whose namespaces egwtrace is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    Both,
+    Node1,
+    Node2,
+}
+
+/// A fault, the traffic that is followed, and the causes that are right: at least one of these is named, and
+/// none besides. None of them: nothing may be named.
+#[derive(Debug)]
+pub struct Case {
+    pub name: &'static str,
+    pub what: What,
+    /// Of egwtrace; `@` stands for the lab's prefix, `{ext}` and others for addresses.
+    pub flow: &'static str,
+    pub watch: Watch,
+    pub families: &'static [Family],
+    pub backends: &'static [Backend],
+    pub causes: &'static [&'static str],
+    /// All of the causes must be named.
+    pub all: bool,
+}
+
+/// One case in one kind of lab.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    pub case: &'static Case,
+    pub family: Family,
+    pub backend: Backend,
+}
+
+impl Attempt {
+    /// Every case in every kind of lab that it is for.
+    pub fn all(cases: &'static [Case]) -> impl Iterator<Item = Self> {
+        cases.iter().flat_map(|case| {
+            case.families.iter().flat_map(move |&family| {
+                case.backends.iter().map(move |&backend| Self { case, family, backend })
+            })
+        })
+    }
+
+    /// "fwd-drop", "reject-tcp-reset v6 legacy".
+    pub fn name(&self) -> String {
+        let family = self.family.pick("", " v6");
+        let backend = if self.backend == Backend::Legacy { " legacy" } else { "" };
+        format!("{}{family}{backend}", self.case.name)
+    }
+
+    /// Puts a lab up, applies the fault, follows the traffic. `helper`: `None` for the lab's own.
+    ///
+    /// # Errors
+    /// When the lab cannot be put up, the fault not applied, or egwtrace does not run.
+    pub fn run(&self, helper: Option<&Helper>) -> Result<Found> {
+        let mut spec = Spec::unique().with_backend(self.backend);
+        spec.ipv6 = self.family == Family::V6;
+        let lab = match helper {
+            Some(helper) => Lab::up_with(spec, helper.clone())?,
+            None => Lab::up(spec)?,
+        };
+        let probe = self.apply(&lab)?;
+        let trace = Trace::start(&lab, &fill(self.case.flow, self.family), self.case.watch)?;
+        probe.run(&lab, self.family)?;
+        thread::sleep(Duration::from_millis(self.patience()));
+        trace.stop(&self.name().replace(' ', "-"))
+    }
+
+    /// A lone packet's silence is told after some time.
+    fn patience(&self) -> u64 {
+        match self.case.what {
+            What::Lines { wait_ms, .. } => wait_ms,
+            What::Fault(_) => 400,
+        }
+    }
+
+    fn apply(&self, lab: &Lab) -> Result<Probe> {
+        match self.case.what {
+            What::Fault(name) => {
+                let fault = faults::find(name)?;
+                fault.apply(lab, self.family)?;
+                Ok(fault.probe)
+            }
+            What::Lines { probe, faults, lines, .. } => {
+                for name in faults {
+                    faults::find(name)?.apply(lab, self.family)?;
+                }
+                for (place, line) in lines {
+                    let line = fill(line, self.family);
+                    match line.strip_prefix("ipt ") {
+                        Some(rule) => lab.iptables(place, self.family, rule)?,
+                        None => lab.sh(place, &line)?,
+                    };
+                }
+                Ok(probe)
+            }
+        }
+    }
+
+    /// What is wrong with what was named; `None`: it is right.
+    pub fn wrong(&self, found: &Found) -> Option<String> {
+        let ids = found.ids();
+        let case = self.case;
+        if case.causes.is_empty() {
+            return (!ids.is_empty()).then(|| "no cause".to_owned());
+        }
+        let strange: Vec<&str> = ids.iter().copied().filter(|id| !case.causes.contains(id)).collect();
+        if ids.is_empty() {
+            return Some(format!("a cause: {}", case.causes.join(" or ")));
+        }
+        if !strange.is_empty() {
+            return Some(format!("none of: {}", strange.join(", ")));
+        }
+        let missing: Vec<&str> = case.causes.iter().copied().filter(|id| !ids.contains(id)).collect();
+        (case.all && !missing.is_empty()).then(|| format!("also: {}", missing.join(", ")))
+    }
+}
+
+/// Addresses and names of a family for the words in braces.
+pub fn fill(text: &str, family: Family) -> String {
+    let words: [(&str, String); 21] = [
+        ("{empty}", t::empty_service(family).to_string()),
+        ("{ext}", t::ext(family).to_string()),
+        ("{ext2}", t::ext2(family).to_string()),
+        ("{ext2net}", family.pick("198.51.100.0/24".to_owned(), format!("{}/128", t::ext2(family)))),
+        ("{visitor}", t::visitor(family).to_string()),
+        ("{pod2}", t::pod2(family).to_string()),
+        ("{podb}", t::of(&t::PODS[1].ip, family).to_string()),
+        ("{svc}", t::cluster_ip(family).to_string()),
+        ("{dns}", t::dns_service(family).to_string()),
+        ("{eip}", t::egress_ip(family).to_string()),
+        ("{pods2}", family.pick(NODE2.pod_cidr[0], NODE2.pod_cidr[1]).to_owned()),
+        ("{node1}", NODE1.ip(family).to_string()),
+        ("{node2}", NODE2.ip(family).to_string()),
+        ("{tunnel2}", t::of(&NODE2.tunnel_ip, family).to_string()),
+        ("{mac1}", NODE1.tunnel_mac.to_owned()),
+        ("{mac2}", NODE2.tunnel_mac.to_owned()),
+        ("{cni0}", t::of(&NODE1.cni0, family).to_string()),
+        ("{src}", t::src_set(family)),
+        ("{dst}", t::dst_set(family)),
+        ("{ip}", family.pick("ip -4", "ip -6").to_owned()),
+        ("{nftip}", family.pick("ip", "ip6").to_owned()),
+    ];
+    let text = text.replace("{inet}", family.pick("inet", "inet6"));
+    words.iter().fold(text, |text, (word, value)| text.replace(word, value))
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Who asks on the networks of the nodes for an address's MAC: ARP requests and neighbour solicitations, read by
+//! packet sockets. An address that is asked for again and again has nobody who answers for it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+use crate::explain::Asked;
+use crate::node::{Netns, NetnsId};
+
+// include/uapi/linux/if_ether.h
+const ETH_P_ARP: u16 = 0x0806;
+const ETH_P_IPV6: u16 = 0x86dd;
+/// Packets looked at in one go, and addresses that are told: a storm must not keep us.
+const MOST: usize = 4096;
+
+/// The sockets of the watched nodes.
+#[derive(Debug, Default)]
+pub(super) struct Askers {
+    sockets: Vec<(NetnsId, OwnedFd)>,
+}
+
+impl Askers {
+    /// These are the namespaces of nodes from now on. Where there is no right to look, nothing is told.
+    pub(super) fn watch(&mut self, nodes: &[&Netns]) {
+        self.sockets.retain(|(id, _)| nodes.iter().any(|netns| netns.id() == *id));
+        for netns in nodes {
+            if self.sockets.iter().all(|(id, _)| *id != netns.id()) {
+                for protocol in [ETH_P_ARP, ETH_P_IPV6] {
+                    let socket = netns.run(|| open(protocol)).ok().and_then(Result::ok);
+                    self.sockets.extend(socket.map(|socket| (netns.id(), socket)));
+                }
+            }
+        }
+    }
+
+    /// What was asked since the last time.
+    pub(super) fn take(&mut self) -> Vec<Asked> {
+        let mut found: HashMap<(NetnsId, IpAddr), (IpAddr, u32)> = HashMap::new();
+        for (netns, socket) in &self.sockets {
+            let mut packet = [0u8; 128];
+            for _ in 0..MOST {
+                // SAFETY: the buffer is ours, its length is told; the call does not wait.
+                let read = unsafe {
+                    libc::recv(
+                        socket.as_raw_fd(),
+                        packet.as_mut_ptr().cast(),
+                        packet.len(),
+                        libc::MSG_DONTWAIT,
+                    )
+                };
+                let Ok(length @ 1..) = usize::try_from(read) else { break };
+                let Some((by, target)) = question(&packet[..length.min(packet.len())]) else { continue };
+                if found.len() < MOST || found.contains_key(&(*netns, target)) {
+                    found.entry((*netns, target)).or_insert((by, 0)).1 += 1;
+                }
+            }
+        }
+        found.into_iter().map(|((netns, target), (by, times))| Asked { netns, target, by, times }).collect()
+    }
+}
+
+/// For one protocol of all devices of the namespace of the calling thread; of IPv6 neighbour solicitations only.
+fn open(protocol: u16) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // Nothing is received before the filter is in its place.
+    // SAFETY: numbers only.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just made it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    if protocol == ETH_P_IPV6 {
+        let load = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+        let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+        let give = (libc::BPF_RET | libc::BPF_K) as u16;
+        let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+        // Next header ICMPv6, type 135.
+        let mut program = [
+            step(load, 0, 0, 6),
+            step(equal, 0, 3, 58),
+            step(load, 0, 0, 40),
+            step(equal, 0, 1, 135),
+            step(give, 0, 0, 128),
+            step(give, 0, 0, 0),
+        ];
+        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        // SAFETY: the structure and what it points to live through the call.
+        let set = unsafe {
+            libc::setsockopt(
+                fd,
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const filter).cast(),
+                size_of::<libc::sock_fprog>() as u32,
+            )
+        };
+        if set != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: all zero is a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = protocol.to_be();
+    // SAFETY: the address is of the size that is told.
+    let bound = unsafe { libc::bind(fd, (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32) };
+    if bound == 0 { Ok(socket) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Who asks for whom. Announcements (of one's own address) and probes from nobody ask for nothing.
+fn question(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    let (by, target): (IpAddr, IpAddr) = match packet {
+        // Ethernet and IPv4, a request (RFC 826).
+        [0, 1, 8, 0, 6, 4, 0, 1, rest @ ..] if rest.len() >= 20 => {
+            let four = |at: usize| rest[at..].first_chunk::<4>().map(|b| Ipv4Addr::from(*b));
+            (four(6)?.into(), four(16)?.into())
+        }
+        [first, ..] if first >> 4 == 6 && packet.len() >= 64 && packet[6] == 58 && packet[40] == 135 => {
+            let sixteen = |at: usize| packet[at..].first_chunk::<16>().map(|b| Ipv6Addr::from(*b));
+            (sixteen(8)?.into(), sixteen(48)?.into())
+        }
+        _ => return None,
+    };
+    (by != target && !by.is_unspecified()).then_some((by, target))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn requests() {
+        let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1];
+        arp.extend([172, 16, 25, 183, 0, 0, 0, 0, 0, 0, 172, 16, 25, 189]);
+        let by: IpAddr = "172.16.25.183".parse().unwrap();
+        let target: IpAddr = "172.16.25.189".parse().unwrap();
+        assert_eq!(question(&arp), Some((by, target)));
+        // An answer.
+        arp[7] = 2;
+        assert_eq!(question(&arp), None);
+        // An announcement.
+        arp[7] = 1;
+        arp[17] = 189;
+        assert_eq!(question(&arp), None);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = question(&bytes);
+        }
+    }
+}

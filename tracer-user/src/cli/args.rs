@@ -14,6 +14,8 @@ pub enum Invocation {
     /// The flags of a trace that say what and where, and how to print.
     Check(TraceArgs),
     Explain(ExplainArgs),
+    /// Nothing, until a signal.
+    Wait,
 }
 
 #[derive(Clone, Debug, Parser)]
@@ -65,6 +67,9 @@ pub(super) enum Command {
     /// Name causes from a recording (--record) of this or another machine
     #[command(long_about = help::EXPLAIN, after_help = help::EXPLAIN_AFTER, max_term_width = 100)]
     Explain(ExplainArgs),
+    /// Do nothing until a signal: for a container in which traces are run by exec
+    #[command(hide = true)]
+    Wait,
 }
 
 /// What `check` has no use for.

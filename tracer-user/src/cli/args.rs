@@ -232,7 +232,7 @@ pub struct TraceArgs {
     ///
     /// The file must not exist. It holds addresses, ports, firewall rules, routes and names of the node, and no
     /// payload of any packet; only its owner may read it.
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    #[arg(long, value_name = "FILE", help_heading = "Output", hide_short_help = true)]
     pub record: Option<PathBuf>,
 
     /// Print the programs' own debug messages

@@ -8,8 +8,8 @@ use aya_ebpf::{
 
 use tracer_common::RDONLY_CAST;
 
-use crate::maps::{CONFIG, DEV_SLOTS, DEVICES, NETNS};
 use crate::frozen;
+use crate::maps::{CONFIG, DEV_SLOTS, DEVICES, NETNS};
 
 /// Offset of a field, or -1.
 #[macro_export]

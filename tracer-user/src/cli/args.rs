@@ -52,6 +52,7 @@ pub(super) struct Cli {
 }
 
 #[derive(Clone, Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
 pub(super) enum Command {
     /// Walk the path a packet would take and name the first thing that is wrong; nothing is sent
     #[command(long_about = help::CHECK, after_help = help::CHECK_AFTER, max_term_width = 100)]

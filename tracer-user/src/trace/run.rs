@@ -15,7 +15,7 @@ use tracer_common::{Counters, Event};
 
 mod follow;
 
-use self::follow::{add_end, followed_words};
+use self::follow::{add_end, add_found_ends, followed_words};
 use super::askers::Askers;
 use super::attach::{Attachments, Changes};
 use super::counters::CounterReader;
@@ -181,7 +181,12 @@ impl<'a> Run<'a> {
                 News::Changed { .. } => pods.put_back(news),
             }
         }
-        let Observation { topology, notices } = observer.observe(&filter.ends())?;
+        let Observation { mut topology, mut notices } = observer.observe(&filter.ends())?;
+        let found = add_found_ends(plan, &mut observer, &topology, &filter.hosts());
+        if !found.is_empty() {
+            remarks.extend(found);
+            Observation { topology, notices } = observer.observe(&filter.ends())?;
+        }
         let netns: Vec<Netns> = observer.namespaces().cloned().collect();
         names.set_entries(&netns);
         let listeners = ListenerWatch::start(names.clone());
@@ -235,9 +240,6 @@ impl<'a> Run<'a> {
             })
             .map(drop)
             .unwrap_or_default();
-        if plan.positions == PositionChoice::Auto {
-            attachments.tracer().prepare_positions();
-        }
         Ok(Self {
             plan,
             filter,
@@ -388,7 +390,7 @@ impl<'a> Run<'a> {
         });
         // What is known is shown first: to attach takes its time.
         self.screen.flush();
-        if self.zooms.is_empty() || self.attachments.tracer().is_preparing() {
+        if self.zooms.is_empty() {
             return;
         }
         for (zoom, on) in std::mem::take(&mut self.zooms) {
@@ -427,10 +429,10 @@ impl<'a> Run<'a> {
         self.observer.forget(id);
     }
 
-    /// Reads the node anew and brings everything in step with it. `always`: even when it looks the same.
-    fn look_again(&mut self, always: bool) -> Result<(), TraceError> {
-        self.netns = self.observer.namespaces().cloned().collect();
-        self.read_node(always)
+    fn watcher(&self) -> Result<Watcher, WatchError> {
+        let mut watcher = Watcher::new(&self.netns, &self.filter.hosts())?;
+        watcher.follow(&self.observer.followed());
+        Ok(watcher)
     }
 
     /// The flow leads to addresses and devices that the command line does not name: a service's endpoint, say.
@@ -439,19 +441,22 @@ impl<'a> Run<'a> {
         if !leads.is_empty() {
             self.pods.look_for(&leads.ends);
             watcher.follow(&leads.ends);
-            self.observer.follow(leads.ends, &leads.devices);
-            self.read_node(false)?;
+            self.observer.follow(leads.ends.iter().copied(), &leads.devices);
+            self.look_again(false)?;
+            let found = add_found_ends(self.plan, &mut self.observer, &self.topology, &leads.ends);
+            if !found.is_empty() {
+                self.look_again(true)?;
+                *watcher = self.watcher()?;
+                found.into_iter().for_each(|text| self.say(text));
+                self.screen.flush();
+            }
         }
         Ok(())
     }
 
-    fn watcher(&self) -> Result<Watcher, WatchError> {
-        let mut watcher = Watcher::new(&self.netns, &self.filter.hosts())?;
-        watcher.follow(&self.observer.followed());
-        Ok(watcher)
-    }
-
-    fn read_node(&mut self, always: bool) -> Result<(), TraceError> {
+    /// Reads the node anew and brings everything in step with it. `always`: even when it looks the same.
+    fn look_again(&mut self, always: bool) -> Result<(), TraceError> {
+        self.netns = self.observer.namespaces().cloned().collect();
         let Observation { topology, notices } = self.observer.observe(&self.filter.ends())?;
         if topology == *self.topology && !always {
             return Ok(());

@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use super::{Run, TraceError};
-use crate::node::Observer;
+use crate::cli::Plan;
+use crate::node::{Observer, Topology};
 use crate::target::Target;
 use crate::trace::pods::{Held, News, addresses_words};
 
@@ -75,6 +76,23 @@ impl Run<'_> {
         self.screen.flush();
         Ok(())
     }
+}
+
+/// Where no container runtime tells which pods run here: watches those that have one of the addresses, and says so.
+pub(super) fn add_found_ends(
+    plan: &Plan,
+    observer: &mut Observer,
+    topology: &Topology,
+    addresses: &[IpAddr],
+) -> Vec<String> {
+    if !plan.runtimes.is_empty() {
+        return Vec::new();
+    }
+    let found = observer.find_ends(topology, addresses);
+    let added = found.into_iter().filter(|netns| observer.add_pod(netns).unwrap_or(false));
+    added
+        .map(|netns| format!("{}, an end of the flow, is here: its side is watched too", netns.name()))
+        .collect()
 }
 
 /// Watches the pod at an end of the flow too, and says so; `None`: it is watched already.

@@ -72,7 +72,8 @@ fn one_line(message: &str) -> String {
         .map(|line| printable(line.trim()))
         .filter(|line| !line.is_empty())
         .collect();
-    format!("{} (see egwtrace --help)", lines.join("; "))
+    // What a colon announces follows it.
+    format!("{} (see egwtrace --help)", lines.join("; ").replace(":; ", ": "))
 }
 
 #[cfg(test)]

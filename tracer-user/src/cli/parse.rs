@@ -72,6 +72,7 @@ fn one_line(message: &str) -> String {
         .map(|line| printable(line.trim()))
         .filter(|line| !line.is_empty())
         .collect();
+    // What a colon announces follows it.
     format!("{} (see egwtrace --help)", lines.join("; ").replace(":; ", ": "))
 }
 

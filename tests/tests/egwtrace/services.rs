@@ -54,11 +54,15 @@ fn from_pod_to_pod_through_flannel() -> Result<()> {
             node2 FORWARD ttl 62
             node2 POSTROUTING
             node2 cni0 out
-            node2 vethpod2 out"
+            node2 vethpod2 out
+            pod2 eth0 in
+            pod2 PREROUTING
+            pod2 route table main dev eth0
+            pod2 INPUT"
         ),
     );
-    // The other pod is not watched.
-    assert_eq!(syn.ending(), "unwatched beyond vethpod2 of node2");
+    // The other pod is watched too: it is the other end, on a node that is watched.
+    assert_eq!(syn.ending(), "delivered in pod2");
     assert_eq!(traced.first("SYN-ACK").ending(), "delivered in visitor");
     assert_eq!(traced.count("vanished") + traced.count("under_way"), 0, "{}", traced.list());
     Ok(())

@@ -98,7 +98,7 @@ impl Containers {
             _ => bail!("containerd does not come up: {}", containers.log()),
         }
         let archive = image::archive(&containers.dir, &find("busybox").context("no busybox")?)?;
-        containers.ctr(&["images", "import", "--no-unpack", &archive.to_string_lossy()])?;
+        containers.ctr("k8s.io", &["images", "import", "--no-unpack", &archive.to_string_lossy()])?;
         Ok(containers)
     }
 
@@ -118,9 +118,22 @@ impl Containers {
         text.lines().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
-    fn ctr(&self, words: &[&str]) -> Result<()> {
+    /// A container as `ctr` and nerdctl make them, in containerd's namespace `default`: with a network namespace of its
+    /// own and nothing in it. `name` is what nerdctl calls it.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn run_plain(&self, id: &str, name: &str) -> Result<()> {
+        let archive = self.dir.join("image.tar");
+        self.ctr("default", &["images", "import", "--no-unpack", &archive.to_string_lossy()])?;
+        let (cgroup, label) = (format!("{}/{id}", self.cgroup()), format!("nerdctl/name={name}"));
+        let how = ["run", "-d", "--snapshotter", "native", "--cgroup", &cgroup, "--label", &label];
+        self.ctr("default", &[&how[..], &[IMAGE, id, "/bin/sleep", "1000000"]].concat())
+    }
+
+    fn ctr(&self, namespace: &str, words: &[&str]) -> Result<()> {
         let mut command = Command::new("ctr");
-        command.arg("--address").arg(self.socket()).args(["-n", "k8s.io"]).args(words);
+        command.arg("--address").arg(self.socket()).args(["-n", namespace]).args(words);
         let output = command.stdin(Stdio::null()).output().context("starting ctr")?;
         if !output.status.success() {
             bail!("ctr {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());

@@ -3,8 +3,10 @@
 //! printed with what happened.
 
 mod changes;
+mod check;
 mod drops;
 mod egress;
+mod explain;
 mod fragments;
 mod journey;
 mod kinds;

@@ -26,7 +26,8 @@ Examples:
   egwtrace check --pod visitor --dst 10.96.0.10:53 --proto udp -o json
 
 Exit codes: 0 nothing wrong found (or only possibly), 1 something is wrong, 2 cannot check.
-Root is needed, or CAP_NET_ADMIN, and CAP_SYS_ADMIN to enter other network namespaces.";
+Root is needed, or CAP_NET_ADMIN and CAP_NET_RAW, and CAP_SYS_ADMIN to enter other network namespaces.
+Pods on the way that have no name under /run/netns, and the users of proxies, take CAP_SYS_PTRACE too.";
 
 pub(super) const EXPLAIN: &str = "\
 Name causes from a recording: what `egwtrace --record FILE` wrote, on this or another machine. No privilege is needed.";

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A network namespace: a handle on it, its identity, its name.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -166,6 +167,23 @@ pub fn named() -> Vec<(String, NetnsId, PathBuf)> {
     }
     out.sort();
     out
+}
+
+/// Every network namespace of this machine that has a name or a process that we can see, once each: those with a name
+/// first.
+pub(super) fn every() -> impl Iterator<Item = (NetnsId, PathBuf)> {
+    let mut seen = BTreeSet::new();
+    let of_processes = || {
+        std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|process| {
+            let path = process.path().join("ns/net");
+            Some((std::fs::metadata(&path).ok()?.ino() as NetnsId, path))
+        })
+    };
+    named()
+        .into_iter()
+        .map(|(_, id, path)| (id, path))
+        .chain(std::iter::once_with(of_processes).flatten())
+        .filter(move |(id, _)| seen.insert(*id))
 }
 
 /// `setns`, unless the thread is there already: so that the own namespace needs no privilege.

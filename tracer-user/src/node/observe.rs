@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use super::IpPrefix;
 use super::hooks::{HookSource, Ruleset};
 use super::netlink::NetlinkError;
-use super::netns::{Netns, NetnsError, named};
+use super::netns::{Netns, NetnsError, every, named};
 use super::path::{Exit, Facts, gateways, roles};
 use super::rtnl::{Link, Rtnl};
 use super::topology::{Device, DeviceKind, Namespace, NetnsId, PathRole, Role, Topology};
@@ -81,6 +81,37 @@ impl Observer {
             self.pods.push(Open::new(pod)?);
         }
         Ok(new)
+    }
+
+    /// The namespaces, not watched so far, of the pods on these nodes that have one of the addresses: what a node
+    /// has a device for, or a port of a bridge, that leads straight there, and is no way out of the node.
+    ///
+    /// `topology` is what [`Self::observe`] has said last.
+    pub fn find_ends(&mut self, topology: &Topology, addresses: &[IpAddr]) -> Vec<Netns> {
+        let watched: Vec<NetnsId> = self.namespaces().map(Netns::id).collect();
+        let mut found: Vec<Netns> = Vec::new();
+        for node in &mut self.nodes {
+            let Some(space) = topology.namespaces.get(&node.netns.id()) else { continue };
+            let known = |address: &IpAddr| {
+                let mut devices = topology.namespaces.values().flat_map(|ns| ns.devices.values());
+                devices.any(|device| device.addresses.contains(address))
+            };
+            for address in addresses.iter().filter(|address| !known(address)) {
+                // What cannot be read here is no end here; reading for good says what is wrong.
+                let Ok(Some(nsid)) = node.nsid_with(space, *address) else { continue };
+                let end = every().filter(|(id, _)| !watched.contains(id)).find_map(|(_, path)| {
+                    let netns = Netns::open(&path, address.to_string()).ok()?;
+                    (node.rtnl.nsid_of(&netns).ok()? == Some(nsid)).then_some(netns)
+                });
+                if let Some(netns) = end.filter(|end| !found.contains(end)) {
+                    found.push(match netns.known_as() {
+                        Some(name) => netns.with_name(name),
+                        None => netns,
+                    });
+                }
+            }
+        }
+        found
     }
 
     /// Ids of our own netfilter programs, so that they are left out of [`Namespace::hooks`].
@@ -217,6 +248,29 @@ impl Open {
             exits: &exits,
             gateway_ports: &gateway_ports,
         }))
+    }
+
+    /// The number of the namespace at the other end of the pair by which `address` is reached from here, when it
+    /// has that address.
+    fn nsid_with(&mut self, space: &Namespace, address: IpAddr) -> Result<Option<i32>, NetlinkError> {
+        let Some(found) = self.rtnl.lookup(address)?.filter(|f| !f.local && f.gateway.is_none()) else {
+            return Ok(None);
+        };
+        let links = self.rtnl.links()?;
+        let device = if is_switched(&links, found.ifindex) {
+            self.port(&links, found.ifindex, address)?
+        } else {
+            Some(found.ifindex)
+        };
+        let Some(beyond) = &mut self.beyond else { return Ok(None) };
+        let way_out =
+            |ifindex| space.devices.get(&ifindex).is_none_or(|d| d.watched == Some(PathRole::Uplink));
+        let pair = links.iter().find(|l| {
+            Some(l.ifindex) == device
+                && matches!(l.kind.as_deref(), Some("veth" | "netkit"))
+                && !way_out(l.ifindex)
+        });
+        Ok(pair.and_then(|l| l.link_nsid).filter(|nsid| beyond.has_address(*nsid, address)))
     }
 
     /// Where packets to the ends of the flow go from here.

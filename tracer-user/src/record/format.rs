@@ -18,6 +18,7 @@ pub const SCHEMA: &str = "egwtrace-recording/1";
 /// One line. Not tagged inside: maps with numbers as keys would not survive it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, and taken apart at once")]
 pub(super) enum Line {
     /// The first line.
     Begin(Begin),

@@ -112,8 +112,8 @@ impl Recorder {
         self.line(&Line::Tick(TickLine {
             now_ns: tick.now_ns,
             counters: tick.counters.to_vec(),
-            asked: tick.asked.to_vec(),
             destinations: tick.destinations.to_vec(),
+            asked: tick.asked.to_vec(),
         }))
     }
 

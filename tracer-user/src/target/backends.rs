@@ -4,9 +4,12 @@
 use std::path::PathBuf;
 
 use super::backend::{Backend, Kind};
+use super::containerd::Containerd;
 use super::cri::{self, Cri};
+use super::docker::{self, Docker};
 use super::error::TargetError;
 use super::namespaces::NamedNamespaces;
+use super::podman::Podman;
 
 /// Everything that may know pods or containers here.
 pub struct Backends {
@@ -26,6 +29,16 @@ impl Backends {
             for socket in &sockets {
                 all.push(Box::new(Cri::new(socket, kind)?));
             }
+        }
+        for socket in &sockets {
+            all.push(Box::new(Containerd::new(socket)?));
+        }
+        let docker = if endpoint.is_some() { sockets.clone() } else { docker::usual() };
+        for socket in docker {
+            all.push(Box::new(Docker::new(&socket)?));
+        }
+        if endpoint.is_none() {
+            all.extend(Podman::usual().map(|podman| Box::new(podman) as Box<dyn Backend>));
         }
         all.push(Box::new(NamedNamespaces));
         Ok(Self { all, sockets })

@@ -52,4 +52,10 @@ impl TargetError {
     pub fn is_unimplemented(&self) -> bool {
         matches!(self, Self::Runtime { source, .. } if source.is_unimplemented())
     }
+
+    /// What answers there speaks something else.
+    pub(super) fn is_another_tongue(&self) -> bool {
+        self.is_unimplemented()
+            || matches!(self, Self::Runtime { source: RpcError::NotGrpc(_) | RpcError::NotHttp(_), .. })
+    }
 }

@@ -3,9 +3,12 @@
 
 mod backend;
 mod backends;
+pub mod containerd;
 pub mod cri;
+pub mod docker;
 mod error;
 mod namespaces;
+pub mod podman;
 pub mod rpc;
 mod select;
 mod suggest;

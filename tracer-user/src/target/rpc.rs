@@ -39,6 +39,8 @@ pub enum RpcError {
     Timeout(Duration),
     #[error("what answers there does not speak gRPC ({0})")]
     NotGrpc(String),
+    #[error("what answers there does not speak HTTP as Docker does ({0})")]
+    NotHttp(String),
     #[error("{method}: {message} (gRPC status {code})")]
     Status { method: &'static str, code: u32, message: String },
     #[error("{method}: the answer cannot be read ({why})")]
@@ -97,12 +99,23 @@ impl Client {
         method: &'static str,
         request: &impl Message,
     ) -> Result<A, RpcError> {
+        self.call_with(None, service, method, request)
+    }
+
+    /// The same with a header, which gRPC calls metadata.
+    pub fn call_with<A: Message + Default + Send + 'static>(
+        &self,
+        header: Option<(&'static str, &str)>,
+        service: &str,
+        method: &'static str,
+        request: &impl Message,
+    ) -> Result<A, RpcError> {
         let frame = frame(request);
         let once = || {
             self.runtime.block_on(async {
                 timeout(self.limit, async {
                     let sender = self.connected().await?;
-                    one(sender, service, method, frame.clone()).await
+                    one(sender, header, service, method, frame.clone()).await
                 })
                 .await
                 .unwrap_or(Err(RpcError::Timeout(self.limit)))
@@ -146,7 +159,7 @@ impl Client {
                 {
                     let (sender, service) = (sender.clone(), service.to_owned());
                     under_way.spawn(async move {
-                        let answer = timeout(limit, one(sender, &service, method, frame)).await;
+                        let answer = timeout(limit, one(sender, None, &service, method, frame)).await;
                         (at, answer.unwrap_or(Err(RpcError::Timeout(limit))))
                     });
                 }
@@ -182,11 +195,16 @@ impl Client {
 /// One call on a connection.
 async fn one<A: Message + Default>(
     mut sender: Sender,
+    header: Option<(&str, &str)>,
     service: &str,
     method: &'static str,
     frame: Bytes,
 ) -> Result<A, RpcError> {
-    let request = Request::post(format!("http://localhost/{service}/{method}"))
+    let mut request = Request::post(format!("http://localhost/{service}/{method}"));
+    if let Some((name, value)) = header {
+        request = request.header(name, value);
+    }
+    let request = request
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("user-agent", concat!("egwtrace/", env!("CARGO_PKG_VERSION")))

@@ -151,8 +151,11 @@ impl<'a> Asked<'a> {
 
     /// Nothing fits: because one that might have known did not answer, or because there is no such thing.
     fn nothing(mut self, kind: Kind, name: &str, accepted: &'static str) -> TargetError {
-        if !self.failures.is_empty() {
-            return self.failures.swap_remove(0);
+        // Of a node's sockets not each is spoken to by every tool: who answered in another tongue is no loss.
+        let foreign = |error: &TargetError| kind == Kind::Containers && error.is_another_tongue();
+        let loss = self.failures.iter().position(|error| !foreign(error));
+        if let Some(at) = loss.or((self.known.is_empty() && !self.failures.is_empty()).then_some(0)) {
+            return self.failures.swap_remove(at);
         }
         let running = || self.known.iter().flat_map(|(_, list)| list).filter(|k| !k.stopped);
         // The right name in the wrong namespace is the likeliest slip.
@@ -236,8 +239,9 @@ fn find_container(name: &str, backends: &[&dyn Backend]) -> Result<Target, Targe
         .iter()
         .flat_map(|(at, list)| select::containers(name, list).into_iter().map(|known| (*at, known)))
         .collect();
-    // Docker's containers are containerd's too, and both may be asked.
-    fits.dedup_by(|(_, a), (_, b)| a.id == b.id);
+    // One container may be known to two: to containerd and to who runs it.
+    let mut seen = std::collections::HashSet::new();
+    fits.retain(|(_, known)| seen.insert(known.id.clone()));
     if fits.is_empty() {
         return Err(asked.nothing(
             Kind::Containers,

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -62,19 +62,21 @@ pub(super) struct PodWatch {
     news: UnboundedReceiver<News>,
     /// Looked at, and not yet for now.
     kept: VecDeque<News>,
+    hosts: Arc<Mutex<Vec<IpAddr>>>,
 }
 
 impl PodWatch {
     pub(super) fn start(plan: &Plan, targets: &[Target], names: Arc<KernelNames>) -> Self {
         let (tell, news) = unbounded_channel();
+        let mut hosts = plan.filter.hosts();
+        hosts.retain(|host| targets.iter().all(|t| !t.addresses.contains(host)));
+        let hosts = Arc::new(Mutex::new(hosts));
         if !plan.runtimes.is_empty() || !plan.follow.is_empty() {
-            let mut hosts = plan.filter.hosts();
-            hosts.retain(|host| targets.iter().all(|t| !t.addresses.contains(host)));
             let watch = Watch {
                 sockets: plan.runtimes.clone(),
                 follow: plan.follow.iter().map(|wanted| (wanted.clone(), Vec::new())).collect(),
                 first: targets.iter().map(Held::of).collect(),
-                hosts,
+                hosts: hosts.clone(),
                 addresses: HashMap::new(),
                 ends: HashSet::new(),
                 said: HashSet::new(),
@@ -85,7 +87,7 @@ impl PodWatch {
             // Without a thread, pods have no names.
             let _ = thread::Builder::new().name("pods".into()).spawn(move || watch.run());
         }
-        Self { news, kept: VecDeque::new() }
+        Self { news, kept: VecDeque::new(), hosts }
     }
 
     /// Waits for news; forever when there will be none.
@@ -96,6 +98,16 @@ impl PodWatch {
         match self.news.recv().await {
             Some(news) => news,
             None => std::future::pending().await,
+        }
+    }
+
+    /// More ends of the flow: behind a translation.
+    pub(super) fn look_for(&self, ends: &[IpAddr]) {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let new: Vec<IpAddr> = ends.iter().filter(|end| !hosts.contains(end)).copied().collect();
+        // Each is a pod of this node or not: a few thousand say more than anybody reads.
+        if hosts.len() < 4096 {
+            hosts.extend(new);
         }
     }
 
@@ -117,7 +129,7 @@ struct Watch {
     /// As found before the run; given to `follow` in the first round.
     first: Vec<Held>,
     /// Ends of the flow that are no targets.
-    hosts: Vec<IpAddr>,
+    hosts: Arc<Mutex<Vec<IpAddr>>>,
     /// By sandbox; one does not change its addresses.
     addresses: HashMap<String, Vec<IpAddr>>,
     ends: HashSet<String>,
@@ -200,9 +212,10 @@ impl Watch {
     }
 
     fn find_ends(&mut self, runtimes: &[Cri], pods: &[(usize, Known)]) {
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (at, pod) in pods {
             let addresses = self.addresses.get(&pod.id).map_or(&[][..], Vec::as_slice);
-            if !addresses.iter().any(|a| self.hosts.contains(a)) || !self.ends.insert(pod.id.clone()) {
+            if !addresses.iter().any(|a| hosts.contains(a)) || !self.ends.insert(pod.id.clone()) {
                 continue;
             }
             match at_home(&runtimes[*at], pod.clone()) {

@@ -4,6 +4,7 @@
 use std::fs;
 
 const CAP_NET_ADMIN: u32 = 12;
+const CAP_NET_RAW: u32 = 13;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
@@ -27,6 +28,8 @@ pub struct MissingPrivileges(Vec<(&'static str, &'static str)>);
 /// What reading takes: no BPF.
 const TO_READ: &[(u32, &str, &str)] = &[
     (CAP_NET_ADMIN, "CAP_NET_ADMIN", "read firewall rules and sets"),
+    // iptables opens a raw socket to ask for the name of a set.
+    (CAP_NET_RAW, "CAP_NET_RAW", "read rules that match sets"),
     (CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "enter network namespaces"),
 ];
 
@@ -35,7 +38,7 @@ const TO_READ: &[(u32, &str, &str)] = &[
 /// # Errors
 /// As [`check_privileges`].
 pub fn check_read_privileges(enter: bool) -> Result<(), MissingPrivileges> {
-    let needed = if enter { TO_READ } else { &TO_READ[..1] };
+    let needed = if enter { TO_READ } else { &TO_READ[..2] };
     check(needed)
 }
 
@@ -83,7 +86,10 @@ mod tests {
         assert!(missing(u64::MAX, NEEDED).is_empty());
         assert!(missing(1 << CAP_SYS_ADMIN | 1 << CAP_NET_ADMIN, NEEDED).is_empty());
         assert_eq!(missing(0, NEEDED).len(), 4);
-        assert!(missing(1 << CAP_NET_ADMIN, &TO_READ[..1]).is_empty(), "no BPF is needed to read");
+        assert!(
+            missing(1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW, &TO_READ[..2]).is_empty(),
+            "no BPF is needed to read"
+        );
         let text = MissingPrivileges(missing(1 << CAP_SYS_ADMIN, NEEDED)).to_string();
         assert_eq!(
             text,

@@ -14,11 +14,11 @@ use crate::record::{Begin, Recorder, SCHEMA, StoppedBecause};
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "--record {path}: {source}; accepted: a file that does not exist yet, in a directory that can be written"
+    "--record {path}: {why}; accepted: a file that does not exist yet, in a directory that can be written"
 )]
 pub struct RecordingError {
     path: String,
-    source: io::Error,
+    why: io::Error,
 }
 
 /// Nothing, or a file.
@@ -33,7 +33,7 @@ impl Recording {
     ) -> Result<Self, RecordingError> {
         let Some(path) = path else { return Ok(Self(None)) };
         let recorder = Recorder::create(path)
-            .map_err(|source| RecordingError { path: quoted(path.as_os_str().as_encoded_bytes()), source })?;
+            .map_err(|why| RecordingError { path: quoted(path.as_os_str().as_encoded_bytes()), why })?;
         let mut recording = Self(Some(recorder));
         let begin = Begin {
             schema: SCHEMA.to_owned(),

@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracer_common::{Counters, Event};
 
+mod follow;
+
+use self::follow::{add_end, add_found_ends, followed_words};
 use super::askers::Askers;
 use super::attach::{Attachments, Changes};
 use super::counters::CounterReader;
@@ -22,7 +24,7 @@ use super::evidence::EvidenceReader;
 use super::header::header;
 use super::listeners::ListenerWatch;
 use super::names::{KernelNames, monotonic_ns};
-use super::pods::{Held, News, PodWatch, addresses_words};
+use super::pods::{News, PodWatch};
 use super::recording::{Recording, RecordingError};
 use super::screen::text_options;
 use crate::bpf::btf::{BtfError, KernelBtf};
@@ -175,7 +177,12 @@ impl<'a> Run<'a> {
                 News::Changed { .. } => pods.put_back(news),
             }
         }
-        let Observation { topology, notices } = observer.observe(&filter.ends())?;
+        let Observation { mut topology, mut notices } = observer.observe(&filter.ends())?;
+        let found = add_found_ends(plan, &mut observer, &topology, &filter.hosts());
+        if !found.is_empty() {
+            remarks.extend(found);
+            Observation { topology, notices } = observer.observe(&filter.ends())?;
+        }
         let netns: Vec<Netns> = observer.namespaces().cloned().collect();
         names.set_entries(&netns);
         let listeners = ListenerWatch::start(names.clone());
@@ -229,9 +236,6 @@ impl<'a> Run<'a> {
             })
             .map(drop)
             .unwrap_or_default();
-        if plan.positions == PositionChoice::Auto {
-            attachments.tracer().prepare_positions();
-        }
         Ok(Self {
             plan,
             filter,
@@ -354,7 +358,7 @@ impl<'a> Run<'a> {
         }
         self.silence_due = Instant::now() + SILENCE;
         let counters = self.kernel.risen();
-        let hosts: Vec<_> = self.plan.filter.dst.iter().map(IpPrefix::address).collect();
+        let hosts: Vec<_> = self.filter.dst.iter().map(IpPrefix::address).collect();
         let asked = self.askers.take();
         let tick = Tick { now_ns: monotonic_ns(), counters: &counters, destinations: &hosts, asked: &asked };
         self.screen.tick(&self.topology, &tick);
@@ -381,7 +385,7 @@ impl<'a> Run<'a> {
         });
         // What is known is shown first: to attach takes its time.
         self.screen.flush();
-        if self.zooms.is_empty() || self.attachments.tracer().is_preparing() {
+        if self.zooms.is_empty() {
             return;
         }
         for (zoom, on) in std::mem::take(&mut self.zooms) {
@@ -412,93 +416,9 @@ impl<'a> Run<'a> {
         Ok(!change.gone.is_empty())
     }
 
-    /// Something changed with the pods; true when the set of namespaces did.
-    fn pods_changed(&mut self, news: News) -> Result<bool, TraceError> {
-        match news {
-            News::Said(text) => {
-                self.say(text);
-                self.screen.flush();
-                Ok(false)
-            }
-            News::End(target) => {
-                let remark = add_end(&mut self.observer, &target)?;
-                let added = remark.is_some();
-                if let Some(remark) = remark {
-                    self.look_again(true)?;
-                    self.say(remark);
-                    self.screen.flush();
-                }
-                Ok(added)
-            }
-            News::Changed { gone, came } => {
-                self.follow(&gone, &came)?;
-                Ok(true)
-            }
-        }
-    }
-
-    /// A pod that is followed ended, or another one took its place.
-    fn follow(&mut self, gone: &[Held], came: &[Target]) -> Result<(), TraceError> {
-        let addresses =
-            |of: &mut dyn Iterator<Item = &Vec<IpAddr>>| -> Vec<IpAddr> { of.flatten().copied().collect() };
-        let (old, new) = (
-            addresses(&mut gone.iter().map(|g| &g.addresses)),
-            addresses(&mut came.iter().map(|c| &c.addresses)),
-        );
-        self.filter.follow_to(&old, &new);
-        // Nobody else may be followed by an address that is free again.
-        let beyond = self.attachments.tracer().set_followed(&self.filter.followed())?;
-        for id in gone.iter().filter_map(|held| held.netns) {
-            if self.plan.nodes.iter().all(|node| node.id() != id) {
-                self.forget(id);
-            }
-        }
-        for netns in came.iter().filter_map(|target| target.netns.as_ref()) {
-            if !self.plan.nodes.contains(netns) {
-                self.observer.add_pod(netns)?;
-            }
-        }
-        self.look_again(true)?;
-        // Said when it is so: who reads it may send the next packet.
-        for held in gone.iter().filter(|_| came.is_empty()) {
-            self.say(format!("{} is gone: what takes its place will be followed", held.name));
-        }
-        for target in came {
-            let addresses = addresses_words(&target.addresses);
-            self.say(match gone.first() {
-                Some(held) => {
-                    format!("{} took the place of {}: followed at {addresses}", target.name, held.name)
-                }
-                None => format!("{} is there: followed at {addresses}", target.name),
-            });
-        }
-        if let Some(words) = followed_words(beyond) {
-            self.say(words);
-        }
-        self.screen.flush();
-        Ok(())
-    }
-
     fn forget(&mut self, id: NetnsId) {
         self.attachments.forget(id);
         self.observer.forget(id);
-    }
-
-    /// Reads the node anew and brings everything in step with it. `always`: even when it looks the same.
-    fn look_again(&mut self, always: bool) -> Result<(), TraceError> {
-        self.netns = self.observer.namespaces().cloned().collect();
-        self.read_node(always)
-    }
-
-    /// The flow leads to addresses and devices that the command line does not name: a service's endpoint, say.
-    fn follow_leads(&mut self, watcher: &mut Watcher) -> Result<(), TraceError> {
-        let leads = self.tracker.leads();
-        if !leads.is_empty() {
-            watcher.follow(&leads.ends);
-            self.observer.follow(leads.ends, &leads.devices);
-            self.read_node(false)?;
-        }
-        Ok(())
     }
 
     fn watcher(&self) -> Result<Watcher, WatchError> {
@@ -507,7 +427,28 @@ impl<'a> Run<'a> {
         Ok(watcher)
     }
 
-    fn read_node(&mut self, always: bool) -> Result<(), TraceError> {
+    /// The flow leads to addresses and devices that the command line does not name: a service's endpoint, say.
+    fn follow_leads(&mut self, watcher: &mut Watcher) -> Result<(), TraceError> {
+        let leads = self.tracker.leads();
+        if !leads.is_empty() {
+            self.pods.look_for(&leads.ends);
+            watcher.follow(&leads.ends);
+            self.observer.follow(leads.ends.iter().copied(), &leads.devices);
+            self.look_again(false)?;
+            let found = add_found_ends(self.plan, &mut self.observer, &self.topology, &leads.ends);
+            if !found.is_empty() {
+                self.look_again(true)?;
+                *watcher = self.watcher()?;
+                found.into_iter().for_each(|text| self.say(text));
+                self.screen.flush();
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the node anew and brings everything in step with it. `always`: even when it looks the same.
+    fn look_again(&mut self, always: bool) -> Result<(), TraceError> {
+        self.netns = self.observer.namespaces().cloned().collect();
         let Observation { topology, notices } = self.observer.observe(&self.filter.ends())?;
         if topology == *self.topology && !always {
             return Ok(());
@@ -729,22 +670,6 @@ fn nodes<'n>(topology: &Topology, netns: &'n [Netns]) -> Vec<&'n Netns> {
     let is_node =
         |netns: &&Netns| topology.namespaces.get(&netns.id()).is_some_and(|ns| ns.role == Role::Node);
     netns.iter().filter(is_node).collect()
-}
-
-/// Watches the pod at an end of the flow too, and says so; `None`: it is watched already.
-fn add_end(observer: &mut Observer, target: &Target) -> Result<Option<String>, TraceError> {
-    let Some(netns) = &target.netns else { return Ok(None) };
-    // A pod that has just ended is no reason to end.
-    let added = observer.add_pod(netns).unwrap_or(false);
-    Ok(added.then(|| {
-        let addresses = addresses_words(&target.addresses);
-        format!("{} ({addresses}), an end of the flow, runs here: its side is watched too", target.name)
-    }))
-}
-
-fn followed_words(beyond: usize) -> Option<String> {
-    (beyond > 0)
-        .then(|| format!("{beyond} addresses of what is followed are too many: their packets are not seen"))
 }
 
 async fn at(when: Option<Instant>) {

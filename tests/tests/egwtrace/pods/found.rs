@@ -124,3 +124,21 @@ fn pods_that_cannot_be_followed_are_told_in_clear_words() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn a_container_that_kubernetes_does_not_know() -> Result<()> {
+    let Some(node) = Node::up(Spec::unique())? else { return Ok(()) };
+    node.containers.run_plain("c0ffee0001", "db")?;
+    for name in ["db", "default/db", "c0ffee"] {
+        // Nothing gave it an address: what passes its devices is followed all the same.
+        let traced =
+            node.refused(&format!("--container {name} --src 192.0.2.9 --dst 192.0.2.1 --duration 100ms"))?;
+        assert_eq!((traced.status.code(), traced.errors.as_str()), (Some(0), ""), "{name}");
+        assert!(traced.lines.iter().any(|line| line.contains("pod default/db ")), "{:#?}", traced.lines);
+    }
+    let refused = node.refused("--container db")?;
+    assert!(refused.errors.contains("\"default/db\" has no address yet"), "{}", refused.errors);
+    let refused = node.refused("--container d")?;
+    assert!(refused.errors.contains("no container \"d\" here"), "{}", refused.errors);
+    Ok(())
+}

@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The walk of `check` on hand-made nodes: rules as iptables-save prints them, routes by a lookup as the kernel's.
+
+mod schema;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use tracer_user::check::{Ending, Host, Place, Question, Report, Stage, Verdict, World, check};
+use tracer_user::node::evidence::{Backend, NetnsEvidence, Socket, TableFamily, iptables, parse_ipset_save};
+use tracer_user::node::rtnl::{
+    Address, FdbEntry, Link, Neighbour, NextHop, Route, RouteAnswer, RouteQuestion, Rule, Vxlan,
+};
+use tracer_user::node::{NetnsId, Role};
+
+const POD: NetnsId = 1;
+const NODE: NetnsId = 2;
+const OTHER: NetnsId = 3;
+
+const MARKS: &str = "*mangle\n:PREROUTING ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:EGRESSGATEWAY-MARK-REQUEST - [0:0]\n\
+    -A PREROUTING -j EGRESSGATEWAY-MARK-REQUEST\n-A PREROUTING -m mark --mark 0x26000000/0xff000000 -j ACCEPT\n\
+    -A FORWARD -m mark --mark 0x26000000/0xff000000 -j MARK --set-xmark 0x26000000/0xffffffff\n\
+    -A EGRESSGATEWAY-MARK-REQUEST -m set --match-set egress-src-v4-x src -m set --match-set egress-dst-v4-x dst \
+    -m conntrack --ctdir ORIGINAL -m comment --comment \"Set mark for EgressPolicy default-test\" \
+    -j MARK --set-xmark 0x26b7b4e4/0xffffffff\nCOMMIT\n";
+const SERVICE: &str = "*nat\n:PREROUTING ACCEPT [0:0]\n:SVC - [0:0]\n:SEP1 - [0:0]\n:SEP2 - [0:0]\n\
+    -A PREROUTING -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j SVC\n\
+    -A SVC -m statistic --mode random --probability 0.50000000000 -j SEP1\n-A SVC -j SEP2\n\
+    -A SEP1 -p tcp -m tcp -j DNAT --to-destination 10.200.0.23:80\n\
+    -A SEP2 -p tcp -m tcp -j DNAT --to-destination 10.200.0.23:81\nCOMMIT\n";
+
+/// A pod, its node with a bridge and EgressGateway's tunnel, another pod on the bridge.
+struct Machine {
+    hosts: BTreeMap<NetnsId, Host>,
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn link(ifindex: u32, name: &str, kind: Option<&str>, mtu: u32) -> Link {
+    Link {
+        ifindex,
+        name: name.to_owned(),
+        kind: kind.map(str::to_owned),
+        hardware: 1,
+        flags: 1,
+        mtu,
+        mac: vec![2, 0, 0, 0, 0, ifindex as u8],
+        ..Link::default()
+    }
+}
+
+fn lo() -> Link {
+    Link { flags: 9, hardware: 772, ..link(1, "lo", None, 65_536) }
+}
+
+fn route(table: u32, to: &str, kind: u8, device: u32, via: Option<&str>) -> Route {
+    Route {
+        destination: to.parse().expect("a prefix"),
+        table,
+        kind,
+        protocol: 0,
+        scope: 0,
+        priority: 0,
+        source: None,
+        next_hops: vec![NextHop { ifindex: device, gateway: via.map(ip) }],
+    }
+}
+
+fn host(id: NetnsId, name: &str, role: Role, links: Vec<Link>, addresses: &[(u32, &str, u8)]) -> Host {
+    let mut evidence = NetnsEvidence { name: name.to_owned(), links, ..NetnsEvidence::default() };
+    for (ifindex, address, prefix_len) in addresses {
+        let address = ip(address);
+        evidence.addresses.push(Address { ifindex: *ifindex, address, prefix_len: *prefix_len, scope: 0 });
+        evidence.routes.push(route(255, &format!("{address}/32"), 2, *ifindex, None));
+        if *prefix_len < 32 {
+            let net = tracer_user::node::IpPrefix::new(address, *prefix_len).expect("a prefix");
+            evidence.routes.push(route(254, &net.to_string(), 1, *ifindex, None));
+        }
+    }
+    let rule = |priority, table| Rule { priority, table, action: 1, ..Rule::default() };
+    evidence.rules = vec![rule(0, 255), rule(32_766, 254)];
+    for (path, value) in [("net/ipv4/ip_forward", "1"), ("net/bridge/bridge-nf-call-iptables", "1")] {
+        evidence.sysctls.insert(path.to_owned(), value.to_owned());
+    }
+    let uplinks = BTreeSet::new();
+    Host { id, role, elsewhere: false, evidence, uplinks, packet_sockets: Some(Vec::new()) }
+}
+
+fn listens(port: u16) -> Socket {
+    let local = format!("0.0.0.0:{port}").parse().expect("an address");
+    Socket { proto: 6, local, dual: false, uid: 0, queued: 0, backlog: 128, ifindex: 0 }
+}
+
+impl Machine {
+    fn new() -> Self {
+        let pod_links = |peer| {
+            vec![lo(), Link { link: Some(peer), link_nsid: Some(0), ..link(2, "eth0", Some("veth"), 1450) }]
+        };
+        let mut pod =
+            host(POD, "visitor", Role::Pod, pod_links(4), &[(1, "127.0.0.1", 8), (2, "10.200.0.22", 24)]);
+        let mut other =
+            host(OTHER, "podb", Role::Pod, pod_links(5), &[(1, "127.0.0.1", 8), (2, "10.200.0.23", 24)]);
+        for pod in [&mut pod, &mut other] {
+            pod.evidence.routes.push(route(254, "0.0.0.0/0", 1, 2, Some("10.200.0.1")));
+        }
+        other.evidence.sockets.push(listens(80));
+        let port = |i, name: &str, nsid| Link {
+            master: Some(3),
+            link: Some(2),
+            link_nsid: Some(nsid),
+            ..link(i, name, Some("veth"), 1450)
+        };
+        let vxlan = Vxlan { vni: 100, port: 7789, local: Some(ip("172.16.25.11")), link: Some(2) };
+        let links = vec![
+            lo(),
+            link(2, "eth0", None, 1500),
+            link(3, "cni0", Some("bridge"), 1450),
+            port(4, "vetha", 1),
+            port(5, "vethb", 2),
+            Link { vxlan: Some(vxlan), ..link(6, "egress.vxlan", Some("vxlan"), 1450) },
+        ];
+        let addresses =
+            [(1, "127.0.0.1", 8), (2, "172.16.25.11", 24), (3, "10.200.0.1", 24), (6, "192.200.0.1", 16)];
+        let mut node = host(NODE, "node1", Role::Node, links, &addresses);
+        node.uplinks.insert(2);
+        let evidence = &mut node.evidence;
+        evidence.routes.push(route(254, "0.0.0.0/0", 1, 2, Some("172.16.25.1")));
+        evidence.routes.push(route(0x26b7_b4e4, "0.0.0.0/0", 1, 6, Some("192.200.0.2")));
+        let mark = Rule {
+            priority: 99,
+            mark: 0x26b7_b4e4,
+            mask: u32::MAX,
+            table: 0x26b7_b4e4,
+            action: 1,
+            ..Rule::default()
+        };
+        evidence.rules.insert(1, mark);
+        let mac = vec![0x66, 0, 0, 0, 0, 2];
+        evidence.neighbours.push(Neighbour {
+            ifindex: 6,
+            address: ip("192.200.0.2"),
+            mac: mac.clone(),
+            state: 0x80,
+        });
+        let remote = Some(ip("172.16.25.12"));
+        evidence.fdb.push(FdbEntry {
+            ifindex: 6,
+            master: None,
+            mac,
+            vlan: None,
+            remote,
+            own: true,
+            state: 0x80,
+        });
+        evidence.sets = parse_ipset_save(
+            "create egress-src-v4-x hash:net family inet\nadd egress-src-v4-x 10.200.0.22\n\
+             create egress-dst-v4-x hash:net family inet\nadd egress-dst-v4-x 172.16.25.183\n",
+        );
+        Self { hosts: [(POD, pod), (NODE, node), (OTHER, other)].into() }
+    }
+
+    fn rules(mut self, id: NetnsId, text: &str) -> Self {
+        let saved = iptables::parse(text, TableFamily::Ip, Backend::IptablesNft);
+        self.evidence(id).rulesets.extend(saved.tables);
+        self
+    }
+
+    fn evidence(&mut self, id: NetnsId) -> &mut NetnsEvidence {
+        &mut self.hosts.get_mut(&id).expect("a host").evidence
+    }
+
+    fn ask(&mut self, destination: &str, port: u16) -> Report {
+        let question = Question {
+            source: None,
+            sport: None,
+            destination: ip(destination),
+            dport: Some(port),
+            protocol: 6,
+            pod: Some(POD),
+            assumed: Vec::new(),
+        };
+        check(self, &question)
+    }
+
+    fn behind(&self, host: &Host, link: &Link) -> Option<(NetnsId, u32)> {
+        match (host.id, link.link_nsid?) {
+            (POD, _) => Some((NODE, 4)),
+            (OTHER, _) => Some((NODE, 5)),
+            (NODE, 1) => Some((POD, 2)),
+            (NODE, 2) => Some((OTHER, 2)),
+            _ => None,
+        }
+    }
+}
+
+impl World for Machine {
+    fn watched(&self) -> Vec<Arc<Host>> {
+        [NODE, POD].iter().filter_map(|id| self.host(*id)).collect()
+    }
+
+    fn host(&self, id: NetnsId) -> Option<Arc<Host>> {
+        self.hosts.get(&id).cloned().map(Arc::new)
+    }
+
+    fn peer(&mut self, host: &Host, link: &Link) -> Option<(Arc<Host>, u32)> {
+        let (id, ifindex) = self.behind(host, link)?;
+        Some((self.host(id)?, ifindex))
+    }
+
+    fn peer_addresses(&mut self, host: &Host, link: &Link) -> Option<Vec<IpAddr>> {
+        let (id, _) = self.behind(host, link)?;
+        Some(self.hosts[&id].evidence.addresses.iter().map(|a| a.address).collect())
+    }
+
+    fn listeners(&mut self, _: &Host, _: u8, _: u16) -> Vec<u32> {
+        Vec::new()
+    }
+
+    /// Rules by priority, then the longest prefix.
+    fn route(&mut self, host: &Host, question: &RouteQuestion) -> Result<RouteAnswer, String> {
+        let evidence = &host.evidence;
+        for rule in evidence.rules.iter().filter(|r| question.mark & r.mask == r.mark) {
+            let fits = evidence
+                .routes
+                .iter()
+                .filter(|r| r.table == rule.table && r.destination.contains(question.destination));
+            if let Some(best) = fits.max_by_key(|r| r.destination.len()) {
+                return Ok(RouteAnswer::Route(best.clone()));
+            }
+        }
+        Ok(RouteAnswer::Refused(libc::ENETUNREACH))
+    }
+}
+
+fn ids(report: &Report) -> Vec<&str> {
+    report.causes.iter().map(|cause| cause.id).collect()
+}
+
+fn verdict(report: &Report, stage: Stage) -> Verdict {
+    report.stages.iter().find(|s| s.stage == stage).expect("a stage").verdict
+}
+
+#[test]
+fn the_egress_path_of_a_node() {
+    let report = Machine::new().rules(NODE, MARKS).ask("172.16.25.183", 80);
+    assert_eq!(ids(&report), Vec::<&str>::new(), "{report:#?}");
+    let path = &report.paths[0];
+    let marks: Vec<_> = path.steps.iter().flat_map(|s| &s.marks).map(|m| m.to.expect("known")).collect();
+    assert_eq!(marks, [0x26b7_b4e4, 0x2600_0000]);
+    let tables: Vec<_> = path
+        .steps
+        .iter()
+        .filter_map(|s| match s.place {
+            Place::Route { table, .. } => Some(table),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(tables, [254, 0x26b7_b4e4, 254]);
+    let last = path.steps.last().expect("steps");
+    assert_eq!(last.encap.as_ref().map(|e| (e.dst.as_str(), e.vni)), Some(("172.16.25.12", 100)));
+    assert_eq!(path.ending, Ending::Left { netns: "node1".to_owned(), device: "eth0".to_owned() });
+    assert_eq!(verdict(&report, Stage::OtherNode), Verdict::NotKnown);
+    assert!(report.unknown.iter().any(|u| u.contains("172.16.25.12")), "{:?}", report.unknown);
+}
+
+#[test]
+fn the_first_thing_that_is_wrong_comes_first() {
+    let mut machine = Machine::new().rules(NODE, MARKS);
+    machine.evidence(NODE).rules.remove(1);
+    let report = machine.ask("172.16.25.183", 80);
+    assert_eq!(ids(&report)[0], "fwmark-without-rule", "{report:#?}");
+    assert_eq!(verdict(&report, Stage::Marking), Verdict::Passed);
+    assert_eq!(verdict(&report, Stage::Routing), Verdict::Failed);
+    assert_eq!(verdict(&report, Stage::Returning), Verdict::NotReached);
+    assert!(report.is_wrong());
+}
+
+#[test]
+fn every_choice_of_chance_is_walked() {
+    let report = Machine::new().rules(NODE, SERVICE).ask("10.96.0.1", 80);
+    // One endpoint listens, the other does not.
+    assert_eq!(ids(&report), ["port-closed"], "{report:#?}");
+    let facts: Vec<&str> = report.causes[0].evidence.iter().map(|f| f.text.as_str()).collect();
+    assert!(facts.iter().any(|f| f.contains("1 of 2 ways")), "{facts:?}");
+    assert_eq!(report.paths[0].alternatives, ["10.200.0.23:80", "10.200.0.23:81"]);
+    let mut machine = Machine::new().rules(NODE, SERVICE);
+    machine.evidence(OTHER).sockets.push(listens(81));
+    let report = machine.ask("10.96.0.1", 80);
+    assert_eq!(ids(&report), Vec::<&str>::new(), "{report:#?}");
+    assert_eq!(report.paths.last().expect("a reply").packet, "reply");
+    let back = report
+        .paths
+        .last()
+        .and_then(|p| p.steps.iter().flat_map(|s| &s.nat).next_back())
+        .expect("translated back");
+    assert_eq!((back.kind, back.to.as_str()), ("un-DNAT", "10.96.0.1:80"));
+}
+
+#[test]
+fn a_condition_that_is_not_known_is_no_cause() {
+    let limited = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m strange --thing 3 -j DROP\nCOMMIT\n";
+    let report = Machine::new().rules(NODE, limited).ask("10.200.0.23", 80);
+    assert_eq!(ids(&report), Vec::<&str>::new(), "{report:#?}");
+    assert!(
+        report.unknown.iter().any(|u| u.contains("FORWARD rule 1") && u.contains("drops it")),
+        "{:?}",
+        report.unknown
+    );
+}
+
+#[test]
+fn later_packets_may_go_another_way() {
+    let early = MARKS.replace(
+        "-A PREROUTING -j EGRESS",
+        "-A PREROUTING -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A PREROUTING -j EGRESS",
+    );
+    let report = Machine::new().rules(NODE, &early).ask("172.16.25.183", 80);
+    assert_eq!(ids(&report), ["only-first-packet-marked"], "{report:#?}");
+    assert_eq!(report.paths[1].packet, "later packets");
+}
+
+#[test]
+fn what_is_too_large_is_found_without_a_large_packet() {
+    let mut machine = Machine::new().rules(NODE, MARKS);
+    machine.evidence(POD).links[1].mtu = 1500;
+    assert_eq!(ids(&machine.ask("172.16.25.183", 80)), ["packet-too-big"]);
+    let silent = "*filter\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -p icmp -m icmp --icmp-type 3/4 -j DROP\nCOMMIT\n";
+    let report = machine.rules(NODE, silent).ask("172.16.25.183", 80);
+    assert_eq!(ids(&report), ["path-mtu-black-hole"], "{report:#?}");
+}
+
+#[test]
+fn nobody_has_the_address() {
+    let report = Machine::new().ask("10.200.0.77", 80);
+    assert_eq!(ids(&report), ["neighbour-silent"], "{report:#?}");
+    assert_eq!(ids(&Machine::new().rules(NODE, MARKS).ask("10.200.0.23", 81)), ["port-closed"]);
+}
+
+#[test]
+fn reports_fit_the_schema() {
+    let root: serde_json::Value =
+        serde_json::from_str(include_str!("../schema/check.schema.json")).expect("a schema");
+    let mut missing = Machine::new().rules(NODE, MARKS);
+    missing.evidence(NODE).fdb.clear();
+    for report in [
+        Machine::new().rules(NODE, MARKS).ask("172.16.25.183", 80),
+        Machine::new().rules(NODE, SERVICE).ask("10.96.0.1", 80),
+        Machine::new().ask("10.200.0.77", 80),
+        missing.ask("172.16.25.183", 80),
+    ] {
+        let mut line = Vec::new();
+        tracer_user::output::write_check(&mut line, &report).expect("writes");
+        let value = serde_json::from_slice(&line).expect("JSON");
+        schema::check(&root, &root, &value, "").expect("fits");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Nodes with pieces missing and rules in any order give a report, and text of it.
+    #[test]
+    fn broken_nodes_never_panic(
+        lines in proptest::collection::vec(0usize..9, 0..12),
+        cut in proptest::collection::vec(0usize..6, 0..4),
+        port: u16,
+        last: u8,
+    ) {
+        const RULES: [&str; 9] = [
+            "-A PREROUTING -j A", "-A A -j B", "-A B -j A", "-A A -m statistic --mode random --probability 0.3 -j B",
+            "-A B -p tcp -j DNAT --to-destination 10.200.0.23:80", "-A PREROUTING -j DNAT --to-destination 172.16.25.11-172.16.25.20",
+            "-A POSTROUTING -j MASQUERADE", "-A POSTROUTING -s 10.200.0.0/16 -j SNAT --to-source 1.2.3.4:1-9", "-A OUTPUT -j REDIRECT",
+        ];
+        let text: String = lines.iter().map(|i| format!("{}\n", RULES[*i])).collect();
+        let text = format!("*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:A - [0:0]\n:B - [0:0]\n{text}COMMIT\n");
+        let mut machine = Machine::new().rules(NODE, &text).rules(NODE, MARKS).rules(POD, &text);
+        for what in cut {
+            let evidence = machine.evidence(NODE);
+            match what {
+                0 => evidence.links.clear(),
+                1 => evidence.addresses.clear(),
+                2 => { evidence.links.pop(); }
+                3 => evidence.routes.clear(),
+                4 => evidence.fdb.clear(),
+                _ => evidence.rules.clear(),
+            }
+        }
+        let report = machine.ask(&format!("10.200.0.{last}"), port);
+        let mut out = Vec::new();
+        tracer_user::output::CheckText::new(tracer_user::output::TextOptions::default())
+            .report(&mut out, &report, "node1")
+            .expect("writes");
+    }
+}

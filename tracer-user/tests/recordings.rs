@@ -7,6 +7,7 @@
 //!     EGWT_RECORD=$DIR cargo test -p tests --test causes -- each_fault healthy --include-ignored
 //!     (cd $DIR && sed -i 's/"kernel":"[^"]*"/"kernel":"6.18"/' *.rec && tar -cJf - --sort=name *.rec) \
 //!         > tracer-user/tests/fixtures/recordings.tar.xz
+//!     # of osm-uid, a flood, 400 lines and the last are enough
 //!     UPDATE_RECORDINGS=1 cargo test -p tracer-user --test recordings
 
 use std::fmt::Write as _;

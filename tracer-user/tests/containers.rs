@@ -29,8 +29,11 @@ impl Drop for Dir {
     }
 }
 
-/// Answers each request by its path; `None`: not at all.
-fn serve(socket: &Path, answer: fn(&str) -> Option<String>) {
+/// By the path that is asked for; `None`: no answer ever.
+type Answer = fn(&str) -> Option<String>;
+
+/// Answers each request.
+fn serve(socket: &Path, answer: Answer) {
     let listener = UnixListener::bind(socket).unwrap();
     // Ends with the test's process.
     std::thread::spawn(move || {
@@ -105,7 +108,7 @@ fn dockers_containers_by_name_and_id() {
 
 #[test]
 fn what_is_no_docker_is_named_within_the_limit() {
-    let answers: [(fn(&str) -> Option<String>, &str); 4] = [
+    let answers: [(Answer, &str); 4] = [
         (|_| None, "no answer within 2 s"),
         (|_| Some("SSH-2.0\r\n".into()), "does not speak HTTP as Docker does"),
         (|_| Some("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n".into()), "HTTP status 500"),

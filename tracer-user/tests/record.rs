@@ -84,6 +84,9 @@ fn a_recording_says_what_the_run_said() {
     assert_eq!(replayed.causes, live);
     assert_eq!((replayed.packets_of_run, cut), (Some(replayed.packets), None));
     assert_eq!(replayed.namespaces, ["node1", "node2"]);
+    let mut line = Vec::new();
+    tracer_user::output::write_causes(&mut line, &replayed).expect("writes");
+    schema::assert_fits(&serde_json::from_slice(&line).expect("JSON"));
 }
 
 #[test]

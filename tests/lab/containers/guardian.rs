@@ -67,7 +67,7 @@ fn serve(socket: &Path, containerd: &mut Child) -> Result<()> {
 
 fn take_away(dir: &Path, network: &str) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(10);
-    let pods = cgroups(dir);
+    let (pods, sockets) = (cgroups(dir), shim_sockets());
     loop {
         let left = descendants();
         for pid in &left {
@@ -85,6 +85,9 @@ fn take_away(dir: &Path, network: &str) -> Result<()> {
     for cgroup in pods {
         let _ = fs::remove_dir(cgroup);
     }
+    for socket in sockets {
+        let _ = fs::remove_file(socket);
+    }
     let results = fs::read_dir(CNI_RESULTS).into_iter().flatten().flatten();
     for file in results.filter(|f| f.file_name().to_string_lossy().starts_with(&format!("{network}-"))) {
         let _ = fs::remove_file(file.path());
@@ -95,6 +98,14 @@ fn take_away(dir: &Path, network: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// What shims listen at, always in the machine's own directory. Only sockets of this network namespace are listed, and
+/// whoever is in it is ours.
+fn shim_sockets() -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/net/unix").unwrap_or_default();
+    let paths = table.lines().filter_map(|line| line.split_whitespace().nth(7));
+    paths.filter(|path| path.starts_with("/run/containerd/s/")).map(PathBuf::from).collect()
 }
 
 /// The pods' cgroups, the innermost first; the outermost is called as the directory.

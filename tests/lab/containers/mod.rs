@@ -127,7 +127,10 @@ impl Containers {
         let archive = self.dir.join("image.tar");
         self.ctr("default", &["images", "import", "--no-unpack", &archive.to_string_lossy()])?;
         let (cgroup, label) = (format!("{}/{id}", self.cgroup()), format!("nerdctl/name={name}"));
-        let how = ["run", "-d", "--snapshotter", "native", "--cgroup", &cgroup, "--label", &label];
+        let runc = self.dir.join("runc").to_string_lossy().into_owned();
+        let how =
+            ["run", "-d", "--null-io", "--snapshotter", "native", "--cgroup", &cgroup, "--label", &label];
+        let how = [&how[..], &["--runc-root", &runc]].concat();
         self.ctr("default", &[&how[..], &[IMAGE, id, "/bin/sleep", "1000000"]].concat())
     }
 
@@ -189,6 +192,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
     default_runtime_name = "runc"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        Root = "{dir}/runc"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{cni}"
     conf_dir = "{dir}/cni"

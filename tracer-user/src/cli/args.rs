@@ -139,7 +139,7 @@ pub struct TraceArgs {
     #[arg(short, long, value_name = "NS", help_heading = "What to follow")]
     pub namespace: Option<String>,
 
-    /// Stay with the pod: when it is made again, on this node, it is followed with its new addresses
+    /// Stay with the pod: when it is made again here, at its new addresses
     ///
     /// With the beginning of a name, the pod that takes the place of the one that ended; with --selector, every pod
     /// that comes to have these labels.
@@ -184,7 +184,7 @@ pub struct TraceArgs {
     #[arg(long, value_name = "NAME|PATH", help_heading = "Where to look", action = ArgAction::Append)]
     pub node_netns: Vec<String>,
 
-    /// The container runtime's socket [default: containerd's and CRI-O's at their usual places]
+    /// Socket of the container runtime [default: the usual places]
     #[arg(long, value_name = "PATH", help_heading = "Where to look")]
     pub runtime_endpoint: Option<String>,
 
@@ -232,7 +232,7 @@ pub struct TraceArgs {
     ///
     /// The file must not exist. It holds addresses, ports, firewall rules, routes and names of the node, and no
     /// payload of any packet; only its owner may read it.
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    #[arg(long, value_name = "FILE", help_heading = "Output", hide_short_help = true)]
     pub record: Option<PathBuf>,
 
     /// Print the programs' own debug messages

@@ -53,8 +53,7 @@ Examples:
   egwtrace --dst api.example.com:443 --drops
   egwtrace --src 10.200.0.22 --proto icmp --count 4
 
-Exit codes: 0 traced, 1 a drop was seen (with --fail-on-drop), 2 cannot trace. More with --help.
-Without packets: egwtrace check --help, egwtrace explain --help.";
+Exit codes: 0 traced, 1 a drop was seen (with --fail-on-drop), 2 cannot trace. More with --help.";
 
 pub(super) const AFTER_LONG: &str = "\
 Examples:

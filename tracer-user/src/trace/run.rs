@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The loop: drain, join, print; follow changes of the node; end cleanly.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -33,8 +33,8 @@ use crate::cli::{Filter, Format, Plan, PositionChoice};
 use crate::explain::{Explainer, Tick};
 use crate::flow::{Ending, Names, Notice, Options, Tracker, Update, Zoom};
 use crate::node::{
-    Change, IpPrefix, Netns, NetnsId, Observation, ObserveError, Observer, Role, Topology, WatchError,
-    Watcher,
+    Change, IpPrefix, Namespace, Netns, NetnsId, Observation, ObserveError, Observer, Role, Topology,
+    WatchError, Watcher,
 };
 use crate::output::{Explanation, Json, Missing, Output, Scene, Text};
 use crate::target::Target;
@@ -48,6 +48,8 @@ const BATCH: usize = 4096;
 const BATCHES: usize = 16;
 /// After `--count` packets: how long their endings are waited for.
 const COUNT_GRACE: Duration = Duration::from_millis(1500);
+/// Namespaces that are gone and still named at the end.
+const FORMER: usize = 64;
 /// How often the counters of the programs are read.
 const COUNTERS: Duration = Duration::from_millis(100);
 /// How often is looked for what no packet shows: answers that do not come, counters of the kernel.
@@ -118,6 +120,8 @@ struct Run<'a> {
     filter: Filter,
     pods: PodWatch,
     listeners: ListenerWatch,
+    /// Namespaces that are gone: the sums at the end still name them.
+    former: BTreeMap<NetnsId, Namespace>,
     observer: Observer,
     topology: Arc<Topology>,
     netns: Vec<Netns>,
@@ -241,6 +245,7 @@ impl<'a> Run<'a> {
             filter,
             pods,
             listeners,
+            former: BTreeMap::new(),
             observer,
             topology,
             netns,
@@ -417,6 +422,9 @@ impl<'a> Run<'a> {
     }
 
     fn forget(&mut self, id: NetnsId) {
+        if let Some(namespace) = self.topology.namespaces.get(&id).filter(|_| self.former.len() < FORMER) {
+            self.former.insert(id, namespace.clone());
+        }
         self.attachments.forget(id);
         self.observer.forget(id);
     }
@@ -514,7 +522,11 @@ impl<'a> Run<'a> {
                 "{missed} events not seen: they came while the program for them was at work on that CPU"
             ));
         }
-        let (screen, topology) = (&mut self.screen, &self.topology);
+        let mut topology = Topology::clone(&self.topology);
+        for (id, namespace) in std::mem::take(&mut self.former) {
+            topology.namespaces.entry(id).or_insert(namespace);
+        }
+        let (screen, topology) = (&mut self.screen, &Arc::new(topology));
         let summary = self.tracker.finish(monotonic_ns(), &mut |update| screen.update(topology, &update));
         self.outcome = Outcome { dropped: summary.dropped_total(), events_lost: summary.events_lost };
         screen.summary(topology, &summary);

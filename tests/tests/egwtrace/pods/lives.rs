@@ -73,6 +73,8 @@ fn a_pod_made_again_is_followed_at_its_new_address() -> Result<()> {
             .any(|j| j.kind() == "SYN" && j.ends().starts_with(&from) && j.ending().starts_with("delivered"))
     })?;
     let traced = trace.stop()?.clean()?;
+    // The sums name what is gone.
+    assert!(!traced.summary.to_string().contains("netns:"), "{}", traced.summary);
     let syns: Vec<_> = traced.all("SYN").collect();
     assert_eq!(syns.len(), 2, "{}", traced.list());
     assert!(syns[1].hops()[0].starts_with("shop/client"), "{:#?}", syns[1].hops());

@@ -52,7 +52,7 @@ impl Trial {
             return Ok(verdict);
         };
         self.fault.apply(&lab, self.family)?;
-        let trace = Trace::start(&lab, &fill(case.flow, self.family), case.watch)?;
+        let trace = Trace::start(&lab, case.name, &fill(case.flow, self.family), case.watch)?;
         let mut verdict = self.fault.probed(&lab, self.family)?;
         thread::sleep(AFTER_PROBE);
         let found = trace.stop(case.name)?;

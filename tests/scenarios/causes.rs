@@ -2,7 +2,8 @@
 //! Every fault of the catalogue, and variants of it, under the real binary: which cause it names, and that it
 //! names none where nothing is wrong. Prints fault → cause → right or wrong.
 //!
-//! `EGWT_ONLY=a,b` tries these only; `EGWT_KEEP=DIR` keeps what egwtrace printed; `EGWT_JOBS=4`.
+//! `EGWT_ONLY=a,b` tries these only; `EGWT_KEEP=DIR` keeps what egwtrace printed, `EGWT_RECORD=DIR` recordings;
+//! `EGWT_JOBS=4`.
 
 use std::{
     env,
@@ -111,10 +112,11 @@ fn healthy_traffic_has_no_cause() -> Result<()> {
     let lab = Lab::up(Spec::unique())?;
     let mut wrong = Vec::new();
     for (probe, flow) in HEALTHY {
-        let trace = Trace::start(&lab, &fill(flow, Family::V4), Watch::Both)?;
+        let name = format!("healthy-{}", probe.name());
+        let trace = Trace::start(&lab, &name, &fill(flow, Family::V4), Watch::Both)?;
         let report = probe.run(&lab, Family::V4)?;
         thread::sleep(Duration::from_millis(300));
-        let found = trace.stop(&format!("healthy-{}", probe.name()))?;
+        let found = trace.stop(&name)?;
         let right = found.causes.is_empty();
         println!("{} {:10} {report} → {found}", if right { "right" } else { "WRONG" }, probe.name());
         if !right {

@@ -81,10 +81,11 @@ impl Attempt {
             None => Lab::up(spec)?,
         };
         let probe = self.apply(&lab)?;
-        let trace = Trace::start(&lab, &fill(self.case.flow, self.family), self.case.watch)?;
+        let name = self.name().replace(' ', "-");
+        let trace = Trace::start(&lab, &name, &fill(self.case.flow, self.family), self.case.watch)?;
         probe.run(&lab, self.family)?;
         thread::sleep(Duration::from_millis(self.patience()));
-        trace.stop(&self.name().replace(' ', "-"))
+        trace.stop(&name)
     }
 
     /// A lone packet's silence is told after some time.

@@ -60,11 +60,11 @@ pub fn binary() -> Option<PathBuf> {
 }
 
 impl Trace {
-    /// Starts it and waits until everything is attached.
+    /// Starts it and waits until everything is attached. `EGWT_RECORD=DIR` has it record to `DIR/name.rec`.
     ///
     /// # Errors
     /// When it does not start.
-    pub fn start(lab: &Lab, flow: &str, watch: Watch) -> Result<Self> {
+    pub fn start(lab: &Lab, name: &str, flow: &str, watch: Watch) -> Result<Self> {
         let nodes = match watch {
             Watch::Both => "--node-netns @node1 --node-netns @node2",
             Watch::Node1 => "--node-netns @node1",
@@ -74,6 +74,11 @@ impl Trace {
         let words = format!("-o json {nodes} {flow}").replace('@', &prefix);
         let mut command = Command::new(binary().context("no egwtrace")?);
         command.args(words.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped());
+        if let Some(dir) = env::var_os("EGWT_RECORD") {
+            let dir = PathBuf::from(dir);
+            fs::create_dir_all(&dir)?;
+            command.arg("--record").arg(dir.join(format!("{name}.rec")));
+        }
         let mut child = command.stderr(Stdio::piped()).spawn().context("starting egwtrace")?;
         let mut out = BufReader::new(child.stdout.take().context("no stdout")?);
         let mut header = String::new();

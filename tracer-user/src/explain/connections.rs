@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::askers::Askers;
 use super::catalogue as c;
 use super::egress::is_node_mark;
-use super::finding::Certainty::{Certain, Likely, Possible};
+use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::view::{Exit, Lookup, View};
 use super::waiting::Waiting;
-use super::{drops, selection, silence};
-use crate::flow::{Addr, Ending, Endpoint, Expected, Hop, NatKind, Place};
+use super::{beyond, lost, selection, silence};
+use crate::flow::{Addr, Ending, Endpoint, Hop, NatKind, Place};
 use crate::node::{Hook, NetnsId};
 
 /// Flows that are remembered.
@@ -32,15 +32,15 @@ pub(super) struct FlowState {
     pub(super) first_ns: u64,
     pub(super) answered: bool,
     /// Its SYN was seen.
-    syn: bool,
+    pub(super) syn: bool,
     /// A RST came as the first answer, from here at this time: journeys are not told in the order of their packets.
-    reset: Option<(Endpoint, u64, NetnsId)>,
+    pub(super) reset: Option<(Endpoint, u64, NetnsId)>,
     /// Where its destination was translated, from what to what.
-    translated: Option<(NetnsId, Endpoint, Endpoint)>,
+    pub(super) translated: Option<(NetnsId, Endpoint, Endpoint)>,
     /// The same, of an ICMP port-unreachable.
-    unreachable: Option<Addr>,
+    pub(super) unreachable: Option<Addr>,
     /// Packets that were not seen again, though nothing was lost, after this place.
-    vanished: Option<(Hop, u32)>,
+    pub(super) vanished: Option<(Hop, u32)>,
     /// A cause was named for it.
     pub(super) explained: bool,
     /// The last lookup of the forward direction.
@@ -84,12 +84,12 @@ impl Connections {
         }
         if journey.reply {
             let state = self.flow(journey.flow);
-            if let Some(found) = astray(view, state)
+            if let Some(found) = lost::astray(view, state)
                 && !state.explained
             {
                 return Some(found);
             }
-            let refused = refused(view, state);
+            let refused = beyond::refused(view, state);
             self.flow(journey.flow).answered = true;
             self.unanswered.over(journey.flow);
             self.askers.over(journey.flow);
@@ -139,12 +139,12 @@ impl Connections {
             && at.saturating_sub(journey.start_ns) < RESET_NS
             && !state.explained
         {
-            return Some(refuses(view, from, netns));
+            return Some(beyond::refuses(view, from, netns));
         }
         if let Some(from) = state.unreachable.take()
             && !state.explained
         {
-            return Some(port_unreachable(view, from, journey.packet.is_tcp()));
+            return Some(beyond::port_unreachable(view, from, journey.packet.is_tcp()));
         }
         let open = view.is_syn() && !state.answered;
         let first_mark = state.first_marked;
@@ -170,7 +170,7 @@ impl Connections {
             waiting.1 += 1;
         }
         let state = self.flow(journey.flow);
-        if let Some(finding) = vanished(view, state) {
+        if let Some(finding) = lost::vanished(view, state) {
             return Some(finding);
         }
         if !state.answered && !state.explained {
@@ -233,7 +233,7 @@ impl Connections {
             let host = matches!((ipv6, code), (false, 1) | (true, 3));
             let there = state.routes.iter().find(|l| l.netns == own).copied();
             let lookup = there.or(state.last_lookup).filter(|l| host && l.netns == own)?;
-            return Some(unresolved(view, &lookup));
+            return Some(beyond::unresolved(view, &lookup));
         }
         let (from, tcp) = (journey.packet.ends.src.addr, state.syn);
         let port = matches!((ipv6, icmp_type, code), (false, 3, 3) | (true, 1, 4));
@@ -242,7 +242,7 @@ impl Connections {
             return None;
         }
         if port {
-            return Some(port_unreachable(view, from, tcp));
+            return Some(beyond::port_unreachable(view, from, tcp));
         }
         let what = crate::output::icmp_name(icmp_type, code, ipv6);
         Some(
@@ -302,33 +302,6 @@ impl Connections {
     }
 }
 
-fn unresolved(view: &View<'_>, lookup: &Lookup) -> Finding {
-    let device = view.device_name(lookup.netns, lookup.ifindex);
-    let next = if lookup.gateway.is_none() {
-        "the destination".to_owned()
-    } else {
-        format!("the gateway {}", lookup.gateway)
-    };
-    let tunnel = view.is_vxlan(lookup.netns, lookup.ifindex);
-    let kind = if tunnel { &c::TUNNEL_NEIGHBOUR_MISSING } else { &c::NEIGHBOUR_SILENT };
-    let title = if tunnel {
-        format!("{device} has no neighbour entry for its peer {}", lookup.gateway)
-    } else {
-        format!("{next} does not answer on {device}: wrong address, or its host is not there")
-    };
-    Finding::new(kind, Certain, title)
-        .checked(
-            format!("{} gave up resolving it and says host unreachable", view.netns(lookup.netns)),
-            view.command(lookup.netns, format!("ip neigh show dev {device}")),
-        )
-        .fix(if tunnel {
-            format!("the agent that owns {device} must add the peer (restart it, read its log)")
-        } else {
-            format!("set a gateway that exists: {}", view.command(lookup.netns, "ip route"))
-        })
-        .at(view.place(lookup.netns, lookup.ifindex))
-}
-
 fn only_first(view: &View<'_>, mark: u32) -> Finding {
     let exit = view.bare_exit();
     let netns = exit.map_or(0, |h| h.netns);
@@ -346,137 +319,5 @@ fn only_first(view: &View<'_>, mark: u32) -> Finding {
         view.command(netns, format!("{} -t mangle -S PREROUTING", view.iptables())),
     )
     .fix("let EgressGateway's rules come first (Calico: FelixConfiguration chainInsertMode: Append)")
-    .at(view.place(netns, 0))
-}
-
-/// Somebody beyond says so of the port that was asked for.
-fn port_unreachable(view: &View<'_>, from: Addr, tcp: bool) -> Finding {
-    let place = view.place(view.journey.hops.first().map_or(0, |h| h.netns), 0);
-    // A TCP port on which nothing listens is answered by a RST.
-    let finding = if tcp {
-        Finding::new(
-            &c::UNREACHABLE_BEYOND,
-            Likely,
-            format!("a firewall on {from}, beyond this node, rejects the connection (ICMP port-unreachable)"),
-        )
-        .fact(format!("ICMP port-unreachable came in from {from}; a closed TCP port is answered by a RST"))
-        .fix(format!("look at the REJECT rules on {from}; kube-proxy rejects so what goes to a service without endpoints"))
-    } else {
-        Finding::new(
-            &c::PORT_CLOSED,
-            Likely,
-            format!("{from} says that nothing listens on the port that was asked for"),
-        )
-        .fact(format!("ICMP port-unreachable came in from {from}"))
-        .fix(format!("start the server on {from}, or correct the port (a service's targetPort)"))
-    };
-    finding.about(from).at(place)
-}
-
-/// The answer leaves another node than the one that translated the request, with the endpoint's own address.
-fn astray(view: &View<'_>, state: &FlowState) -> Option<Finding> {
-    let (node, service, endpoint) = state.translated?;
-    let exit = view.bare_exit()?;
-    if exit.netns == node || exit.ends.src != endpoint {
-        return None;
-    }
-    let (there, here, client) = (view.netns(node), view.netns(exit.netns), exit.ends.dst.addr);
-    Some(
-        Finding::new(
-            &c::SERVICE_NOT_MASQUERADED,
-            Certain,
-            format!("{there} sent a request for {service} on to {endpoint} with the client's address: the answer leaves {here} as {endpoint}, and {client} never asked that"),
-        )
-        .fact(format!("the answer goes to {client} directly, not back through {there}, which would translate it"))
-        .checked(
-            "the request was translated but not masqueraded (kube-proxy's mark 0x4000 is missing)",
-            view.command(node, format!("{} -t nat -S | grep -e KUBE-MARK-MASQ -e KUBE-EXT", view.iptables())),
-        )
-        .fix("let kube-proxy write its rules again (restart it); with externalTrafficPolicy: Local, ask a node that has an endpoint")
-        .about(service)
-        .at(view.place(node, 0)),
-    )
-}
-
-/// Not seen again, and nothing says why.
-fn vanished(view: &View<'_>, state: &mut FlowState) -> Option<Finding> {
-    // IPv6 drops what is for another MAC without a word.
-    let last = view.journey.hops.iter().rev().find(|h| !matches!(h.place, Place::Route { .. }));
-    if let (Ending::Vanished { .. }, Some(hop)) = (view.journey.ending, last)
-        && let (Place::Device { ifindex, egress: false }, Some(macs)) = (hop.place, hop.macs)
-        && let Some(device) = view.device(hop.netns, ifindex)
-        && device.master.is_none()
-        && macs.destination[0] & 1 == 0
-        && device.mac != macs.destination
-    {
-        return drops::other_host(view, hop.netns, ifindex);
-    }
-    let Ending::Vanished { next: Expected::Device { netns, ifindex, .. }, bridge: None } =
-        view.journey.ending
-    else {
-        return None;
-    };
-    let hop = view.journey.hops.iter().rev().find(|h| !matches!(h.place, Place::Route { .. })).copied()?;
-    let same = |known: &Hop| known.netns == hop.netns && known.place == hop.place;
-    let count = state.vanished.as_ref().filter(|(known, _)| same(known)).map_or(1, |(_, count)| count + 1);
-    state.vanished = Some((hop, count));
-    if count < 2 || state.explained {
-        return None;
-    }
-    let here = match hop.place {
-        Place::Device { ifindex, .. } | Place::Route { ifindex, .. } => view.device_name(hop.netns, ifindex),
-        Place::Hook { hook, .. } => hook.name().to_owned(),
-    };
-    let (next, name) = (view.device_name(netns, ifindex), view.netns(netns));
-    let lost_at = match hop.place {
-        Place::Device { ifindex, .. } => view.place(hop.netns, ifindex),
-        _ => view.place(netns, ifindex),
-    };
-    Some(
-        Finding::new(
-            &c::LOST_BETWEEN,
-            Possible,
-            format!(
-                "packets are lost between {here} of {} and {next} of {name}, and no drop is reported",
-                view.netns(hop.netns)
-            ),
-        )
-        .checked(
-            format!("{count} packets were last seen at {here}; no event was lost"),
-            view.command(netns, format!("ip -d -s link show {next}; bpftool net show dev {next}")),
-        )
-        .checked(
-            "they may still wait in a queue",
-            view.command(hop.netns, format!("tc -s qdisc show dev {here}")),
-        )
-        .fix(format!("look for an XDP program on {next}, and for drops in the counters of {here} and {next}"))
-        .at(lost_at),
-    )
-}
-
-/// The first answer to a SYN is a RST.
-fn refused(view: &View<'_>, state: &mut FlowState) -> Option<Finding> {
-    let packet = &view.journey.packet;
-    if !packet.is_tcp() || packet.tcp_flags & 0x06 != 0x04 || state.answered || state.explained {
-        return None;
-    }
-    let from = packet.ends.src;
-    let netns = view.journey.hops.first().map_or(0, |h| h.netns);
-    if !state.syn {
-        state.reset = Some((from, view.journey.start_ns, netns));
-        return None;
-    }
-    Some(refuses(view, from, netns))
-}
-
-fn refuses(view: &View<'_>, from: Endpoint, netns: NetnsId) -> Finding {
-    Finding::new(
-        &c::PORT_CLOSED,
-        Likely,
-        format!("{from} refuses connections: nothing listens on the port, or a firewall there rejects"),
-    )
-    .fact(format!("the first answer to the SYN was a RST from {from}"))
-    .fix(format!("start the server on port {}, or correct the port (a service's targetPort)", from.port))
-    .about(from)
     .at(view.place(netns, 0))
 }

@@ -7,7 +7,7 @@ use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
 use super::view::{Lookup, View};
 use crate::flow::{Hop, NatKind, Place as At};
-use crate::node::evidence::{Done, PacketView, walk_hook};
+use crate::node::evidence::{Done, PacketView, Routed, walk_hook};
 use crate::node::rtnl::Link;
 use crate::node::{DeviceKind, Hook, NetnsId};
 
@@ -207,7 +207,12 @@ fn without_snat(view: &View<'_>) -> Option<Finding> {
     let ifindex = out_of(exit);
     let place = Place { hook: Some("POSTROUTING".to_owned()), ..view.place(exit.netns, ifindex) };
     let back = view.lookups().find(|l| l.netns == exit.netns && l.reverse && l.error == 0);
-    if back.is_some_and(|l| is_tunnel(view, l.netns, l.ifindex)) {
+    // Where that lookup was not seen: as the tables say.
+    let routed = view.of(exit.netns).is_some_and(|e| match e.routed(None, source.ip(), 0) {
+        Routed::By(route) => route.next_hops.iter().any(|hop| is_tunnel(view, exit.netns, hop.ifindex)),
+        _ => false,
+    });
+    if routed || back.is_some_and(|l| is_tunnel(view, l.netns, l.ifindex)) {
         // Its source is on the tunnel's own network.
         return Some(
             Finding::new(

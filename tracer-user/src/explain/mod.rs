@@ -7,6 +7,7 @@
 
 mod askers;
 mod authors;
+mod beyond;
 pub(crate) mod catalogue;
 mod connections;
 mod drops;
@@ -16,6 +17,7 @@ mod finding;
 mod firewall;
 mod ledger;
 mod lookups;
+mod lost;
 mod packet;
 mod reasons;
 mod routing;

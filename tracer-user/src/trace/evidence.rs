@@ -14,7 +14,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// After a change, before it is read.
 const SETTLE: Duration = Duration::from_millis(150);
 /// Reading takes at most one part in so many of the time, however often something changes.
-const SHARE: u32 = 8;
+const SHARE: u32 = 16;
 /// How long the header waits for the first reading.
 const FIRST: Duration = Duration::from_millis(700);
 

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Every fault of the catalogue from a recording of its journeys and of the node: the same causes are named as when
+//! it was recorded.
+//!
+//! To make them again, as root:
+//!
+//!     EGWT_RECORD=$DIR cargo test -p tests --test causes -- each_fault healthy --include-ignored
+//!     (cd $DIR && sed -i 's/"kernel":"[^"]*"/"kernel":"6.18"/' *.rec && tar -cJf - --sort=name *.rec) \
+//!         > tracer-user/tests/fixtures/recordings.tar.xz
+//!     # of osm-uid, a flood, 400 lines and the last are enough
+//!     UPDATE_RECORDINGS=1 cargo test -p tracer-user --test recordings
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tracer_user::record::{Reader, replay};
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+
+/// Unpacked, gone when dropped.
+struct Unpacked(PathBuf);
+
+impl Unpacked {
+    /// `None` where the tools are not.
+    fn new() -> Option<Self> {
+        let dir = std::env::temp_dir().join(format!("egwtrace-recordings-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("makes a directory");
+        let unpacked = Self(dir);
+        let archive = Path::new(FIXTURES).join("recordings.tar.xz");
+        let done = Command::new("tar").arg("-xJf").arg(&archive).arg("-C").arg(&unpacked.0).output().ok()?;
+        if !done.status.success() {
+            println!("SKIP tar or xz: {}", String::from_utf8_lossy(&done.stderr).trim());
+            return None;
+        }
+        Some(unpacked)
+    }
+}
+
+impl Drop for Unpacked {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The ids of the causes, each once, the surest first.
+fn causes(file: &Path) -> String {
+    let file = fs::File::open(file).expect("opens");
+    let mut reader = Reader::new(BufReader::new(file)).expect("is a recording");
+    let replayed = replay(&mut reader, &mut |_| {}).expect("is whole");
+    let mut ids: Vec<&str> = Vec::new();
+    for told in &replayed.causes {
+        if !ids.contains(&told.finding.id) {
+            ids.push(told.finding.id);
+        }
+    }
+    ids.join(" ")
+}
+
+#[test]
+fn recordings_name_their_causes() {
+    let Some(unpacked) = Unpacked::new() else { return };
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(&unpacked.0).expect("reads").map(|entry| entry.expect("an entry").path()).collect();
+    files.sort();
+    assert!(files.len() > 60, "{} recordings", files.len());
+    let mut found = String::new();
+    for file in &files {
+        let name = file.file_stem().unwrap_or_default().to_string_lossy();
+        let _ = writeln!(found, "{}", format!("{name}: {}", causes(file)).trim_end());
+    }
+    let path = Path::new(FIXTURES).join("recordings.txt");
+    if std::env::var_os("UPDATE_RECORDINGS").is_some() {
+        fs::write(&path, &found).expect("writes");
+    }
+    let stored = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(found, stored, "recordings.txt differs; UPDATE_RECORDINGS=1 accepts it");
+    for line in stored.lines().filter(|line| line.starts_with("healthy-")) {
+        assert!(line.ends_with(':'), "a cause where nothing is wrong: {line}");
+    }
+}

@@ -11,12 +11,10 @@ pub enum DebugCode {
     Miss = 1,
     /// The packet is of the flow. `arg`: address of the skb.
     Hit = 2,
-    /// The filter wants this tuple: it and its reverse were put into the flow table.
-    Inserted = 3,
     /// The conntrack entry at `arg` has this tuple: it belongs to the flow, and so does its reverse.
-    Followed = 4,
+    Followed = 3,
     /// The tuple was learned from a conntrack entry that has gone, not from the one at `arg`: forgotten.
-    Forgotten = 5,
+    Forgotten = 4,
 }
 
 impl DebugCode {
@@ -24,9 +22,8 @@ impl DebugCode {
         Some(match byte {
             1 => Self::Miss,
             2 => Self::Hit,
-            3 => Self::Inserted,
-            4 => Self::Followed,
-            5 => Self::Forgotten,
+            3 => Self::Followed,
+            4 => Self::Forgotten,
             _ => return None,
         })
     }

@@ -106,7 +106,7 @@ fn translated(ct: u64, info: u8, hit: &mut Hit) -> bool {
         return false;
     }
     let mut tuple = Packet::blank(settings).tuple;
-    if !read_tuple(ct, 0, &mut tuple) || !judge_tuple(&mut tuple, &mut hit.flow) {
+    if !read_tuple(ct, 0, &mut tuple) || !judge_tuple(&tuple, &mut hit.flow) {
         return false;
     }
     if info >= IS_REPLY {
@@ -137,58 +137,53 @@ pub fn follow(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
 fn learn_entry(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
     let Some(slot) = CT_SEEN.get_ptr_mut((ct.addr >> 6) as u32 % CT_SLOTS) else { return true };
     let nat = ct.status & NAT_BITS;
-    let mut tuple = NO_TUPLE;
-    if !read_tuple(ct.addr, 0, &mut tuple) {
+    // The packet is in no encapsulation: there is room for a tuple, which the stack has not.
+    let tuple = &mut hit.outer.tuple;
+    if !read_tuple(ct.addr, 0, tuple) {
         return true;
     }
-    // SAFETY: copied at once.
-    match unsafe { FLOWS.get(&tuple) } {
+    let Flow { dir, learned, .. } = hit.flow;
+    if judge_tuple(tuple, &mut hit.flow) {
         // What the packet was before its translation is older than what it is now: a filter that names only
         // one end takes a translated packet for a flow of its own.
-        Some(known) => hit.flow.id = known.id,
-        None if hit.flow.learned != 0 => {
-            debug::say(DebugCode::Forgotten, Kind::Conntrack as u8, ct.addr, hit.flow.id, &hit.packet.tuple);
-            let _ = FLOWS.remove(&hit.packet.tuple);
-            hit.packet.tuple.reverse();
-            let _ = FLOWS.remove(&hit.packet.tuple);
-            return false;
-        }
-        None => {}
+        (hit.flow.dir, hit.flow.learned) = (dir, learned);
+    } else if learned != 0 {
+        debug::say(DebugCode::Forgotten, Kind::Conntrack as u8, ct.addr, hit.flow.id, &hit.packet.tuple);
+        let _ = FLOWS.remove(&hit.packet.tuple);
+        hit.packet.tuple.reverse();
+        let _ = FLOWS.remove(&hit.packet.tuple);
+        return false;
     }
-    // SAFETY: as above.
+    // SAFETY: a pointer into the map's value.
     unsafe { *slot = crate::maps::CtSlot { ct: ct.addr, status: nat } };
 
     let against = ct.info >= IS_REPLY;
-    let dir = if against { 1 - (hit.flow.dir & 1) } else { hit.flow.dir & 1 };
+    let dir = if against { 1 - (dir & 1) } else { dir & 1 };
     let flow = Flow { id: hit.flow.id, dir, learned: 1, unused: 0 };
-    debug::say(DebugCode::Followed, Kind::Conntrack as u8, ct.addr, flow.id, &tuple);
-    learn(&mut tuple, &flow);
+    debug::say(DebugCode::Followed, Kind::Conntrack as u8, ct.addr, flow.id, tuple);
+    learn(tuple, &flow);
     let [a, b] = ct.detail();
     sighting.kind = Kind::Conntrack;
     sighting.detail = [a, b, u64::from(probed!(ct.addr, ct_zone, u16))];
     sighting.position = 0;
     sighting.dir = dir;
-    emit::record(sighting, &hit.packet, &tuple, flow.id);
-    if read_tuple(ct.addr, 1, &mut tuple) {
+    emit::record(sighting, &hit.packet, tuple, flow.id);
+    if read_tuple(ct.addr, 1, tuple) {
         let flow = Flow { dir: 1 - dir, ..flow };
-        debug::say(DebugCode::Followed, Kind::Conntrack as u8, ct.addr, flow.id, &tuple);
-        learn(&mut tuple, &flow);
+        debug::say(DebugCode::Followed, Kind::Conntrack as u8, ct.addr, flow.id, tuple);
+        learn(tuple, &flow);
         sighting.position = CT_TUPLE_REPLY;
         sighting.dir = 1 - dir;
-        emit::record(sighting, &hit.packet, &tuple, flow.id);
+        emit::record(sighting, &hit.packet, tuple, flow.id);
     }
     true
 }
 
-const NO_TUPLE: Tuple = Tuple { src: [0; 4], dst: [0; 4], sport: 0, dport: 0, proto: 0 };
-
-/// Inserts a tuple and its reverse, unless they are there already: one found by the filter stays marked as such.
+/// Puts a tuple and its reverse into the flow table, unless they are known as this flow's.
 #[inline(always)]
 fn learn(tuple: &mut Tuple, flow: &Flow) -> bool {
-    // SAFETY: only whether it is there, and whose it is, matters.
-    if let Some(known) = unsafe { FLOWS.get(&*tuple) }
-        && known.id == flow.id
-    {
+    let mut known = *flow;
+    if judge_tuple(tuple, &mut known) && known.id == flow.id {
         return false;
     }
     insert_both(tuple, flow)

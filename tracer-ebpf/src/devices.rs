@@ -53,10 +53,23 @@ fn observe(ctx: &BtfTracePointContext, base: u64, point: u8) {
     }
     let Some(settings) = SETTINGS.get(0) else { return };
     let bytes = SkbBytes { base, settings };
+    if is_foreign(&bytes) && conntrack::is_plain(typed!(skb, skb_nfct, u64)) {
+        return;
+    }
     let mut hit = Hit::blank(settings);
-    if judge(&bytes, 0, &mut hit) {
+    // Where there is no TCX there may be no positions either, which else are the first to see a translation.
+    let nfct = typed!(skb, skb_nfct, u64);
+    let ours = judge(&bytes, 0, &mut hit) || conntrack::is_ours(nfct, &mut hit);
+    hit.forget(&bytes);
+    if ours {
         report(ctx, &bytes, point, &mut hit);
     }
+}
+
+/// A function of its own in the object, so that its stack is free again for what follows.
+#[inline(never)]
+fn is_foreign(bytes: &SkbBytes) -> bool {
+    bytes.is_foreign()
 }
 
 /// Sends the record. A function of its own in the object: it shares no stack with `judge`.

@@ -140,7 +140,7 @@ fn observe(lookup: &Lookup) {
         0
     };
     if memo.stage != STAGE_NONE
-        && memo.tag == memo_tag(memo.hit, memo.flow)
+        && memo.tag == memo_tag(memo.ts, memo.flow)
         && is_here(memo, netns)
         && let Some(flags) = about(memo, lookup)
     {
@@ -152,11 +152,11 @@ fn observe(lookup: &Lookup) {
     if lookup.iif > 1 || netns == 0 {
         return;
     }
-    let mut tuple = lookup.tuple;
-    let flow = match of_socket(&mut tuple) {
+    let tuple = &lookup.tuple;
+    let flow = match of_socket(tuple) {
         Some(flow) => flow,
         // IPv6 looks up once, to choose the source address: the packet that follows tells which flow it was.
-        None if lookup.flags & FLAG_IPV6 != 0 && is_without_source(&tuple) => {
+        None if lookup.flags & FLAG_IPV6 != 0 && is_without_source(tuple) => {
             Flow { id: 0, dir: DIR_FORWARD, learned: 0, unused: 0 }
         }
         None => return,
@@ -200,7 +200,7 @@ fn same(a: &[u32; 4], b: &[u32; 4]) -> bool {
 }
 
 #[inline(always)]
-fn of_socket(tuple: &mut Tuple) -> Option<Flow> {
+fn of_socket(tuple: &Tuple) -> Option<Flow> {
     if frozen!(CONFIG.dst_count) == 0 && frozen!(CONFIG.src_count) == 0 && frozen!(CONFIG.follow) == 0 {
         return None;
     }

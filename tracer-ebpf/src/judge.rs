@@ -2,15 +2,14 @@
 //! Is this packet ours? The sieve and the filter's constants turn away most packets without a map lookup.
 
 use tracer_common::{
-    DIR_FORWARD, DIR_REPLY, DebugCode, FLAG_ENCAP, FLAG_FRAG, FOLLOW_DST, FOLLOW_SRC, MAX_ADDRS, Prefix, SIEVE_SIZE, Settings, Tuple,
+    DIR_FORWARD, DIR_REPLY, FLAG_ENCAP, FLAG_FRAG, FOLLOW_DST, FOLLOW_SRC, MAX_ADDRS, Prefix, SIEVE_SIZE,
+    Settings, Tuple,
 };
 
 use crate::{
-    debug, frozen,
+    frozen,
     maps::{CONFIG, COUNTERS, FLOWS, FRAGS, Flow, FragKey, SETTINGS, SIEVE},
-    packet::{
-        Bytes, ICMP, ICMPV6, MAPPED, Outer, Packet, SCTP, TCP, UDP, is_vxlan_port, read_quoted,
-    },
+    packet::{Bytes, ICMP, ICMPV6, MAPPED, Outer, Packet, SCTP, TCP, UDP, is_vxlan_port, read_quoted},
 };
 
 /// A packet that is ours.
@@ -35,41 +34,57 @@ impl Hit {
         }
     }
 
+    /// Makes the verifier forget what it knows of it (see [`Packet::forget`]).
+    #[inline(always)]
+    pub fn forget<B: Bytes>(&mut self, bytes: &B) {
+        let zero = bytes.settings().zero as u32;
+        self.packet.forget(bytes);
+        self.outer.family = self.outer.family.wrapping_add(zero);
+        self.flow.id = self.flow.id.wrapping_add(zero);
+        self.flow.dir = self.flow.dir.wrapping_add(zero as u8);
+        self.flow.learned = self.flow.learned.wrapping_add(zero as u8);
+    }
+
     #[inline(always)]
     pub fn is_encap(&self) -> bool {
         self.outer.family != 0
     }
 }
 
-/// Is the IP packet at `head`, with nothing unusual about it, certainly not ours? False: [`judge`] has to look. Most
-/// packets of a node end here, some tens of instructions after their first bytes were read.
+/// Is the packet at `head`, IPv4 with nothing unusual about it, certainly not ours? False: somebody else has to look.
+/// Most packets of a node end here, some tens of instructions after their first bytes were read.
 ///
-/// `head`: what may be loaded from directly, 28 bytes of it, and as many as `readable` says.
+/// `head`: the IP header, of which 28 bytes may be loaded directly.
 #[inline(always)]
-pub fn is_foreign(head: *const u32, readable: impl Fn(usize) -> bool, settings: &Settings) -> bool {
+pub fn is_foreign_v4(head: *const u32, settings: &Settings) -> bool {
     const FRAGMENT: u32 = (0x3fff_u16.to_be() as u32) << 16;
-    // SAFETY: a word of the 28 bytes, or after asking `readable`.
+    // SAFETY: a word of the 28 bytes.
     let word = |i: usize| unsafe { core::ptr::read_volatile(head.add(i)) };
     let first = word(0);
-    let (proto, src, dst, at) = if first as u8 == 0x45 {
-        let length = u16::from_be((first >> 16) as u16);
-        if word(1) & FRAGMENT != 0 || length < 28 {
-            return false;
-        }
-        ((word(2) >> 8) as u8, [0, 0, MAPPED, word(3)], [0, 0, MAPPED, word(4)], 5)
-    } else if first as u8 >> 4 == 6 && readable(48) {
-        if u16::from_be(word(1) as u16) < 8 {
-            return false;
-        }
-        let address = |at: usize| [word(at), word(at + 1), word(at + 2), word(at + 3)];
-        ((word(1) >> 16) as u8, address(2), address(6), 10)
-    } else {
+    if first as u8 != 0x45 || word(1) & FRAGMENT != 0 || u16::from_be((first >> 16) as u16) < 28 {
         return false;
-    };
-    let (sport, dport) = match proto {
-        TCP | UDP | SCTP => (u16::from_be(word(at) as u16), u16::from_be((word(at) >> 16) as u16)),
-        _ => return false,
-    };
+    }
+    is_foreign([0, 0, MAPPED, word(3)], [0, 0, MAPPED, word(4)], (word(2) >> 8) as u8, word(5), settings)
+}
+
+/// The same for IPv6. `head`: 44 bytes may be loaded.
+#[inline(always)]
+pub fn is_foreign_v6(head: *const u32, settings: &Settings) -> bool {
+    // SAFETY: a word of the 44 bytes.
+    let word = |i: usize| unsafe { core::ptr::read_volatile(head.add(i)) };
+    if word(0) as u8 >> 4 != 6 || u16::from_be(word(1) as u16) < 8 {
+        return false;
+    }
+    let address = |at: usize| [word(at), word(at + 1), word(at + 2), word(at + 3)];
+    is_foreign(address(2), address(6), (word(1) >> 16) as u8, word(10), settings)
+}
+
+#[inline(always)]
+fn is_foreign(src: [u32; 4], dst: [u32; 4], proto: u8, ports: u32, settings: &Settings) -> bool {
+    if !matches!(proto, TCP | UDP | SCTP) {
+        return false;
+    }
+    let (sport, dport) = (u16::from_be(ports as u16), u16::from_be((ports >> 16) as u16));
     if proto == UDP && is_vxlan_port(settings, dport) {
         return false;
     }
@@ -82,15 +97,9 @@ pub fn is_foreign(head: *const u32, readable: impl Fn(usize) -> bool, settings: 
 /// A function of its own in the object: its variables are off the stack again when the record is made.
 #[inline(never)]
 pub fn judge<B: Bytes>(bytes: &B, offset: usize, hit: &mut Hit) -> bool {
-    if !find(bytes, offset, hit) {
-        return false;
-    }
-    hit.packet.forget(bytes);
-    let zero = bytes.settings().zero as u32;
-    hit.outer.family = hit.outer.family.wrapping_add(zero);
-    hit.flow.dir = hit.flow.dir.wrapping_add(zero as u8);
-    hit.flow.learned = hit.flow.learned.wrapping_add(zero as u8);
-    true
+    let ours = find(bytes, offset, hit);
+    hit.forget(bytes);
+    ours
 }
 
 #[inline(always)]
@@ -125,7 +134,7 @@ fn judge_ip<B: Bytes>(bytes: &B, packet: &mut Packet, flow: &mut Flow) -> bool {
         flow.dir = 1 - (flow.dir & 1);
         return true;
     }
-    if !judge_tuple(&mut packet.tuple, flow) {
+    if !judge_tuple(&packet.tuple, flow) {
         return false;
     }
     if packet.flags & FLAG_FRAG != 0 {
@@ -137,7 +146,7 @@ fn judge_ip<B: Bytes>(bytes: &B, packet: &mut Packet, flow: &mut Flow) -> bool {
 #[inline(never)]
 fn judge_quoted<B: Bytes>(bytes: &B, at: usize, flow: &mut Flow) -> bool {
     let mut tuple = Packet::blank(bytes.settings()).tuple;
-    read_quoted(bytes, at, &mut tuple) && judge_tuple(&mut tuple, flow)
+    read_quoted(bytes, at, &mut tuple) && judge_tuple(&tuple, flow)
 }
 
 #[inline(never)]
@@ -157,30 +166,24 @@ fn first_fragment(packet: &Packet, flow: &Flow) -> bool {
     FRAGS.insert(frag_key(packet), flow, 0).is_ok()
 }
 
-/// Looks a tuple up, and puts it into the flow table when the filter says that it is ours.
-#[inline(always)]
-pub fn judge_tuple(tuple: &mut Tuple, flow: &mut Flow) -> bool {
-    if sieve_has(tuple) {
-        // SAFETY: as above.
-        if let Some(known) = unsafe { FLOWS.get(&*tuple) } {
+/// Whose tuple is this? False: not ours.
+#[inline(never)]
+pub fn judge_tuple(tuple: &Tuple, flow: &mut Flow) -> bool {
+    // What was learned comes first: a filter that names only one end takes a translated packet for a flow of its own.
+    if has_learned(tuple) {
+        // SAFETY: the value is copied at once; a torn copy can only misname a flow that is being evicted.
+        if let Some(known) = unsafe { FLOWS.get(tuple) } {
             *flow = *known;
             return true;
         }
     }
-    match filter(tuple) {
+    match wanted(tuple) {
         NOT_OURS => false,
         dir => {
-            *flow = Flow { id: 0, dir: dir as u8, learned: 0, unused: 0 };
-            first_sight(tuple, flow)
+            *flow = Flow { id: flow_id(tuple), dir: dir as u8, learned: 0, unused: 0 };
+            true
         }
     }
-}
-
-#[inline(never)]
-fn first_sight(tuple: &mut Tuple, flow: &mut Flow) -> bool {
-    flow.id = flow_id(tuple);
-    debug::say(DebugCode::Inserted, 0, 0, flow.id, tuple);
-    insert_both(tuple, flow)
 }
 
 /// Puts a tuple and its reverse into the flow table.
@@ -203,9 +206,7 @@ fn insert(tuple: &Tuple, flow: &Flow) -> bool {
         // SAFETY: the slot is within the map's value; single numbers are written whole.
         unsafe {
             core::ptr::write_volatile((&raw mut (*sieve).slots).cast::<u8>().add(slot), 1);
-            if flow.learned != 0 {
-                core::ptr::write_volatile(&raw mut (*sieve).learned, 1);
-            }
+            core::ptr::write_volatile(&raw mut (*sieve).used, 1);
         }
     }
     let r = FLOWS.insert(tuple, flow, 0);
@@ -222,20 +223,15 @@ fn insert(tuple: &Tuple, flow: &Flow) -> bool {
     r.is_ok()
 }
 
-#[inline(always)]
-fn sieve_has(tuple: &Tuple) -> bool {
-    let Some(sieve) = SIEVE.get_ptr(0) else { return true };
-    let slot = sieve_slot(tuple) & (SIEVE_SIZE - 1);
-    // SAFETY: the slot is within the map's value.
-    unsafe { *(&raw const (*sieve).slots).cast::<u8>().add(slot) != 0 }
-}
-
-/// May the flow table have this tuple, which the filter does not want?
+/// May the flow table have this tuple?
 #[inline(always)]
 fn has_learned(tuple: &Tuple) -> bool {
-    // SAFETY: a number in the map's value.
-    SIEVE.get_ptr(0).is_none_or(|sieve| unsafe { core::ptr::read_volatile(&raw const (*sieve).learned) } != 0)
-        && sieve_has(tuple)
+    let Some(sieve) = SIEVE.get_ptr(0) else { return true };
+    // SAFETY: numbers in the map's value, the slot within it.
+    unsafe {
+        core::ptr::read_volatile(&raw const (*sieve).used) != 0
+            && *(&raw const (*sieve).slots).cast::<u8>().add(sieve_slot(tuple) & (SIEVE_SIZE - 1)) != 0
+    }
 }
 
 /// The same for both directions.
@@ -248,16 +244,20 @@ fn sieve_slot(tuple: &Tuple) -> usize {
     (mixed >> 48) as usize
 }
 
-/// An id that no other flow is likely to have. Two CPUs that see the first packet at once agree on it.
+/// An id that no other flow is likely to have, the same for both directions.
 #[inline(always)]
 fn flow_id(tuple: &Tuple) -> u32 {
-    let mut h = 0x2545_f491_4f6c_dd1du64;
-    for i in 0..4 {
-        h = (h ^ u64::from(tuple.src[i]) ^ u64::from(tuple.dst[i]) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        h ^= h >> 29;
-    }
-    h = (h ^ u64::from(tuple.sport) << 16 ^ u64::from(tuple.dport)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    ((h >> 32) as u32) | 1
+    let ends = end_id(&tuple.src, tuple.sport).wrapping_add(end_id(&tuple.dst, tuple.dport));
+    let mixed = (ends ^ u64::from(tuple.proto)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    ((mixed >> 32) as u32) | 1
+}
+
+#[inline(always)]
+fn end_id(addr: &[u32; 4], port: u16) -> u64 {
+    let upper = u64::from(addr[0]) | u64::from(addr[1]) << 32;
+    let lower = u64::from(addr[2] ^ u32::from(port)) | u64::from(addr[3]) << 32;
+    let mixed = (upper.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ lower).wrapping_mul(0x2545_f491_4f6c_dd1d);
+    mixed ^ mixed >> 29
 }
 
 #[inline(always)]
@@ -354,11 +354,15 @@ pub fn fits_dst(addr: &[u32; 4]) -> bool {
 }
 
 /// Is it an address of a pod that may get others while it is followed?
-#[inline(never)]
+#[inline(always)]
 fn is_followed(addr: &[u32; 4]) -> bool {
     let Some(settings) = SETTINGS.get(0) else { return false };
     for followed in &settings.followed {
-        if followed[3] == addr[3] && followed[2] == addr[2] && followed[1] == addr[1] && followed[0] == addr[0] {
+        if followed[3] == addr[3]
+            && followed[2] == addr[2]
+            && followed[1] == addr[1]
+            && followed[0] == addr[0]
+        {
             return (addr[3] | addr[2] | addr[1] | addr[0]) != 0;
         }
     }

@@ -6,10 +6,11 @@ use aya_ebpf::{
     helpers::generated::{bpf_map_lookup_elem, bpf_probe_read_kernel},
 };
 
+#[cfg(target_arch = "bpf")]
 use tracer_common::RDONLY_CAST;
 
-use crate::maps::{CONFIG, DEV_SLOTS, DEVICES, NETNS};
 use crate::frozen;
+use crate::maps::{CONFIG, DEV_SLOTS, DEVICES, NETNS};
 
 /// Offset of a field, or -1.
 #[macro_export]
@@ -82,7 +83,11 @@ pub fn view(addr: u64) -> Option<*const u8> {
     if ty == 0 || cb < 0 {
         return None;
     }
+    #[cfg(not(target_arch = "bpf"))]
+    let skb = addr.wrapping_sub(cb as u64);
+    #[cfg(target_arch = "bpf")]
     let skb: u64;
+    #[cfg(target_arch = "bpf")]
     // SAFETY: stands for a call of `void *bpf_rdonly_cast(const void *, u32 btf_id)`, which returns its first
     // argument; the registers are those of any call.
     unsafe {

@@ -38,7 +38,7 @@ pub struct Memo {
     pub miss: u64,
     /// The skb last found to be ours; 0 none.
     pub hit: u64,
-    /// `hit` mixed with `flow`, so that a half-written memo is recognised.
+    /// `ts` mixed with `flow`, so that a half-written memo is recognised.
     pub tag: u64,
     pub flow: u32,
     pub dir: u32,
@@ -62,8 +62,8 @@ pub const STAGE_ENCAP: u32 = 2;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Sieve {
-    /// 1: some tuple was learned from conntrack; else there are none but those that the filter wants.
-    pub learned: u64,
+    /// 0: nothing yet.
+    pub used: u64,
     /// One byte a slot: some tuple hashes to it. Bytes, because two CPUs may write at once.
     pub slots: [u8; SIEVE_SIZE],
 }

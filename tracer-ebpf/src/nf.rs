@@ -13,7 +13,6 @@ use crate::{
     debug,
     emit::{self, Meta, Sighting},
     judge::{Hit, judge},
-    kernel::number,
     maps::{MEMO, Memo, SETTINGS, STAGE_NONE, STAGE_ROUTE},
     packet::{SkbBytes, Transport},
     probed, typed,
@@ -30,75 +29,41 @@ pub struct NfContext {
     skb: u64,
 }
 
-/// What a zoomed position leaves for `nf_main`.
+/// What a position leaves for `nf_main`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Standing {
+struct Note {
     /// The packet that it was called for; 0: taken.
     skb: u64,
     position: u64,
 }
 
+/// One for each hook: a packet that a process sends and one that comes in meanwhile are rarely at the same.
 #[map]
-static NF_STANDING: PerCpuArray<Standing> = PerCpuArray::with_max_entries(1, 0);
+static NF_NOTES: PerCpuArray<Note> = PerCpuArray::with_max_entries(NOTES, 0);
+const NOTES: u32 = 8;
 /// Holds `nf_main`.
 #[map]
 static NF_MAIN: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 // kernel: unsigned int (*)(const struct bpf_nf_ctx *), BPF_PROG_TYPE_NETFILTER, 6.4 -
 //
-// The section only has to be one that aya parses; `bpf/programs.rs` loads these. The standing position is a
-// program of its own. Nothing in the context tells positions apart, so each zoomed one has an entry function,
-// which only notes its number and goes on in `nf_main`: the verifier has to walk that once.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "raw_tp/nf_pos0")]
-pub fn nf_pos0(ctx: *mut NfContext) -> i32 {
-    observe(ctx, 0);
-    NF_ACCEPT
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "raw_tp/nf_main")]
-pub fn nf_main(ctx: *mut NfContext) -> i32 {
-    // SAFETY: the program's context.
-    let skb = unsafe { (*ctx).skb };
-    if let Some(standing) = NF_STANDING.get_ptr_mut(0) {
-        // SAFETY: this CPU's value of the map.
-        let noted = unsafe { *standing };
-        if noted.skb == skb {
-            // SAFETY: as above.
-            unsafe { (*standing).skb = 0 };
-            observe(ctx, noted.position as u8);
-        } else {
-            // An interrupt came between, and a position of its own overwrote the note: which one this is is lost.
-            emit::lose();
-        }
-    }
-    NF_ACCEPT
-}
-
-#[inline(always)]
-fn zoomed(ctx: *mut NfContext, position: u64) {
-    if let Some(standing) = NF_STANDING.get_ptr_mut(0) {
-        // SAFETY: the program's context; this CPU's value of the map.
-        unsafe { *standing = Standing { skb: (*ctx).skb, position } };
-        // SAFETY: the map holds a program of this type, or nothing.
-        unsafe { bpf_tail_call(ctx.cast(), (&raw const NF_MAIN).cast_mut().cast(), 0) };
-    }
-}
-
+// The section only has to be one that aya parses; `bpf/programs.rs` loads these. Nothing in the context tells
+// positions apart, so each has an entry function. It turns away what is certainly not ours, and for the rest notes
+// its number and goes on in `nf_main`, which the verifier has to walk once.
 macro_rules! positions {
     ($($name:ident = $index:literal, $section:literal;)+) => {$(
         #[unsafe(no_mangle)]
         #[unsafe(link_section = $section)]
         pub fn $name(ctx: *mut NfContext) -> i32 {
-            zoomed(ctx, $index);
+            observe(ctx, $index);
             NF_ACCEPT
         }
     )+};
 }
 
 positions! {
+    nf_pos0 = 0, "raw_tp/nf_pos0";
     nf_pos1 = 1, "raw_tp/nf_pos1";
     nf_pos2 = 2, "raw_tp/nf_pos2";
     nf_pos3 = 3, "raw_tp/nf_pos3";
@@ -113,7 +78,7 @@ positions! {
 }
 
 #[inline(always)]
-fn observe(ctx: *mut NfContext, position: u8) {
+fn observe(ctx: *mut NfContext, position: u64) {
     // SAFETY: the program's context; both pointers are typed and never null.
     let (state, skb) = unsafe { ((*ctx).state, (*ctx).skb) };
     let hook = typed!(state, state_hook, u8);
@@ -126,26 +91,61 @@ fn observe(ctx: *mut NfContext, position: u8) {
         return;
     }
     let Some(settings) = SETTINGS.get(0) else { return };
-    let bytes = SkbBytes::of(skb, settings);
     // One that was ours at the hook before most likely still is.
     // SAFETY: as above.
     let was_ours = unsafe { (*memo).hit } == skb;
-    if !was_ours && bytes.is_foreign() && conntrack::is_plain(typed!(skb, skb_nfct, u64)) {
+    if !was_ours
+        && SkbBytes::of(skb, settings).is_foreign()
+        && conntrack::is_plain(typed!(skb, skb_nfct, u64))
+    {
         // SAFETY: as above.
         unsafe { (*memo).miss = skb };
         return;
     }
-    let mut hit = Hit::blank(settings);
-    let ours = judge(&bytes, 0, &mut hit) || conntrack::is_ours(typed!(skb, skb_nfct, u64), &mut hit);
-    debug::judged(Kind::Nf, skb, ours, &hit);
-    if !ours {
-        // SAFETY: as above.
-        unsafe { (*memo).miss = skb };
+    if let Some(note) = NF_NOTES.get_ptr_mut(u32::from(hook) % NOTES) {
+        // SAFETY: this CPU's value of the map.
+        unsafe { *note = Note { skb, position } };
+        // SAFETY: the map holds a program of this type, or nothing.
+        unsafe { bpf_tail_call(ctx.cast(), (&raw const NF_MAIN).cast_mut().cast(), 0) };
+    }
+    emit::lose();
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/nf_main")]
+pub fn nf_main(ctx: *mut NfContext) -> i32 {
+    look(ctx);
+    NF_ACCEPT
+}
+
+#[inline(always)]
+fn look(ctx: *mut NfContext) {
+    // SAFETY: as in `observe`.
+    let (state, skb) = unsafe { ((*ctx).state, (*ctx).skb) };
+    let hook = typed!(state, state_hook, u8);
+    let Some(note) = NF_NOTES.get_ptr_mut(u32::from(hook) % NOTES) else { return };
+    // SAFETY: this CPU's value of the map.
+    let noted = unsafe { *note };
+    if noted.skb != skb {
+        // An interrupt came between, and a position of its own overwrote the note: which one this is is lost.
+        emit::lose();
         return;
     }
     // SAFETY: as above.
-    unsafe { (*memo).miss = 0 };
-    report(ctx, position, &bytes, &mut hit);
+    unsafe { (*note).skb = 0 };
+    let Some(settings) = SETTINGS.get(0) else { return };
+    let bytes = SkbBytes::of(skb, settings);
+    let mut hit = Hit::blank(settings);
+    let ours = judge(&bytes, 0, &mut hit) || conntrack::is_ours(typed!(skb, skb_nfct, u64), &mut hit);
+    hit.forget(&bytes);
+    debug::judged(Kind::Nf, skb, ours, &hit);
+    if let Some(memo) = MEMO.get_ptr_mut(0) {
+        // SAFETY: as above.
+        unsafe { (*memo).miss = if ours { 0 } else { skb } };
+    }
+    if ours {
+        report(ctx, noted.position as u8, &bytes, &mut hit);
+    }
 }
 
 /// Sends the record. A function of its own in the object: it shares no stack with `judge`.
@@ -154,7 +154,7 @@ fn report(ctx: *mut NfContext, position: u8, bytes: &SkbBytes, hit: &mut Hit) ->
     // SAFETY: as in `observe`.
     let (state, skb) = unsafe { ((*ctx).state, (*ctx).skb) };
     let hook = typed!(state, state_hook, u8);
-    let head = number(typed!(skb, skb_head, u64));
+    let head = typed!(skb, skb_head, u64);
     let len = typed!(skb, skb_len, u32);
     let gso = gso(head, typed!(skb, skb_end, u32), len);
     let net = typed!(state, state_net, u64);
@@ -215,25 +215,24 @@ pub unsafe fn remember(memo: *mut Memo, hit: &Hit, sighting: &Sighting, stage: u
         unsafe { (*memo).stage = STAGE_NONE };
         return;
     }
-    let skb = number(sighting.skb);
     // SAFETY: by the caller. The tag is written last: an interrupt in between leaves one that does not fit.
     unsafe {
         core::ptr::write_volatile(&raw mut (*memo).tag, 0);
-        (*memo).hit = skb;
+        (*memo).ts = sighting.ts;
         (*memo).flow = hit.flow.id;
+        (*memo).hit = sighting.skb;
         (*memo).dir = u32::from(hit.flow.dir);
         (*memo).netns = sighting.meta.netns;
         (*memo).stage = stage;
-        (*memo).ts = sighting.ts;
         (*memo).src = hit.packet.tuple.src;
         (*memo).dst = hit.packet.tuple.dst;
-        core::ptr::write_volatile(&raw mut (*memo).tag, memo_tag(skb, hit.flow.id));
+        core::ptr::write_volatile(&raw mut (*memo).tag, memo_tag(sighting.ts, hit.flow.id));
     }
 }
 
 #[inline(always)]
-pub fn memo_tag(skb: u64, flow: u32) -> u64 {
-    skb ^ u64::from(flow) << 32 | 1
+pub fn memo_tag(ts: u64, flow: u32) -> u64 {
+    ts ^ u64::from(flow) << 32 | 1
 }
 
 /// gso_size in the low half, gso_segs in the high one; 0 when not GSO.

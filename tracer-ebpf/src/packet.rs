@@ -6,8 +6,8 @@ use network_types::{eth::EthHdr, ip::IpProto, tcp::TcpHdr, udp::UdpHdr, vxlan::V
 use tracer_common::{FLAG_FRAG, FLAG_IPV6, FLAG_QUOTED, FLAG_TRUNCATED, MAX_PORTS, Settings, Tuple};
 
 use crate::{
-    judge::is_foreign,
-    kernel::{VIEW, probe, view},
+    judge::{is_foreign_v4, is_foreign_v6},
+    kernel::{probe, view},
     typed,
 };
 
@@ -85,12 +85,23 @@ impl SkbBytes {
         Self { base: head + u64::from(typed!(skb, skb_network_header, u16)), settings }
     }
 
-    /// See [`is_foreign`]. Never where headers can only be read by a helper.
-    ///
-    /// A function of its own in the object, so that its stack is free again for what follows.
-    #[inline(never)]
+    /// Is this packet, with nothing unusual about it, certainly not ours? Never where headers can only be read by a
+    /// helper.
+    #[inline(always)]
     pub fn is_foreign(&self) -> bool {
-        view(self.base).is_some_and(|head| is_foreign(head.cast(), |bytes| bytes <= VIEW, self.settings))
+        let Some(head) = view(self.base) else { return false };
+        // SAFETY: the first byte of the view.
+        match unsafe { core::ptr::read_volatile(head) } >> 4 {
+            4 => is_foreign_v4(head.cast(), self.settings),
+            6 => self.is_foreign_v6(),
+            _ => false,
+        }
+    }
+
+    /// A function of its own in the object, so that IPv4 does not pay for its size.
+    #[inline(never)]
+    fn is_foreign_v6(&self) -> bool {
+        view(self.base).is_some_and(|head| is_foreign_v6(head.cast(), self.settings))
     }
 }
 

@@ -137,8 +137,8 @@ fn of_socket(sk: u64, kind: Kind, skb: u64, seq: u32, reason: u32) -> bool {
         proto: u32::from(TCP),
     };
     let mut flow = Flow { id: 0, dir: 0, learned: 0, unused: 0 };
-    let mut packet = Packet { tuple, proto: TCP, flags, ..Packet::NONE };
-    if !judge_tuple(&mut packet.tuple, &mut flow) {
+    let packet = Packet { tuple, proto: TCP, flags, ..Packet::NONE };
+    if !judge_tuple(&packet.tuple, &mut flow) {
         return false;
     }
     let netns = netns_of_net(probed!(sk, sk_net, u64));

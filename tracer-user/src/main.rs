@@ -44,6 +44,7 @@ fn run() -> Result<u8> {
         Invocation::Trace(args) => trace(&args),
         Invocation::Check(args) => check(&args),
         Invocation::Explain(args) => explain(&args),
+        Invocation::Wait => wait(),
     }
 }
 
@@ -61,6 +62,19 @@ fn trace(args: &TraceArgs) -> Result<u8> {
     let fail_on_drop = plan.fail_on_drop;
     let outcome = runtime.block_on(trace::trace(plan))?;
     Ok(if fail_on_drop && outcome.dropped > 0 { EXIT_DROP_SEEN } else { EXIT_TRACED })
+}
+
+/// As the first process of a container it has to ask for the signals that end it.
+fn wait() -> Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        Ok(EXIT_TRACED)
+    })
 }
 
 /// Several packets are checked one after the other; one that is wrong decides.

@@ -164,10 +164,8 @@ impl Machine {
     }
 
     fn rules(mut self, id: NetnsId, text: &str) -> Self {
-        for (backend, text) in [(Backend::IptablesNft, text)] {
-            let saved = iptables::parse(text, TableFamily::Ip, backend);
-            self.evidence(id).rulesets.extend(saved.tables);
-        }
+        let saved = iptables::parse(text, TableFamily::Ip, Backend::IptablesNft);
+        self.evidence(id).rulesets.extend(saved.tables);
         self
     }
 

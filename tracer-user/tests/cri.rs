@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use runtime::{Answer, Fake, pod};
 use tracer_user::cli::{Invocation, Parsed, Plan, SystemResolver, parse};
 use tracer_user::node::Netns;
-use tracer_user::target::Backends;
+use tracer_user::target::cri::Cri;
+use tracer_user::target::{Backend as _, Backends, Kind};
 
 /// The plan of a command line, or the error.
 fn plan(fake: &Fake, line: &str) -> Result<Plan, String> {
@@ -158,4 +159,12 @@ fn five_hundred_pods_do_not_delay_the_start() {
     eprintln!("one of 500 pods found in {took:?}");
     assert_eq!(found.targets[0].name, "shop/web-321");
     assert!(took < Duration::from_millis(500), "{took:?}");
+    // What gives addresses their names comes beside the start.
+    let runtime = Cri::new(fake.socket().as_ref(), Kind::Pods).unwrap();
+    let start = Instant::now();
+    let pods = runtime.list().unwrap();
+    let addresses = runtime.addresses(&pods.iter().collect::<Vec<_>>());
+    eprintln!("the addresses of 500 pods in {:?}", start.elapsed());
+    assert_eq!(addresses.iter().flatten().flatten().count(), 1000);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }

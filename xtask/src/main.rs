@@ -5,6 +5,7 @@ mod bench;
 mod bpf;
 mod build;
 mod demo;
+mod dist;
 mod lab;
 mod lint;
 mod process;
@@ -40,6 +41,8 @@ enum Command {
     Test(test::Args),
     /// What egwtrace costs the packets of a node: off, miss and match, next to tcpdump.
     Bench(bench::Args),
+    /// Build the archive that is released: binary, manual pages, completions, kubectl plugin, manifests.
+    Dist(dist::Args),
     /// Format check, clippy and, where installed, cargo-deny.
     Lint,
 }
@@ -79,6 +82,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Lab(args) => return lab::run(args),
         Command::Test(args) => test::run(&Workspace::find()?, &args)?,
         Command::Bench(args) => bench::run(Workspace::find, &args)?,
+        Command::Dist(args) => println!("{}", dist::run(&Workspace::find()?, &args)?.display()),
         Command::Lint => lint::run(&Workspace::find()?)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -7,9 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, TryRecvError};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
@@ -43,8 +41,9 @@ const DEVICE_TRACEPOINTS: [&str; 2] = ["netif_receive_skb", "net_dev_start_xmit"
 /// For the programs' messages, emptied every few milliseconds.
 const DEBUG_BYTES: u32 = 1 << 20;
 
-/// What the zoomed positions go on in.
-const NF_MAIN: &str = "nf_main";
+/// What the programs on devices and at hooks go on in with a packet that may be ours, and the map that it is put in.
+const TC_MAIN: (&str, &str) = ("tc_main", "TC_MAIN");
+const NF_MAIN: (&str, &str) = ("nf_main", "NF_MAIN");
 
 /// Why tracing cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +87,7 @@ type TcKey = (NetnsId, u32, TcDirection);
 
 /// The loaded programs.
 pub struct Tracer {
-    programs: Arc<Programs>,
+    programs: Programs,
     events: RingBuf<MapData>,
     /// Their own messages, when they were asked for.
     debug: Option<RingBuf<MapData>>,
@@ -100,8 +99,6 @@ pub struct Tracer {
     current: Settings,
     /// Loaded programs by function; those of the tracepoints with their links.
     loaded: HashMap<String, OwnedFd>,
-    /// `nf_main`, which a thread is loading.
-    coming: Option<Receiver<Result<OwnedFd, LoadError>>>,
     tracepoints: Vec<OwnedFd>,
     /// Links of the tracepoints that stand in for TCX; `Some` once devices are watched that way.
     device_tracepoints: Option<Vec<OwnedFd>>,
@@ -139,9 +136,8 @@ impl Tracer {
             btf_ids: DEVICE_TRACEPOINTS.map(|name| btf.tracepoint_id(name)),
             settings: programs.take_map("SETTINGS")?,
             current: Settings::default(),
-            programs: Arc::new(programs),
+            programs,
             loaded: HashMap::new(),
-            coming: None,
             tracepoints: Vec::new(),
             tc_links: HashMap::new(),
             nf_links: HashMap::new(),
@@ -161,12 +157,15 @@ impl Tracer {
             })
             .collect();
         // The longest first.
-        wanted.insert(0, ("tc_ingress", None, Ok(ProgramKind::Tc)));
-        wanted.insert(1, ("tc_egress", None, Ok(ProgramKind::Tc)));
-        wanted.insert(2, ("nf_pos0", None, Ok(ProgramKind::Netfilter)));
+        wanted.insert(0, (TC_MAIN.0, None, Ok(ProgramKind::Tc)));
+        wanted.insert(1, (NF_MAIN.0, None, Ok(ProgramKind::Netfilter)));
+        for name in ["tc_ingress", "tc_egress"] {
+            wanted.push((name, None, Ok(ProgramKind::Tc)));
+        }
+        wanted.push(("nf_pos0", None, Ok(ProgramKind::Netfilter)));
 
         let next = AtomicUsize::new(0);
-        let programs = &*self.programs;
+        let programs = &self.programs;
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
         let mut results: Vec<(usize, Result<Loaded, String>)> = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads)
@@ -286,6 +285,7 @@ impl Tracer {
             if self.tc_links.contains_key(&(id, ifindex, direction)) {
                 continue;
             }
+            self.program(TC_MAIN.0, ProgramKind::Tc)?;
             let program = self.program(name, ProgramKind::Tc)?;
             let link = netns.run(|| link_tcx(program, ifindex, direction, order))??;
             self.tc_links.insert((id, ifindex, direction), link);
@@ -313,9 +313,7 @@ impl Tracer {
         if self.nf_links.contains_key(&position) {
             return Ok(());
         }
-        if position.index != 0 {
-            self.zoomed_positions_ready()?;
-        }
+        self.program(NF_MAIN.0, ProgramKind::Netfilter)?;
         let program = self.program(&format!("nf_pos{}", position.index), ProgramKind::Netfilter)?;
         let attach = || link_netfilter(program, position.family, position.hook, position.priority);
         let link = netns.run(attach)??;
@@ -377,47 +375,6 @@ impl Tracer {
         Ok(values.iter().map(|Plain(c)| *c).collect())
     }
 
-    /// Begins to load what the zoomed positions go on in, in a thread: the verifier takes longer than the packet
-    /// that they wait for.
-    pub fn prepare_positions(&mut self) {
-        let (send, receive) = mpsc::channel();
-        let programs = Arc::clone(&self.programs);
-        let load = move || {
-            // Nobody waits for it when the run is over.
-            let _ = send.send(load_main(&programs));
-        };
-        // Without the thread it is loaded when it is needed.
-        if std::thread::Builder::new().name("verifier".into()).spawn(load).is_ok() {
-            self.coming = Some(receive);
-        }
-    }
-
-    /// The thread of [`Self::prepare_positions`] is at work still: to attach a zoomed position would mean to wait.
-    pub fn is_preparing(&mut self) -> bool {
-        match self.coming.as_ref().map(Receiver::try_recv) {
-            Some(Err(TryRecvError::Empty)) => return true,
-            Some(Ok(Ok(program))) => {
-                self.loaded.insert(NF_MAIN.to_owned(), program);
-            }
-            // A failure is told by trying again.
-            _ => {}
-        }
-        self.coming = None;
-        false
-    }
-
-    /// Sees to it that zoomed positions have something to go on in.
-    fn zoomed_positions_ready(&mut self) -> Result<(), TracerError> {
-        if let Some(Ok(Ok(program))) = self.coming.take().map(|coming| coming.recv()) {
-            self.loaded.insert(NF_MAIN.to_owned(), program);
-        }
-        if !self.loaded.contains_key(NF_MAIN) {
-            let program = load_main(&self.programs)?;
-            self.loaded.insert(NF_MAIN.to_owned(), program);
-        }
-        Ok(())
-    }
-
     /// Run-time statistics of every loaded program, by name.
     pub fn prog_stats(&self) -> Vec<(String, ProgStats)> {
         let mut stats: Vec<_> = self
@@ -431,7 +388,7 @@ impl Tracer {
 
     fn program(&mut self, name: &str, kind: ProgramKind) -> Result<BorrowedFd<'_>, TracerError> {
         if !self.loaded.contains_key(name) {
-            let program = self.programs.load(name, kind)?;
+            let program = load(&self.programs, name, kind)?;
             self.loaded.insert(name.to_owned(), program);
         }
         self.loaded
@@ -441,15 +398,17 @@ impl Tracer {
     }
 }
 
-/// Loads the program that zoomed positions go on in, and puts it where they look for it.
-fn load_main(programs: &Programs) -> Result<OwnedFd, LoadError> {
-    let program = programs.load(NF_MAIN, ProgramKind::Netfilter)?;
-    programs.put_program("NF_MAIN", program.as_fd())?;
+/// Loads a program; one that others go on in is put where they look for it.
+fn load(programs: &Programs, name: &str, kind: ProgramKind) -> Result<OwnedFd, LoadError> {
+    let program = programs.load(name, kind)?;
+    if let Some((_, map)) = [TC_MAIN, NF_MAIN].into_iter().find(|(main, _)| *main == name) {
+        programs.put_program(map, program.as_fd())?;
+    }
     Ok(program)
 }
 
 fn load_one(programs: &Programs, name: &str, kind: ProgramKind) -> Result<Loaded, String> {
-    let program = programs.load(name, kind).map_err(|e| e.to_string())?;
+    let program = load(programs, name, kind).map_err(|e| e.to_string())?;
     let link = match kind {
         ProgramKind::Tracepoint { .. } => Some(
             sys::raw_tracepoint_open(program.as_fd())

@@ -151,12 +151,13 @@ impl World for Machine {
         if let Some(host) = self.hosts.get(&id) {
             return Some(host.evidence.addresses.iter().map(|a| a.address).collect());
         }
-        if !self.addresses.contains_key(&id) {
-            let list =
-                netns.run(|| Rtnl::open(netns.name()).and_then(|mut rtnl| rtnl.addresses())).ok()?.ok()?;
-            self.addresses.insert(id, list.into_iter().map(|a| a.address).collect());
+        if let Some(known) = self.addresses.get(&id) {
+            return Some(known.clone());
         }
-        self.addresses.get(&id).cloned()
+        let list = netns.run(|| Rtnl::open(netns.name()).and_then(|mut rtnl| rtnl.addresses())).ok()?.ok()?;
+        let list: Vec<IpAddr> = list.into_iter().map(|a| a.address).collect();
+        self.addresses.insert(id, list.clone());
+        Some(list)
     }
 
     fn listeners(&mut self, host: &Host, protocol: u8, port: u16) -> Vec<u32> {

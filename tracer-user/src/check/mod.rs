@@ -4,15 +4,23 @@
 //! [`Machine`], which reads.
 
 mod arrive;
+mod astray;
+mod bridge;
 mod chance;
+mod conclude;
 mod flight;
+mod follow_up;
+mod gateway;
 mod machine;
+mod nat;
 mod policy;
 mod programs;
 mod report;
 mod routes;
 mod rules;
 mod run;
+mod sets;
+mod start;
 mod tunnel;
 mod walker;
 mod wire;

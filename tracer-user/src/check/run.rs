@@ -6,21 +6,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::chance::Chances;
+use super::conclude::conclude;
 use super::flight::{Flight, Mode, Tuple};
-use super::policy::{Judge, egress_tunnel, policys_address, selected};
-use super::report::{Ending, Path, Place, Report, Stage, StageResult, Step, Verdict};
+use super::follow_up::{by_proxy, later, reply};
+use super::policy::Judge;
+use super::report::{Report, Step};
+use super::start::start;
 use super::walker::{End, Found, Next, Walker};
 use super::world::{Host, World};
-use crate::explain::Certainty::{Certain, Likely, Possible};
-use crate::explain::Finding;
 use crate::explain::catalogue as c;
-use crate::node::evidence::{Criterion, PacketView};
-use crate::node::rtnl::{RouteAnswer, RouteQuestion};
-use crate::node::{NetnsId, Role};
+use crate::node::NetnsId;
+use crate::node::evidence::PacketView;
 use crate::output::protocol_name;
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(super) const TCP: u8 = 6;
+
+pub(super) const UDP: u8 = 17;
 
 /// The packet that is asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ pub(super) struct Run {
 
 /// Where the packet begins.
 #[derive(Clone, Debug)]
-enum Start {
+pub(super) enum Start {
     Sent(Arc<Host>),
     Arrives(Arc<Host>, u32),
 }
@@ -98,13 +99,13 @@ pub fn check(world: &mut dyn World, question: &Question) -> Report {
 }
 
 /// All about one choice of chance.
-struct Way {
-    request: Run,
+pub(super) struct Way {
+    pub(super) request: Run,
     /// The proxy's own connection.
-    proxied: Option<Run>,
-    later: Option<Run>,
-    reply: Option<Run>,
-    found: Vec<Found>,
+    pub(super) proxied: Option<Run>,
+    pub(super) later: Option<Run>,
+    pub(super) reply: Option<Run>,
+    pub(super) found: Vec<Found>,
 }
 
 impl Way {
@@ -160,12 +161,12 @@ impl Way {
         way
     }
 
-    fn main(&self) -> &Run {
+    pub(super) fn main(&self) -> &Run {
         self.proxied.as_ref().unwrap_or(&self.request)
     }
 }
 
-fn walk(world: &mut dyn World, chances: &mut Chances, start: &Start, mut flight: Flight) -> Run {
+pub(super) fn walk(world: &mut dyn World, chances: &mut Chances, start: &Start, mut flight: Flight) -> Run {
     let mut walker = Walker::new(world, chances);
     let next = match start {
         Start::Sent(host) => walker.send(host, &mut flight),
@@ -176,365 +177,8 @@ fn walk(world: &mut dyn World, chances: &mut Chances, start: &Start, mut flight:
     Run { steps, hosts, found, unknown, end, flight, first_node, tunnelled, other_node }
 }
 
-/// The proxy that a sidecar's rules lead to makes a connection of its own.
-fn by_proxy(
-    world: &mut dyn World,
-    chances: &mut Chances,
-    start: &Start,
-    request: &Run,
-    asked: &Tuple,
-) -> Option<(Option<Run>, Vec<Found>)> {
-    let (Start::Sent(host), End::Delivered(at)) = (start, &request.end) else { return None };
-    let entry = request.flight.entries.get(&host.id)?;
-    if at.id != host.id || entry.before.dst == entry.after.dst || host.owns(entry.before.dst.0) {
-        return None;
-    }
-    let port = entry.after.dst.1?;
-    let users = world.listeners(host, request.flight.packet.proto, port);
-    let Some(user) = users.first().copied() else {
-        let why = format!("as which user the proxy on port {port} of {} sends, and so where", host.name());
-        let end = End::Unknown("the proxy's own connection is not known".to_owned());
-        let run = Run { steps: Vec::new(), found: Vec::new(), unknown: vec![why], end, ..request.clone() };
-        return Some((Some(run), Vec::new()));
-    };
-    let mut packet =
-        PacketView::new(request.flight.packet.proto, unspecified(asked.dst.0), asked.dst.0).mark(0);
-    packet.dst_port = asked.dst.1;
-    packet.tcp_flags = request.flight.packet.tcp_flags;
-    packet.uid = Some(user);
-    let run = walk(world, chances, start, Flight::new(packet, Mode::First));
-    let again = matches!(&run.end, End::Delivered(end) if end.id == host.id)
-        && run.flight.entries.get(&host.id).is_some_and(|e| e.after.dst == entry.after.dst);
-    if !again {
-        return Some((Some(run), Vec::new()));
-    }
-    let name = host.name();
-    let finding = Finding::new(
-        &c::REDIRECT_LOOP,
-        Likely,
-        format!("the proxy on port {port} of {name} runs as user {}: its own connections are redirected to itself", user),
-    )
-    .checked("its connection meets the same redirection", host.command("iptables -t nat -S"))
-    .checked(
-        format!("no rule lets packets of user {} pass", user),
-        host.command(format!("ss -tlnpe sport = :{port}")),
-    )
-    .fix("run the proxy as the user that the rules' --uid-owner names")
-    .at(Walker::place(host, 0));
-    Some((None, vec![Found { stage: Stage::Sending, finding }]))
-}
-
-/// Packets after the first one. `Some` run: they go another way.
-fn later(world: &mut dyn World, start: &Start, first: &Run, proxied: bool) -> (Option<Run>, Vec<Found>) {
-    if !matches!(first.flight.inner().packet.proto, TCP | UDP) {
-        return (None, Vec::new());
-    }
-    let mut packet = first_packet(first, start);
-    if proxied {
-        packet.uid = first.flight.inner().packet.uid;
-    }
-    packet.tcp_flags = packet.tcp_flags.map(|_| 0x10);
-    let mut flight = Flight::new(packet, Mode::Later);
-    flight.entries.clone_from(&first.flight.inner().entries);
-    let run = walk(world, &mut Chances::default(), start, flight);
-    let same = match (&first.end, &run.end) {
-        (End::Left(a, i), End::Left(b, j)) => a.id == b.id && i == j && same_tunnel(first, &run),
-        (End::Delivered(a), End::Delivered(b)) => a.id == b.id,
-        _ => false,
-    };
-    if same || matches!(run.end, End::Unknown(_)) {
-        return (None, Vec::new());
-    }
-    let mut found = run.found.clone();
-    let marked = |run: &Run| {
-        run.steps.iter().zip(&run.hosts).find_map(|(step, host)| {
-            let mark = step.marks.iter().rev().find(|m| m.to.is_some_and(|m| m != 0))?;
-            Some((mark.to?, *host, mark.rule.clone()))
-        })
-    };
-    if let Some((mark, id, rule)) = marked(first)
-        && marked(&run).is_none_or(|(other, ..)| other != mark)
-        && let Some(host) = world.host(id)
-    {
-        let tables = if run.flight.packet.src.is_ipv6() { "ip6tables" } else { "iptables" };
-        let before = accepted_early(&run, id);
-        found.clear();
-        found.push(Found {
-            stage: Stage::Marking,
-            finding: Finding::new(
-                &c::ONLY_FIRST_MARKED,
-                Certain,
-                format!("only the first packet of a connection gets mark {mark:#x} on {}: the following ones take another way", host.name()),
-            )
-            .checked(
-                match before {
-                    Some(by) => format!("{by} accepts established connections before {rule}"),
-                    None => format!("{rule} does not act on established connections"),
-                },
-                host.command(format!("{tables} -t mangle -S PREROUTING")),
-            )
-            .fix("let EgressGateway's rules come first (Calico: FelixConfiguration chainInsertMode: Append)")
-            .at(Walker::place(&host, 0)),
-        });
-    }
-    if found.is_empty() { (None, Vec::new()) } else { (Some(run), found) }
-}
-
-fn same_tunnel(a: &Run, b: &Run) -> bool {
-    match (&a.flight.inside, &b.flight.inside) {
-        (Some(x), Some(y)) => x.device == y.device && a.flight.packet.dst == b.flight.packet.dst,
-        (None, None) => true,
-        _ => false,
-    }
-}
-
-/// The rule by which a hook before routing let the packet go.
-fn accepted_early(run: &Run, host: NetnsId) -> Option<String> {
-    run.steps.iter().zip(&run.hosts).find_map(|(step, id)| match &step.place {
-        Place::Hook { hook: "PREROUTING", accepted_by, .. } if *id == host && step.encap.is_none() => {
-            accepted_by.clone()
-        }
-        _ => None,
-    })
-}
-
-/// The answer, by the way that the request came.
-fn reply(world: &mut dyn World, request: &Run, asked: &Tuple, proxied: bool) -> (Option<Run>, Vec<Found>) {
-    let inner = request.flight.inner();
-    let back = inner.tuple().reversed();
-    let mut packet = PacketView::new(inner.packet.proto, back.src.0, back.dst.0).mark(0);
-    (packet.src_port, packet.dst_port) = (back.src.1, back.dst.1);
-    packet.tcp_flags = inner.packet.tcp_flags.map(|_| 0x12);
-    packet.icmp = inner.packet.icmp.map(|(kind, _)| if kind == 8 { (0, 0) } else { (129, 0) });
-    packet.uid = Some(NOBODY);
-    let start = match (&request.end, &request.flight.inside) {
-        (End::Delivered(host), _) => Start::Sent(host.clone()),
-        (End::Left(host, _), Some(inside)) => match host.evidence.link(&inside.device) {
-            Some(link) => {
-                packet.mac = inside.to.first_chunk().copied();
-                Start::Arrives(host.clone(), link.ifindex)
-            }
-            None => return (None, Vec::new()),
-        },
-        (End::Left(host, device), None) => Start::Arrives(host.clone(), *device),
-        _ => return (None, Vec::new()),
-    };
-    let mut flight = Flight::new(packet, Mode::Reply);
-    flight.entries.clone_from(&inner.entries);
-    let run = walk(world, &mut Chances::default(), &start, flight);
-    let mut found = run.found.clone();
-    found.extend(reply_source(world, request, &run, asked, proxied));
-    (Some(run), found)
-}
-
-/// The reply must come from the address that was asked.
-fn reply_source(
-    world: &dyn World,
-    request: &Run,
-    reply: &Run,
-    asked: &Tuple,
-    proxied: bool,
-) -> Option<Found> {
-    let first = world.host(*request.hosts.first()?)?;
-    let got = reply.flight.inner().tuple();
-    if got.src == asked.dst || proxied {
-        return None;
-    }
-    let fits_port = got.src.0 == asked.dst.0 && (got.src.1.is_none() || asked.dst.1.is_none());
-    if fits_port {
-        return None;
-    }
-    let (sender, service, name) = (got.ends().src, asked.ends().dst, first.name());
-    let finding = match &reply.end {
-        End::Delivered(host) if host.id == first.id => Finding::new(
-            &c::REPLY_FROM_ANOTHER_ADDRESS,
-            Certain,
-            format!("the answer comes to {name} from {sender}, but {service} was asked: its address is not translated back"),
-        )
-        .checked(
-            "replies that cross a bridge are translated only where iptables sees them",
-            "sysctl net.bridge.bridge-nf-call-iptables net.bridge.bridge-nf-call-ip6tables",
-        )
-        .fix("sysctl -w net.bridge.bridge-nf-call-iptables=1")
-        .at(Walker::place(host, 0)),
-        End::Left(host, device) => Finding::new(
-            &c::SERVICE_NOT_MASQUERADED,
-            Likely,
-            format!("the reply leaves {} from {sender}, but the client asked {service}: it does not come back through {name}", host.name()),
-        )
-        .checked(
-            "the request was translated and not masqueraded (kube-proxy's mark 0x4000 is missing)",
-            first.command("iptables -t nat -S | grep -e KUBE-MARK-MASQ -e KUBE-EXT"),
-        )
-        .fix("let kube-proxy write its rules again (restart it); with externalTrafficPolicy: Local, ask a node that has an endpoint")
-        .at(Walker::place(host, *device)),
-        _ => return None,
-    };
-    Some(Found { stage: Stage::Returning, finding })
-}
-
-/// Puts everything together.
-fn conclude(report: &mut Report, ways: &[Way], packet: &PacketView) {
-    let mut causes: Vec<(Found, usize)> = Vec::new();
-    for way in ways {
-        for found in &way.found {
-            match causes.iter_mut().find(|(known, _)| known.finding == found.finding) {
-                Some((_, count)) => *count += 1,
-                None => causes.push((found.clone(), 1)),
-            }
-        }
-    }
-    for (found, count) in &mut causes {
-        if *count < ways.len() {
-            let finding = found.finding.clone();
-            found.finding =
-                finding.fact(format!("so for {count} of {} ways that rules choose by chance", ways.len()));
-        }
-    }
-    // What is only possible does not come first.
-    causes.sort_by_key(|(found, _)| (found.finding.certainty == Possible, found.stage));
-    let Some(shown_way) = ways.iter().find(|way| !way.found.is_empty()).or_else(|| ways.first()) else {
-        return;
-    };
-    report.packet = shown(&Flight::new(packet.clone(), Mode::First).packet);
-    if packet.src.is_unspecified() {
-        let mut whole = packet.clone();
-        (whole.src, _) = first_tuple(&shown_way.request, packet).src;
-        report.packet = shown(&whole);
-    }
-    let mut alternatives: Vec<String> = Vec::new();
-    if ways.len() > 1 {
-        for way in ways {
-            let to = way.main().flight.inner().tuple().ends().dst.to_string();
-            if !alternatives.contains(&to) {
-                alternatives.push(to);
-            }
-        }
-    }
-    report.paths.push(path("request", &shown_way.request, packet, alternatives));
-    for (what, run) in [
-        ("request by the proxy", &shown_way.proxied),
-        ("later packets", &shown_way.later),
-        ("reply", &shown_way.reply),
-    ] {
-        if let Some(run) = run {
-            report.paths.push(path(what, run, packet, Vec::new()));
-        }
-    }
-    for way in ways {
-        let runs = [Some(&way.request), way.proxied.as_ref(), way.later.as_ref(), way.reply.as_ref()];
-        for text in runs.into_iter().flatten().flat_map(|run| &run.unknown) {
-            if !report.unknown.contains(text) {
-                report.unknown.push(text.clone());
-            }
-        }
-    }
-    beyond(report, shown_way);
-    report.stages = stages(shown_way, &causes);
-    report.causes = causes.into_iter().map(|(found, _)| found.finding).collect();
-}
-
-/// What is out of sight by its nature.
-fn beyond(report: &mut Report, way: &Way) {
-    let main = way.main();
-    match &main.end {
-        End::Left(host, device) if main.flight.inside.is_some() => {
-            let to = main.flight.packet.dst;
-            report.unknown.push(format!(
-                "what the node {to} does with it: run check there too, or give its namespace with --node-netns (it left {} by {})",
-                host.name(), host.device(*device)
-            ));
-        }
-        End::Left(host, device) => {
-            let source = main.flight.packet.src;
-            let to = main.flight.packet.dst;
-            report.unknown.push(format!(
-                "whether {to} answers, and what is between {} of {} and it",
-                host.device(*device),
-                host.name()
-            ));
-            if way.reply.is_some() {
-                report.unknown.push(format!(
-                    "by which device the reply comes to {}: {} is assumed, by which the request left",
-                    host.name(),
-                    host.device(*device)
-                ));
-            }
-            let first = first_tuple(main, &main.flight.packet).src.0;
-            if !host.owns(source) && policys_address(&host.evidence, first, to).is_some() {
-                let device = host.device(*device);
-                report.unknown.push(format!(
-                    "whether {source} is answered for on the network of {device}: it is on no device of {}, a program must do so",
-                    host.name()
-                ));
-            }
-        }
-        End::Unknown(why) => report.unknown.push(why.clone()),
-        _ => {}
-    }
-    if let Some(End::Unknown(why)) = way.reply.as_ref().map(|run| &run.end) {
-        report.unknown.push(format!("the way back: {why}"));
-    }
-}
-
-fn stages(way: &Way, causes: &[(Found, usize)]) -> Vec<StageResult> {
-    let main = way.main();
-    let wrong = || causes.iter().filter(|(found, _)| found.finding.certainty != Possible);
-    let first_wrong = wrong().map(|(found, _)| found.stage).min();
-    let stops = matches!(main.end, End::Stopped(_) | End::Unknown(_));
-    let from_pod = main.steps.first().is_some_and(|s| !matches!(s.place, Place::Device { .. }));
-    Stage::ALL
-        .into_iter()
-        .map(|stage| {
-            let failed = wrong().any(|(found, _)| found.stage == stage);
-            let verdict = if failed {
-                Verdict::Failed
-            } else {
-                let after = first_wrong.is_some_and(|first| stage > first);
-                match stage {
-                    Stage::Sending if !from_pod => Verdict::NotNeeded,
-                    Stage::Tunnel if !main.tunnelled && !(after && stops) => Verdict::NotNeeded,
-                    Stage::OtherNode if main.flight.inside.is_some() && !stops => Verdict::NotKnown,
-                    Stage::OtherNode if !main.other_node && !main.tunnelled => Verdict::NotNeeded,
-                    Stage::Arriving if matches!(main.end, End::Left(..)) && !after => Verdict::NotKnown,
-                    Stage::Returning if way.reply.is_none() => {
-                        if after || stops {
-                            Verdict::NotReached
-                        } else {
-                            Verdict::NotKnown
-                        }
-                    }
-                    Stage::Returning => match way.reply.as_ref().map(|run| &run.end) {
-                        Some(End::Unknown(_)) => Verdict::NotKnown,
-                        _ => Verdict::Passed,
-                    },
-                    _ if after || (stops && first_wrong.is_none()) => Verdict::NotReached,
-                    _ => Verdict::Passed,
-                }
-            };
-            StageResult { stage, verdict }
-        })
-        .collect()
-}
-
-fn path(what: &str, run: &Run, packet: &PacketView, alternatives: Vec<String>) -> Path {
-    let ends = first_tuple(run, packet).ends();
-    let ending = match run.end.told() {
-        Ending::Left { netns, device } => Ending::Left { netns, device },
-        other => other,
-    };
-    Path {
-        packet: what.to_owned(),
-        src: ends.src.to_string(),
-        dst: ends.dst.to_string(),
-        steps: run.steps.clone(),
-        ending,
-        alternatives,
-    }
-}
-
 /// The packet as it began.
-fn first_tuple(run: &Run, packet: &PacketView) -> Tuple {
+pub(super) fn first_tuple(run: &Run, packet: &PacketView) -> Tuple {
     let entry = run.hosts.first().and_then(|id| run.flight.inner().entries.get(id));
     match entry {
         Some(entry) if run.flight.inner().mode != Mode::Reply => entry.before,
@@ -553,7 +197,7 @@ fn first_tuple(run: &Run, packet: &PacketView) -> Tuple {
     }
 }
 
-fn first_packet(run: &Run, start: &Start) -> PacketView {
+pub(super) fn first_packet(run: &Run, start: &Start) -> PacketView {
     let inner = run.flight.inner();
     let id = match start {
         Start::Sent(host) | Start::Arrives(host, _) => host.id,
@@ -573,7 +217,7 @@ fn hosts_of(world: &dyn World, run: &Run) -> Vec<Arc<Host>> {
 }
 
 /// A user whom no rule names.
-const NOBODY: u32 = 65_534;
+pub(super) const NOBODY: u32 = 65_534;
 
 fn view(question: &Question) -> PacketView {
     let source = question.source.unwrap_or(unspecified(question.destination));
@@ -588,125 +232,10 @@ fn view(question: &Question) -> PacketView {
     packet
 }
 
-fn shown(packet: &PacketView) -> String {
+pub(super) fn shown(packet: &PacketView) -> String {
     format!("{} {}", Tuple::of(packet).ends(), protocol_name(packet.proto).to_ascii_lowercase())
 }
 
-fn unspecified(like: IpAddr) -> IpAddr {
+pub(super) fn unspecified(like: IpAddr) -> IpAddr {
     if like.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
-}
-
-/// Where it begins: at its sender, or at the device by which it comes to the node.
-fn start(
-    world: &mut dyn World,
-    question: &Question,
-    packet: &mut PacketView,
-    assumed: &mut Vec<String>,
-) -> Result<Start, String> {
-    let pod = question.pod.and_then(|id| world.host(id));
-    let sender = match (&pod, question.source) {
-        (Some(pod), None) => Some(pod.clone()),
-        (Some(pod), Some(source)) if pod.owns(source) => Some(pod.clone()),
-        (_, Some(source)) => local_sender(world, source),
-        (None, None) => world.watched().into_iter().find(|h| h.role == Role::Node),
-    };
-    if let Some(host) = sender {
-        packet.uid = Some(stranger(&host));
-        if host.role == Role::Pod && names_users(&host) {
-            assumed.push(format!("a program of {} sends it whose user no rule names", host.name()));
-        }
-        return Ok(Start::Sent(host));
-    }
-    packet.uid = Some(NOBODY);
-    let node =
-        world.watched().into_iter().find(|h| h.role == Role::Node).ok_or("no node's namespace is known")?;
-    let source = question.source.ok_or("no source is known")?;
-    // A pod of another node comes by the egress tunnel where a policy of this gateway selects it.
-    if selected(&node.evidence, source, question.destination)
-        && let Some(link) = egress_tunnel(&node)
-    {
-        let mut peers =
-            node.evidence.neighbours.iter().filter(|n| n.ifindex == link.ifindex && n.mac.len() == 6);
-        packet.mac = peers.next().and_then(|n| n.mac.first_chunk().copied());
-        let which = if peers.next().is_some() { "from one of its peers" } else { "from its only peer" };
-        assumed.push(format!(
-            "it comes to {} by {} {which}: a policy selects {source}",
-            node.name(),
-            node.device(link.ifindex)
-        ));
-        return Ok(Start::Arrives(node.clone(), link.ifindex));
-    }
-    let back = RouteQuestion { destination: source, source: None, mark: 0, input: None, service: None };
-    match world.route(&node, &back)? {
-        RouteAnswer::Route(route) => {
-            let device = route.next_hops.first().map_or(0, |hop| hop.ifindex);
-            assumed.push(format!(
-                "it comes to {} by {}, by which {} sends to {source}",
-                node.name(),
-                node.device(device),
-                node.name()
-            ));
-            Ok(Start::Arrives(node, device))
-        }
-        RouteAnswer::Refused(_) => Err(format!(
-            "by which device packets from {source} come to {}: there is no route to it",
-            node.name()
-        )),
-    }
-}
-
-/// The namespace that has the address: a watched one, or a pod behind a veth of one.
-fn local_sender(world: &mut dyn World, source: IpAddr) -> Option<Arc<Host>> {
-    let watched = world.watched();
-    if let Some(host) = watched.iter().find(|h| h.owns(source)) {
-        return Some(host.clone());
-    }
-    for node in watched.iter().filter(|h| h.role == Role::Node) {
-        let back = RouteQuestion { destination: source, source: None, mark: 0, input: None, service: None };
-        let Ok(RouteAnswer::Route(route)) = world.route(node, &back) else { continue };
-        let Some(hop) = route.next_hops.first().filter(|hop| hop.gateway.is_none()) else { continue };
-        let ends: Vec<_> = node
-            .evidence
-            .links
-            .iter()
-            .filter(|l| {
-                (l.ifindex == hop.ifindex || l.master == Some(hop.ifindex))
-                    && !node.uplinks.contains(&l.ifindex)
-            })
-            .cloned()
-            .collect();
-        for link in ends {
-            if let Some((pod, _)) = world.peer(node, &link)
-                && pod.owns(source)
-                && pod.role == Role::Pod
-            {
-                return Some(pod);
-            }
-        }
-    }
-    None
-}
-
-fn owner_rules(host: &Host) -> impl Iterator<Item = (u32, u32)> {
-    host.evidence
-        .rulesets
-        .iter()
-        .flat_map(|t| &t.chains)
-        .flat_map(|c| &c.rules)
-        .flat_map(|r| &r.matches)
-        .filter_map(|m| match m.what {
-            Criterion::OwnerUid { first, last } => Some((first, last)),
-            _ => None,
-        })
-}
-
-fn names_users(host: &Host) -> bool {
-    owner_rules(host).next().is_some()
-}
-
-/// A user that no rule of the host names.
-fn stranger(host: &Host) -> u32 {
-    let taken: Vec<(u32, u32)> = owner_rules(host).collect();
-    let free = |uid: &u32| !taken.iter().any(|(first, last)| (*first..=*last).contains(uid));
-    (1..=NOBODY).rev().find(free).unwrap_or(NOBODY)
 }

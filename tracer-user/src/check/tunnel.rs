@@ -26,7 +26,7 @@ impl Walker<'_> {
         let hop = flight.next_hop.unwrap_or(flight.packet.dst);
         let (mac, remote) = match self.peer_of(host, link, hop) {
             Ok(found) => found,
-            Err(finding) => return self.stop(host, stage, finding),
+            Err(finding) => return self.stop(host, stage, *finding),
         };
         let Some(remote) = remote else {
             let device = host.device(link.ifindex);
@@ -123,7 +123,12 @@ impl Walker<'_> {
     }
 
     /// MAC and node of the peer; `None`: it would be found by asking all.
-    fn peer_of(&self, host: &Host, link: &Link, hop: IpAddr) -> Result<(Vec<u8>, Option<IpAddr>), Finding> {
+    fn peer_of(
+        &self,
+        host: &Host,
+        link: &Link,
+        hop: IpAddr,
+    ) -> Result<(Vec<u8>, Option<IpAddr>), Box<Finding>> {
         let device = host.device(link.ifindex);
         let evidence = &host.evidence;
         let own = || evidence.fdb.iter().filter(|e| e.ifindex == link.ifindex && e.own);
@@ -136,20 +141,20 @@ impl Walker<'_> {
             if everyone.is_some() && !dead {
                 return Ok((Vec::new(), None));
             }
-            return Err(Finding::new(
+            return Err(Box::new(Finding::new(
                 &c::TUNNEL_NEIGHBOUR_MISSING,
                 Certain,
                 format!("{device} of {} has no neighbour entry for its peer {hop}: that node was not made known to it", host.name()),
             )
             .checked("no entry, and nobody to ask", host.command(format!("ip neigh show {hop} dev {device}")))
             .fix(format!("the agent that owns {device} must add the peer (restart it, read its log)"))
-            .at(place));
+            .at(place)));
         };
         match own().find(|e| e.mac == mac).and_then(|e| e.remote).or(everyone) {
             Some(remote) => Ok((mac, Some(remote))),
             None => {
                 let shown = crate::explain::mac(&mac);
-                Err(Finding::new(
+                Err(Box::new(Finding::new(
                     &c::TUNNEL_PEER_MISSING,
                     Certain,
                     format!("{device} of {} does not know behind which node its peer {hop} is: no FDB entry for {shown}", host.name()),
@@ -159,7 +164,7 @@ impl Walker<'_> {
                     "the agent that owns {device} must add the peer (restart it); by hand: {}",
                     host.command(format!("bridge fdb append {shown} dev {device} dst NODE_IP self permanent"))
                 ))
-                .at(place))
+                .at(place)))
             }
         }
     }

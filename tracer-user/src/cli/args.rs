@@ -14,6 +14,8 @@ pub enum Invocation {
     /// The flags of a trace that say what and where, and how to print.
     Check(TraceArgs),
     Explain(ExplainArgs),
+    /// Nothing, until a signal.
+    Wait,
 }
 
 #[derive(Clone, Debug, Parser)]
@@ -50,6 +52,7 @@ pub(super) struct Cli {
 }
 
 #[derive(Clone, Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
 pub(super) enum Command {
     /// Walk the path a packet would take and name the first thing that is wrong; nothing is sent
     #[command(long_about = help::CHECK, after_help = help::CHECK_AFTER, max_term_width = 100)]
@@ -64,11 +67,24 @@ pub(super) enum Command {
     /// Name causes from a recording (--record) of this or another machine
     #[command(long_about = help::EXPLAIN, after_help = help::EXPLAIN_AFTER, max_term_width = 100)]
     Explain(ExplainArgs),
+    /// Do nothing until a signal: for a container in which traces are run by exec
+    #[command(hide = true)]
+    Wait,
 }
 
 /// What `check` has no use for.
-pub(super) const NOT_OF_CHECK: [&str; 9] =
-    ["positions", "tc", "count", "duration", "fail_on_drop", "drops", "time", "record", "debug_bpf"];
+pub(super) const NOT_OF_CHECK: [&str; 10] = [
+    "follow",
+    "positions",
+    "tc",
+    "count",
+    "duration",
+    "fail_on_drop",
+    "drops",
+    "time",
+    "record",
+    "debug_bpf",
+];
 
 /// Flags of `explain`.
 #[derive(Args, Clone, Debug, Default)]

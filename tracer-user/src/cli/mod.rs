@@ -18,7 +18,7 @@ pub use args::{
 pub use endpoint::{Endpoint, Host};
 pub use error::{CliError, EXIT_DROP_SEEN, EXIT_TRACED, EXIT_USAGE};
 pub use filter::{End, Filter};
-pub use parse::{Parsed, parse};
+pub use parse::{Parsed, command, parse};
 pub use plan::Plan;
 pub use question::questions;
 pub use resolve::{Resolve, SystemResolver};

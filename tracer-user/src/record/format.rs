@@ -18,6 +18,7 @@ pub const SCHEMA: &str = "egwtrace-recording/1";
 /// One line. Not tagged inside: maps with numbers as keys would not survive it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, and taken apart at once")]
 pub(super) enum Line {
     /// The first line.
     Begin(Begin),
@@ -76,9 +77,9 @@ pub(super) struct JourneyLine {
 pub(super) struct TickLine {
     pub(super) now_ns: u64,
     pub(super) counters: Vec<(NetnsId, BTreeMap<String, u64>)>,
-    pub(super) destinations: Vec<IpAddr>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) asked: Vec<Asked>,
+    pub(super) destinations: Vec<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]

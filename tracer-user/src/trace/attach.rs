@@ -33,11 +33,21 @@ pub(super) struct Attachments {
     devices: BTreeMap<(NetnsId, u32), String>,
     /// Told once.
     refused: BTreeSet<String>,
+    /// This kernel has no netfilter programs.
+    without_positions: bool,
 }
 
 impl Attachments {
     pub(super) fn new(tracer: Tracer, tc: TcChoice, choice: PositionChoice) -> Self {
-        Self { tracer, tc, choice, zooms: HashSet::new(), devices: BTreeMap::new(), refused: BTreeSet::new() }
+        Self {
+            tracer,
+            tc,
+            choice,
+            zooms: HashSet::new(),
+            devices: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            without_positions: false,
+        }
     }
 
     pub(super) fn tracer(&mut self) -> &mut Tracer {
@@ -185,6 +195,9 @@ impl Attachments {
 
     fn reconcile_positions(&mut self, topology: &Topology, netns: &[Netns], changes: &mut Changes) {
         for ns in topology.namespaces.values() {
+            if self.without_positions {
+                return;
+            }
             let Some(handle) = netns.iter().find(|n| n.id() == ns.id) else { continue };
             let wanted: Vec<Placement> = match self.choice {
                 PositionChoice::All => hooks().flat_map(|(family, hook)| zoomed(ns, family, hook)).collect(),
@@ -211,6 +224,9 @@ impl Attachments {
             }
             for placement in wanted.iter().filter(|w| !held.iter().any(|p| fits(p, w))) {
                 self.place(placement, handle, changes, &ns.name);
+                if self.without_positions {
+                    return;
+                }
             }
         }
     }
@@ -222,6 +238,13 @@ impl Attachments {
             match self.tracer.attach_position(netns, position) {
                 Ok(()) => return,
                 Err(TracerError::Link(error)) if error.is_busy() => last = Some(error.to_string()),
+                Err(TracerError::Load(error)) if error.is_unsupported() => {
+                    self.without_positions = true;
+                    let hides = "hooks passed without a drop, where a mark or translation came from, and routes of \
+                                 forwarded packets";
+                    self.tell(changes, "netfilter hooks".to_owned(), error.to_string(), hides);
+                    return;
+                }
                 Err(error) => {
                     last = Some(error.to_string());
                     break;

@@ -21,7 +21,6 @@ impl fmt::Display for Line<'_> {
         match record.code() {
             Some(DebugCode::Miss) => write!(f, "skb {arg:x}: not ours:")?,
             Some(DebugCode::Hit) => write!(f, "skb {arg:x}: ours:")?,
-            Some(DebugCode::Inserted) => write!(f, "a new flow, by the filter:")?,
             Some(DebugCode::Followed) => write!(f, "entry {arg:x}: of the flow:")?,
             Some(DebugCode::Forgotten) => write!(f, "entry {arg:x}: not of the flow any more:")?,
             None => write!(f, "code {}, {arg:x}:", record.code)?,
@@ -80,7 +79,7 @@ mod tests {
             Line(&record).to_string(),
             "bpf 7.000000012 cpu3 tc skb fe00: ours: 10.0.0.1 1234 → 2001:db8::1 80 proto 6 flow ab"
         );
-        let record = DebugRecord { code: DebugCode::Inserted as u8, kind: 0, ..record };
-        assert!(Line(&record).to_string().contains("cpu3 a new flow, by the filter: 10.0.0.1 1234"));
+        let record = DebugRecord { code: DebugCode::Followed as u8, kind: 0, ..record };
+        assert!(Line(&record).to_string().contains("cpu3 entry fe00: of the flow: 10.0.0.1 1234"));
     }
 }

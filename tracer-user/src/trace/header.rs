@@ -52,7 +52,10 @@ pub(super) fn header(
         kernel: kernel_release(),
         attached: vec![
             tc,
-            format!("nf: {}, {zooming}", counted(attachments.hook_count(), "hook")),
+            match attachments.hook_count() {
+                0 => "nf: no hook".to_owned(),
+                hooks => format!("nf: {}, {zooming}", counted(hooks, "hook")),
+            },
             drops.to_owned(),
             counted(tracepoints, "tracepoint"),
         ],

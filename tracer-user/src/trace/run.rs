@@ -236,9 +236,6 @@ impl<'a> Run<'a> {
             })
             .map(drop)
             .unwrap_or_default();
-        if plan.positions == PositionChoice::Auto {
-            attachments.tracer().prepare_positions();
-        }
         Ok(Self {
             plan,
             filter,
@@ -388,7 +385,7 @@ impl<'a> Run<'a> {
         });
         // What is known is shown first: to attach takes its time.
         self.screen.flush();
-        if self.zooms.is_empty() || self.attachments.tracer().is_preparing() {
+        if self.zooms.is_empty() {
             return;
         }
         for (zoom, on) in std::mem::take(&mut self.zooms) {

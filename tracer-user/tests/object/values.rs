@@ -3,7 +3,7 @@
 //! stack. A register that may be anything, or different things on different ways, is `Unknown`; so what is said
 //! here holds on every way through the function.
 
-use super::code::{Function, Insn};
+use super::code::{Call, Function, Insn};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Value {
@@ -11,8 +11,10 @@ pub(crate) enum Value {
     Const(i64),
     /// This many bytes from the top of the function's stack, which is at 0 and grows down.
     Stack(i64),
+    /// Points into what a map was found to have, or null.
+    Lookup,
 }
-use Value::{Const, Stack, Unknown};
+use Value::{Const, Lookup, Stack, Unknown};
 
 pub(crate) type Registers = [Value; 11];
 
@@ -21,8 +23,12 @@ const STORE: u8 = 2;
 const STORE_REGISTER: u8 = 3;
 const ALU32: u8 = 4;
 const ALU64: u8 = 7;
+/// Helper.
+const MAP_LOOKUP_ELEM: i32 = 1;
 /// Mode of a [`STORE_REGISTER`].
 const ATOMIC: u8 = 0xc0;
+/// Operation of an atomic one.
+const COMPARE_AND_EXCHANGE: i32 = 0xf1;
 
 /// The registers before each instruction; `None` where it is never reached.
 pub(crate) fn before_each(function: &Function) -> Vec<Option<Registers>> {
@@ -68,6 +74,15 @@ pub(crate) fn stack_size(function: &Function) -> i64 {
     -lowest
 }
 
+/// Instructions that store elsewhere than on the stack and in a map.
+pub(crate) fn stores_elsewhere(function: &Function) -> Vec<usize> {
+    let stores = |(at, (insn, registers)): (usize, (&Insn, Option<Registers>))| {
+        let is_store = matches!(insn.class(), STORE | STORE_REGISTER);
+        (is_store && !matches!(registers?[insn.dst], Stack(_) | Lookup)).then_some(at)
+    };
+    function.code.iter().zip(before_each(function)).enumerate().filter_map(stores).collect()
+}
+
 fn merge(a: &Registers, b: &Registers) -> Registers {
     std::array::from_fn(|r| if a[r] == b[r] { a[r] } else { Unknown })
 }
@@ -76,6 +91,9 @@ fn step(insn: &Insn, before: &Registers) -> Registers {
     let mut registers = *before;
     if insn.is_call() {
         registers[..6].fill(Unknown);
+        if insn.call == Some(Call::Helper(MAP_LOOKUP_ELEM)) {
+            registers[0] = Lookup;
+        }
         return registers;
     }
     match insn.class() {
@@ -86,7 +104,9 @@ fn step(insn: &Insn, before: &Registers) -> Registers {
         STORE_REGISTER if insn.op & 0xe0 == ATOMIC => {
             // Whether it fetches or not; compare-and-exchange answers in r0.
             registers[insn.src] = Unknown;
-            registers[0] = Unknown;
+            if insn.imm == COMPARE_AND_EXCHANGE {
+                registers[0] = Unknown;
+            }
         }
         _ => {}
     }
@@ -102,6 +122,7 @@ fn computed(insn: &Insn, registers: &Registers) -> Value {
         (0xb, _, value, 0) if is_64 => value,
         (0, Stack(at), Const(by), _) if is_64 => Stack(at + by),
         (1, Stack(at), Const(by), _) if is_64 => Stack(at - by),
+        (0, Lookup, Const(_), _) if is_64 => Lookup,
         _ => Unknown,
     }
 }

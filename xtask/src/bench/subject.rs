@@ -33,6 +33,8 @@ pub(super) enum Mode {
     MatchText,
     /// -o json with `--positions all`.
     MatchAll,
+    /// -o json with `--positions last`: as it is where nothing calls for a closer look.
+    MatchLast,
     /// tcpdump -i any -w of all the traffic.
     TcpdumpMatch,
     /// The binary of `--against`, with a filter that matches nothing.
@@ -42,7 +44,7 @@ pub(super) enum Mode {
 }
 
 impl Mode {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Miss,
         Self::OtherMiss,
         Self::MissAll,
@@ -51,6 +53,7 @@ impl Mode {
         Self::OtherMatch,
         Self::MatchText,
         Self::MatchAll,
+        Self::MatchLast,
         Self::TcpdumpMatch,
     ];
 
@@ -62,6 +65,7 @@ impl Mode {
             Self::MatchJson => "match, json",
             Self::MatchText => "match, text",
             Self::MatchAll => "match, all positions",
+            Self::MatchLast => "match, last positions",
             Self::TcpdumpMatch => "tcpdump, match",
             Self::OtherMiss => "miss",
             Self::OtherMatch => "match, json",
@@ -99,6 +103,9 @@ impl Mode {
         }
         if matches!(self, Self::MissAll | Self::MatchAll) {
             command.args(["--positions", "all"]);
+        }
+        if matches!(self, Self::MatchLast) {
+            command.args(["--positions", "last"]);
         }
         Ok(command)
     }

@@ -29,10 +29,12 @@ struct Metadata {
     attempt: u32,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, Copy, PartialEq, Message)]
 struct NamespaceOption {
     #[prost(int32, tag = "1")]
     network: i32,
+    #[prost(int32, tag = "2")]
+    pid: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -100,6 +102,44 @@ struct ContainerMetadata {
     name: String,
 }
 
+/// A directory of the node's in a container.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Mount {
+    #[prost(string, tag = "1")]
+    pub(crate) container_path: String,
+    #[prost(string, tag = "2")]
+    pub(crate) host_path: String,
+    #[prost(bool, tag = "3")]
+    pub(crate) readonly: bool,
+    /// 1: from host to container.
+    #[prost(int32, tag = "5")]
+    pub(crate) propagation: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Capabilities {
+    #[prost(string, repeated, tag = "1")]
+    add: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    drop: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ContainerSecurity {
+    #[prost(message, optional, tag = "1")]
+    capabilities: Option<Capabilities>,
+    #[prost(message, optional, tag = "3")]
+    namespace_options: Option<NamespaceOption>,
+    #[prost(bool, tag = "7")]
+    readonly_rootfs: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ContainerLinux {
+    #[prost(message, optional, tag = "2")]
+    security_context: Option<ContainerSecurity>,
+}
+
 #[derive(Clone, PartialEq, Message)]
 struct ContainerConfig {
     #[prost(message, optional, tag = "1")]
@@ -108,10 +148,14 @@ struct ContainerConfig {
     image: Option<Image>,
     #[prost(string, repeated, tag = "3")]
     command: Vec<String>,
+    #[prost(message, repeated, tag = "7")]
+    mounts: Vec<Mount>,
     #[prost(map = "string, string", tag = "9")]
     labels: HashMap<String, String>,
     #[prost(string, tag = "11")]
     log_path: String,
+    #[prost(message, optional, tag = "15")]
+    linux: Option<ContainerLinux>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -171,6 +215,9 @@ pub(crate) struct PodSpec {
     pub(crate) labels: Vec<(&'static str, &'static str)>,
     /// A shell's command line for its one container, which is called `app`.
     pub(crate) runs: &'static str,
+    /// With the node's processes in sight, these capabilities and no others, and a root that cannot be written.
+    pub(crate) capabilities: Option<Vec<String>>,
+    pub(crate) mounts: Vec<Mount>,
 }
 
 /// A pod that runs.
@@ -212,6 +259,18 @@ impl Kubelet {
         // A uid for each: kubelet gives a pod that was made again another one.
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let uid = format!("uid-{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        let namespaces = NamespaceOption {
+            network: if spec.host_network { 2 } else { 0 },
+            // The node's, or each container's own.
+            pid: if spec.capabilities.is_some() { 2 } else { 1 },
+        };
+        let linux = spec.capabilities.as_ref().map(|add| ContainerLinux {
+            security_context: Some(ContainerSecurity {
+                capabilities: Some(Capabilities { add: add.clone(), drop: vec!["ALL".into()] }),
+                namespace_options: Some(namespaces),
+                readonly_rootfs: true,
+            }),
+        });
         let config = SandboxConfig {
             metadata: Some(Metadata { name: pod.into(), uid, namespace: namespace.into(), attempt: 0 }),
             // runc refuses one without a namespace for it.
@@ -219,11 +278,7 @@ impl Kubelet {
             labels: labels.clone(),
             linux: Some(Linux {
                 cgroup_parent: self.cgroup.clone(),
-                security_context: Some(SecurityContext {
-                    namespace_options: Some(NamespaceOption {
-                        network: if spec.host_network { 2 } else { 0 },
-                    }),
-                }),
+                security_context: Some(SecurityContext { namespace_options: Some(namespaces) }),
             }),
             ..SandboxConfig::default()
         };
@@ -235,8 +290,10 @@ impl Kubelet {
                 metadata: Some(ContainerMetadata { name: "app".into() }),
                 image: Some(Image { image: IMAGE.into() }),
                 command: ["/bin/sh", "-c", runs].map(str::to_owned).to_vec(),
+                mounts: spec.mounts.clone(),
                 labels,
                 log_path: String::new(),
+                linux,
             }),
             sandbox_config: Some(config),
         };

@@ -2,6 +2,7 @@
 //! Pods of a real containerd with CNI's bridge, found and followed by their names.
 
 mod cri;
+mod deployed;
 mod found;
 mod lives;
 

@@ -4,6 +4,7 @@
 use std::env;
 use std::io::Read;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -26,22 +27,42 @@ pub(super) enum ToolError {
     Failed { tool: String, message: String },
 }
 
-/// Where a tool is; also in the places for administrators that are not in every PATH.
+/// The root of the machine, as a container sees it that shares the machine's processes.
+const MACHINE: &str = "/proc/1/root";
+/// Places for administrators that are not in every PATH.
+const KNOWN: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin"];
+
+/// Where a tool is; in a container without it, the machine's own.
 pub(super) fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let known = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin"].map(PathBuf::from);
-    env::split_paths(&path)
-        .chain(known)
+    let here = env::split_paths(&path)
+        .chain(KNOWN.map(PathBuf::from))
         .filter(|dir| dir.is_absolute())
         .map(|dir| dir.join(name))
-        .find(|file| file.is_file())
+        .find(|file| file.is_file());
+    // A link there may lead where only the machine's root makes sense of it: that it is there must do.
+    let there = || KNOWN.iter().map(|dir| PathBuf::from(format!("{MACHINE}{dir}/{name}")));
+    here.or_else(|| there().find(|file| file.symlink_metadata().is_ok()))
+}
+
+/// How to start it: one of the machine's has the machine's libraries too.
+fn command(tool: &Path) -> Command {
+    let Ok(inside) = tool.strip_prefix(MACHINE) else { return Command::new(tool) };
+    let mut command = Command::new(Path::new("/").join(inside));
+    let enter = || match std::os::unix::fs::chroot(MACHINE) {
+        Ok(()) => env::set_current_dir("/"),
+        Err(error) => Err(error),
+    };
+    // SAFETY: two system calls on constant paths; short C strings are made on the stack.
+    unsafe { command.pre_exec(enter) };
+    command
 }
 
 /// What the tool prints.
 pub(super) fn output(tool: &Path, arguments: &[&str]) -> Result<String, ToolError> {
     let name = || printable(tool.file_name().unwrap_or_default().as_encoded_bytes());
     let failed = |source| ToolError::Run { tool: name(), source };
-    let mut child = Command::new(tool)
+    let mut child = command(tool)
         .args(arguments)
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
@@ -133,5 +154,15 @@ mod tests {
         let error = output(&sh, &["-c", "echo 'no such\tthing' >&2; exit 3"]).unwrap_err().to_string();
         assert_eq!(error, "sh failed: no such\\x09thing");
         assert!(find("no-such-tool-here").is_none());
+    }
+
+    #[test]
+    fn the_machines_tools_run_at_the_machines_root() {
+        let sh = find("sh").unwrap();
+        let there = Path::new(MACHINE).join(sh.strip_prefix("/").unwrap());
+        match output(&there, &["-c", "echo $PWD"]) {
+            Ok(printed) => assert_eq!(printed, "/\n"),
+            Err(error) => println!("SKIP may not change root: {error}"),
+        }
     }
 }

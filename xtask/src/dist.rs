@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask dist`: what is released, in one archive: the binary, manual pages, completions, the kubectl plugin,
+//! manifests, licences.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::workspace::Workspace;
+use crate::{bpf, process};
+
+/// Files of the repository that are released as they are, and where they go.
+const FILES: [(&str, &str); 9] = [
+    ("README.md", ""),
+    ("CHANGELOG.md", ""),
+    ("LICENSE-MIT", ""),
+    ("LICENSE-APACHE", ""),
+    ("LICENSE-GPL-2.0", ""),
+    ("deploy/kubectl-egwtrace", ""),
+    ("deploy/daemonset.yaml", "deploy"),
+    ("deploy/pod.yaml", "deploy"),
+    ("docs/causes.md", "docs"),
+];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Build for this target of rustc's, such as x86_64-unknown-linux-musl (a binary that needs no library).
+    #[arg(long, value_name = "TRIPLE")]
+    target: Option<String>,
+}
+
+/// Returns the path of the archive.
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<PathBuf> {
+    bpf::build(workspace)?;
+    let mut build = workspace.cargo();
+    build.args(["build", "--release", "--locked", "-p", "tracer-user"]);
+    if let Some(target) = &args.target {
+        build.args(["--target", target]);
+    }
+    let binary = process::build_executable(&mut build)?;
+    let of = args.target.clone().unwrap_or_else(|| format!("{}-linux", std::env::consts::ARCH));
+    let name = format!("egwtrace-{}-{of}", env!("CARGO_PKG_VERSION"));
+    let dist = workspace.target().join("dist");
+    let dir = dist.join(&name);
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    let mut pages = workspace.cargo();
+    pages.args(["run", "--quiet", "--locked", "-p", "tracer-user", "--example", "pages", "--"]).arg(&dir);
+    process::run(&mut pages)?;
+    copy(&binary, &dir.join("egwtrace"))?;
+    for (file, to) in FILES {
+        let from = workspace.root().join(file);
+        let name = from.file_name().context("a file has a name")?;
+        let to = dir.join(to);
+        fs::create_dir_all(&to).with_context(|| format!("making {}", to.display()))?;
+        copy(&from, &to.join(name))?;
+    }
+    let archive = dist.join(format!("{name}.tar.gz"));
+    // The same input gives the same archive.
+    let mut tar = Command::new("tar");
+    tar.args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "-czf"]);
+    tar.arg(&archive).arg("-C").arg(&dist).arg(&name).env("GZIP", "-n");
+    process::run(&mut tar)?;
+    let sum = process::output(Command::new("sha256sum").arg(&archive))?;
+    let sum = sum.split_whitespace().next().context("sha256sum says nothing")?;
+    let krew = workspace.root().join("deploy/krew.yaml");
+    let krew = fs::read_to_string(&krew).with_context(|| format!("reading {}", krew.display()))?;
+    let of_archive = dist.join(format!("{name}.krew.yaml"));
+    fs::write(&of_archive, krew.replace("@SHA256@", sum))
+        .with_context(|| format!("writing {}", of_archive.display()))?;
+    Ok(archive)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).map(drop).with_context(|| format!("copying {} to {}", from.display(), to.display()))
+}

@@ -95,6 +95,7 @@ fn run(events: Vec<Event>, options: Options) -> Result<(), TestCaseError> {
         + summary.unwatched
         + summary.merged
         + summary.cut_up
+        + summary.copies
         + summary.dropped_total()
         + summary.vanished
         + summary.unclear

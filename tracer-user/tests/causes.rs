@@ -196,6 +196,45 @@ fn reasons_that_say_it() {
 }
 
 #[test]
+fn who_has_to_send_smaller_packets() {
+    let fix = |send: &dyn Fn(&mut World)| {
+        let mut w = World::new(false);
+        send(&mut w);
+        let found = cause(&mut w).finding;
+        assert_eq!(found.id, "packet-too-big");
+        found.fix
+    };
+    let too_big = ("PKT_TOO_BIG", "ip_forward");
+    let pod = fix(&|w| {
+        let mut p = syn();
+        w.request_to_bridge(&mut p);
+        w.drop(&p, NODE1, CNI0, too_big, &[]);
+    });
+    assert!(pod.contains("sending pods"), "{pod}");
+    // In the tunnel comes what a pod of another node sent.
+    let tunnelled = fix(&|w| {
+        let p = Pkt { outer: Some((N2, N1, 100)), ..world::egress::syn_ack() };
+        w.tc(&p, NODE1, ETH0, IN, 1000);
+        w.tc(&Pkt { outer: None, ..p }, NODE1, EGRESS, IN, 1000);
+        w.drop(&Pkt { outer: None, ..p }, NODE1, EGRESS, too_big, &[]);
+    });
+    assert!(!tunnelled.contains("is no pod"), "{tunnelled}");
+    let server = fix(&|w| {
+        let p = world::egress::syn_ack();
+        w.tc(&p, NODE1, ETH0, IN, 1000);
+        w.nf(&p, NODE1, Hook::Prerouting, (ETH0, 0), 1000);
+        w.drop(&p, NODE1, ETH0, too_big, &[]);
+    });
+    assert!(server.starts_with("172.16.25.183 is no pod") && !server.contains("CNI"), "{server}");
+    let node = fix(&|w| {
+        let p = Pkt { src: ip("172.16.25.11"), ..syn() };
+        w.nf(&p, NODE1, Hook::Output, (0, ETH0), 1000);
+        w.drop(&p, NODE1, ETH0, too_big, &[]);
+    });
+    assert!(node.contains("ip route replace 172.16.25.183") && !node.contains("pods"), "{node}");
+}
+
+#[test]
 fn lookups_that_refuse() {
     for (error, id) in [(-22, "route-blackhole"), (-13, "route-prohibit"), (-113, "route-unreachable")] {
         let mut w = World::new(false);

@@ -210,7 +210,7 @@ fn an_equal_packet_at_the_same_address_is_another_one() {
     let mut w = World::new(false);
     for _ in 0..2 {
         let mut r = Pkt { dst: ip("10.200.0.22"), ..world::egress::syn_ack() };
-        w.reply_through_node1(&mut r, 1_000_000);
+        w.reply_through_node1(&mut r, 1_000_000_000);
     }
     w.wait(60);
     assert_eq!(w.finish().delivered, 2);

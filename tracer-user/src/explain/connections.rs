@@ -132,7 +132,8 @@ impl Connections {
             state.first_ns = journey.start_ns;
             state.first_marked = marked;
         }
-        state.sent += 1;
+        // A copy was not sent by the sender.
+        state.sent += u32::from(first || !view.is_copy());
         state.syn |= view.is_syn();
         if let Some((from, at, netns)) =
             state.reset.take_if(|(_, at, _)| view.is_syn() && journey.start_ns < *at)

@@ -6,9 +6,9 @@ use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::view::View;
 use super::{firewall, reasons, routing, silence, tunnel};
-use crate::flow::{DropSite, Endpoint, NatKind};
+use crate::flow::{DropSite, Endpoint, NatKind, Place as At};
 use crate::node::evidence::Routed;
-use crate::node::{DeviceKind, NetnsId, PathRole, Role};
+use crate::node::{DeviceKind, Hook, NetnsId, PathRole, Role};
 
 /// The cause of a drop, if one is singled out.
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
@@ -378,13 +378,55 @@ fn too_big(view: &View<'_>, site: &DropSite) -> Finding {
         format!("dropped before {device}: PKT_TOO_BIG"),
         view.command(site.netns, format!("ip link show {device}")),
     );
+    let fix = match origin(view) {
+        Origin::Pods => format!("set the MTU of the sending pods to {mtu} or less (CNI configuration)"),
+        Origin::Node(netns) => format!(
+            "let {} send no more than {mtu} B to {}: `{}`",
+            view.netns(netns),
+            packet.ends.dst.addr,
+            view.command(
+                netns,
+                format!("{} route replace {} … mtu {mtu}", view.ip_command(), packet.ends.dst.addr)
+            ),
+        ),
+        Origin::Outside => format!(
+            "{} is no pod of this node: let the ICMP frag-needed through to it so that it sends less, or set the \
+             MTU of its route to {mtu} on that host; else give {device} a larger MTU, if its network carries it",
+            packet.ends.src.addr
+        ),
+    };
     let sender = view.journey.hops.last().map_or(packet.ends, |h| h.ends).src.addr;
     let finding =
         if told { finding.fact(format!("ICMP frag-needed was sent back to {sender}")) } else { finding };
-    finding
-        .about(sender)
-        .fix(format!("set the MTU of the sending pods to {mtu} or less (CNI configuration)"))
-        .at(view.place(site.netns, out))
+    finding.about(sender).fix(fix).at(view.place(site.netns, out))
+}
+
+/// Who can be told to send smaller packets.
+enum Origin {
+    Pods,
+    /// The node itself, in this namespace.
+    Node(NetnsId),
+    /// Another host: it came in by an uplink, not in a tunnel.
+    Outside,
+}
+
+fn origin(view: &View<'_>) -> Origin {
+    let first = view.journey.hops.iter().find(|h| !matches!(h.place, At::Route { .. }));
+    match first.map(|hop| (hop, hop.place)) {
+        Some((hop, At::Device { egress: false, .. }))
+            if view.role(hop) == Some(PathRole::Uplink)
+                && hop.encap.is_none()
+                && !view.is_pod_address(view.journey.packet.ends.src.addr.ip()) =>
+        {
+            Origin::Outside
+        }
+        Some((hop, At::Hook { hook: Hook::Output, .. }))
+            if view.role_of(hop.netns) == Some(Role::Node) && hop.encap.is_none() =>
+        {
+            Origin::Node(hop.netns)
+        }
+        _ => Origin::Pods,
+    }
 }
 
 fn queue_full(view: &View<'_>, site: &DropSite) -> Finding {

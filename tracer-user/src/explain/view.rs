@@ -137,6 +137,10 @@ impl<'a> View<'a> {
         self.journey.notes.iter().any(|note| matches!(note.what, NoteKind::ResetSent { .. }))
     }
 
+    pub(super) fn is_copy(&self) -> bool {
+        self.journey.notes.iter().any(|note| matches!(note.what, NoteKind::Copy { .. }))
+    }
+
     pub(super) fn role(&self, hop: &Hop) -> Option<PathRole> {
         match hop.place {
             At::Device { ifindex, .. } => self.device(hop.netns, ifindex)?.watched,

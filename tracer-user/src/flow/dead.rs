@@ -104,15 +104,20 @@ impl Tracker {
                 && matches!(h.place, Place::Device { ifindex, egress: true }
                     if self.places.role(h.netns, ifindex) == Some(PathRole::Uplink))
         });
-        let Some(left) = left else { return false };
+        let Some(left) = left else {
+            let of = slot.copy_of.filter(|_| !self.is_home(e.netns, slot.ends.dst.addr.ip()));
+            if let Some(of) = of {
+                self.slots.get_mut(at).journey.ending = Ending::Copy { of };
+            }
+            return of.is_some();
+        };
         let Hop { netns, place: Place::Device { ifindex, .. }, ends, encap, .. } = slot.journey.hops[left]
         else {
             return false;
         };
         let outer = encap.and_then(|i| slot.journey.encaps.get(usize::from(i)));
         let dst = outer.map_or(ends.dst, |outer| outer.dst).addr.ip();
-        let here = self.topology.namespaces.get(&e.netns);
-        if here.is_none_or(|here| here.devices.values().any(|d| d.addresses.contains(&dst))) {
+        if self.is_home(e.netns, dst) {
             return false;
         }
         let slot = self.slots.get_mut(at);
@@ -121,6 +126,12 @@ impl Tracker {
         }
         slot.journey.ending = Ending::Left { netns, ifindex };
         true
+    }
+
+    /// The namespace has the address, or it is not known which it has.
+    fn is_home(&self, netns: u32, address: std::net::IpAddr) -> bool {
+        let here = self.topology.namespaces.get(&netns);
+        here.is_none_or(|here| here.devices.values().any(|d| d.addresses.contains(&address)))
     }
 
     fn judge(&mut self, e: &Event, fp: &Fingerprint) -> Free {
@@ -159,7 +170,9 @@ impl Tracker {
         let alive = |at: At| {
             let slot = self.slots.get(at);
             let gone = match slot.journey.ending {
-                Ending::Dropped(_) | Ending::Merged { .. } | Ending::CutUp { .. } => true,
+                Ending::Dropped(_) | Ending::Merged { .. } | Ending::CutUp { .. } | Ending::Copy { .. } => {
+                    true
+                }
                 Ending::Left { netns, .. } => netns != e.netns && e.netns != 0,
                 _ => false,
             };
@@ -192,6 +205,7 @@ impl Tracker {
         slot.journey.resumed = true;
         slot.journey.ending = ending;
         slot.journey.notes.clear();
+        slot.copy_of = None;
         at
     }
 

@@ -72,7 +72,7 @@ impl Tracker {
         let over = match slot.journey.ending {
             // Equal packets must not pile up; others may come back (a loop).
             Ending::Left { .. } => !self.places.several_nodes() && slot.fp.is_weak(),
-            Ending::Dropped(_) | Ending::Merged { .. } | Ending::CutUp { .. } => true,
+            Ending::Dropped(_) | Ending::Merged { .. } | Ending::CutUp { .. } | Ending::Copy { .. } => true,
             _ => false,
         };
         if over {
@@ -184,17 +184,29 @@ impl Tracker {
     /// `early`: the run ends before its time is up.
     fn settle(&mut self, at: At, early: bool, out: &mut impl FnMut(Update<'_>)) {
         let lost = self.loss.total();
+        let copy = self.ending_of_copy(self.slots.get(at)).filter(|_| !early);
         let slot = self.slots.get_mut(at);
         let before = slot.journey.ending;
         if matches!(before, Ending::Open) {
             let missing = lost.saturating_sub(slot.lost_before);
-            slot.journey.ending = if missing > 0 {
+            slot.journey.ending = if let Some(ending) = copy {
+                ending
+            } else if missing > 0 {
                 Ending::Unclear { lost: missing }
             } else if early {
                 Ending::Open
             } else {
-                let (next, bridge) = vanished(&slot.journey, slot.family, &self.places, &self.positions);
-                Ending::Vanished { next, bridge }
+                let by = |places| vanished(&slot.journey, slot.family, places, &self.positions);
+                let (next, bridge) = by(&self.places);
+                let mut former = self.former.since(slot.journey.start_ns);
+                let expected_before = |former| {
+                    by(former) == (next, bridge) && self.places.still_watch(former, slot.last_seen(), next)
+                };
+                if former.all(expected_before) {
+                    Ending::Vanished { next, bridge }
+                } else {
+                    Ending::Unclear { lost: 0 }
+                }
             };
         }
         // The vanishing is news, even where all hops were shown.

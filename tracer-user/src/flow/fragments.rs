@@ -80,7 +80,9 @@ impl Tracker {
             self.hand_on(whole, piece);
         }
         let slot = self.slots.get_mut(whole);
-        slot.cut_as = Some(fp.ip_id);
+        if fp.frag {
+            slot.cut_as = Some(fp.ip_id);
+        }
         if slot.fp.frag {
             let notes = &mut slot.journey.notes;
             let known = notes.iter_mut().find_map(|note| match &mut note.what {
@@ -164,7 +166,7 @@ impl Slot {
     }
 
     /// Beyond the routing decision, and not yet at a device.
-    fn is_on_its_way_out(&self) -> bool {
+    pub(crate) fn is_on_its_way_out(&self) -> bool {
         matches!(self.journey.ending, Ending::Open | Ending::CutUp { .. })
             && self.last_seen().is_some_and(|hop| match hop.place {
                 Place::Hook { hook, .. } => hook != crate::node::Hook::Input,

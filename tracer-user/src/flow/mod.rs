@@ -45,11 +45,13 @@
 mod addr;
 mod author;
 mod change;
+mod copies;
 mod dead;
 mod emit;
 mod ending;
 mod fingerprint;
 mod fold;
+mod former;
 mod fragments;
 mod generations;
 mod leads;

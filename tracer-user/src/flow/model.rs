@@ -226,6 +226,8 @@ pub enum NoteKind {
     ResetReceived,
     /// This packet repeats an earlier one.
     Retransmission { of: Option<u64>, after_ns: Option<u64> },
+    /// Another copy of an earlier packet, which a bridge or switch sent to several ports or a queue doubled.
+    Copy { of: u64, after_ns: u64 },
     /// Freed by the kernel in a way that is part of healthy traffic.
     Freed { reason: u32, location: u64 },
     /// Part of a larger packet seen before.
@@ -280,7 +282,8 @@ pub enum Ending {
         /// It may instead have crossed this bridge to a port that is not watched.
         bridge: Option<u32>,
     },
-    /// Not seen again, but events were lost meanwhile: nothing is claimed.
+    /// Not seen again, but events were lost meanwhile, or (`lost` 0) devices were attached or detached: nothing is
+    /// claimed.
     Unclear {
         lost: u64,
     },
@@ -293,6 +296,10 @@ pub enum Ending {
         first: u64,
         last: u64,
         packets: u16,
+    },
+    /// A copy of another packet that went no further: what becomes of the packet does not depend on it.
+    Copy {
+        of: u64,
     },
     /// Given up because too many packets were under way.
     Evicted,

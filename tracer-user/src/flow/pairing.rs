@@ -10,6 +10,9 @@ const OUTSTANDING: usize = 16;
 /// A UDP packet this much later is no answer any more.
 const UDP_PATIENCE: u64 = 10_000_000_000;
 
+/// No timeout after which TCP sends again is shorter (the kernel's TCP_RTO_MIN), ns.
+pub(crate) const RTO_MIN: u64 = 200_000_000;
+
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
@@ -28,6 +31,7 @@ pub(crate) struct Request {
     /// First sequence number that it cannot cover.
     end: u32,
     resent: bool,
+    ip_id: u16,
 }
 
 /// Unanswered packets of one flow, by direction.
@@ -40,8 +44,17 @@ pub(crate) struct Outstanding {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Relation {
     pub(crate) answers: Option<Request>,
-    /// Earlier packet that this one repeats, and when that was first seen.
-    pub(crate) repeats: Option<(u64, u64)>,
+    pub(crate) repeats: Option<Repeat>,
+}
+
+/// An earlier packet with the same numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Repeat {
+    pub(crate) of: u64,
+    /// When that was first seen, ns.
+    pub(crate) since: u64,
+    /// The sender did not send it again: something on the way doubled it.
+    pub(crate) copy: bool,
 }
 
 impl Outstanding {
@@ -57,7 +70,7 @@ impl Outstanding {
                     relation.answers = acked(&mut self.sides[1 - side], fp.l4b);
                 }
                 if let Some(end) = tcp_end(fp) {
-                    relation.repeats = self.remember(side, id, start, fp.l4a, end);
+                    relation.repeats = self.remember(side, id, start, fp, end);
                 }
             }
             1 | 58 => {
@@ -65,7 +78,8 @@ impl Outstanding {
                 if let Some(at) = others.iter().position(|r| r.seq == fp.l4a) {
                     relation.answers = others.remove(at);
                 } else {
-                    self.remember(side, id, start, fp.l4a, fp.l4a.wrapping_add(1));
+                    relation.repeats =
+                        self.remember(side, id, start, fp, fp.l4a.wrapping_add(1)).filter(|r| r.copy);
                 }
             }
             17 => {
@@ -73,7 +87,7 @@ impl Outstanding {
                 others.retain(|r| start.saturating_sub(r.start) < UDP_PATIENCE);
                 match others.pop_front() {
                     Some(request) => relation.answers = Some(request),
-                    None => self.push(side, id, start, 0, 0),
+                    None => self.push(side, id, start, 0, &Fingerprint { l4a: 0, ..*fp }),
                 }
             }
             _ => {}
@@ -81,21 +95,26 @@ impl Outstanding {
         relation
     }
 
-    fn remember(&mut self, side: usize, id: u64, start: u64, seq: u32, end: u32) -> Option<(u64, u64)> {
-        if let Some(earlier) = self.sides[side].iter_mut().find(|r| r.seq == seq) {
-            earlier.resent = true;
-            return Some((earlier.id, earlier.start));
+    fn remember(&mut self, side: usize, id: u64, start: u64, fp: &Fingerprint, end: u32) -> Option<Repeat> {
+        if let Some(earlier) = self.sides[side].iter_mut().find(|r| r.seq == fp.l4a) {
+            // Whoever sends again gives the packet another identification, if any.
+            let same_id = fp.ip_id != 0 && earlier.ip_id == fp.ip_id;
+            let handshake = fp.proto == 6 && fp.tcp_flags & SYN != 0 && earlier.ip_id == fp.ip_id;
+            let copy = (same_id || handshake) && start.saturating_sub(earlier.start) < RTO_MIN;
+            earlier.resent |= !copy;
+            return Some(Repeat { of: earlier.id, since: earlier.start, copy });
         }
-        self.push(side, id, start, seq, end);
+        self.push(side, id, start, end, fp);
         None
     }
 
-    fn push(&mut self, side: usize, id: u64, start: u64, seq: u32, end: u32) {
+    fn push(&mut self, side: usize, id: u64, start: u64, end: u32, fp: &Fingerprint) {
+        let (seq, ip_id) = (fp.l4a, fp.ip_id);
         let queue = &mut self.sides[side];
         if queue.len() == OUTSTANDING {
             queue.pop_front();
         }
-        queue.push_back(Request { id, start, left: None, delivered: None, seq, end, resent: false });
+        queue.push_back(Request { id, start, left: None, delivered: None, seq, end, resent: false, ip_id });
     }
 
     /// Where a packet ended, for the split of its round trip.
@@ -183,9 +202,24 @@ mod tests {
     fn a_repeated_segment_makes_the_round_trip_ambiguous() {
         let mut o = Outstanding::default();
         o.packet(1, 0, &tcp(0, SYN, 100, 0, 60));
-        assert_eq!(o.packet(2, 1000, &tcp(0, SYN, 100, 0, 60)).repeats, Some((1, 0)));
-        let r = o.packet(3, 1500, &tcp(1, SYN | ACK, 900, 101, 60)).answers.expect("answers");
-        assert!(r.answered(1500, 1500, false).ambiguous);
+        let repeats = o.packet(2, RTO_MIN, &tcp(0, SYN, 100, 0, 60)).repeats;
+        assert_eq!(repeats, Some(Repeat { of: 1, since: 0, copy: false }));
+        let r = o.packet(3, RTO_MIN + 9, &tcp(1, SYN | ACK, 900, 101, 60)).answers.expect("answers");
+        assert!(r.answered(RTO_MIN + 9, RTO_MIN + 9, false).ambiguous);
+    }
+
+    #[test]
+    fn what_comes_sooner_than_any_timeout_was_not_sent_again() {
+        let mut o = Outstanding::default();
+        o.packet(1, 0, &tcp(0, SYN, 100, 0, 60));
+        assert!(o.packet(2, 40_000, &tcp(0, SYN, 100, 0, 60)).repeats.expect("the same numbers").copy);
+        let r = o.packet(3, 50_000, &tcp(1, SYN | ACK, 900, 101, 60)).answers.expect("answers");
+        assert!(!r.answered(50_000, 50_000, false).ambiguous);
+        // Data is sent again at once when the other side says what is missing: only the identification tells.
+        let data = |ip_id| Fingerprint { ip_id, ..tcp(0, ACK | 8, 101, 901, 1000) };
+        o.packet(4, 60_000, &data(7));
+        assert!(!o.packet(5, 90_000, &data(8)).repeats.expect("the same numbers").copy);
+        assert!(o.packet(6, 91_000, &data(7)).repeats.expect("the same numbers").copy);
     }
 
     #[test]

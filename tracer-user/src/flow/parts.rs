@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that become part of others, or come out of them: GRO, segmentation, fragments.
 
-use tracer_common::Event;
+use tracer_common::{Event, Kind};
 
 use super::fingerprint::{Fingerprint, in_range};
 use super::model::{Ending, Note, NoteKind, Place};
@@ -20,6 +20,9 @@ impl Tracker {
     ) -> Result<At, Option<(At, u64)>> {
         if fp.frag {
             return Err(self.cut_from(e, fp, place));
+        }
+        if let Some(whole) = self.segmented(e, fp, place) {
+            return Err(Some(whole));
         }
         let merges = matches!(place, Place::Device { ifindex, egress: false }
             if matches!(self.places.role(e.netns, *ifindex), Some(PathRole::Uplink | PathRole::Tunnel)));
@@ -48,6 +51,44 @@ impl Tracker {
             }
         }
         Err(part_of)
+    }
+
+    /// The large TCP packet that was made into packets of the size of the wire, this one among them, without a sight
+    /// in between: what does not fit into the MTU behind the last hook, or what a device cannot cut up itself.
+    pub(crate) fn segmented(&self, e: &Event, fp: &Fingerprint, place: &Place) -> Option<(At, u64)> {
+        let Place::Device { ifindex, egress } = *place else { return None };
+        if fp.tcp_range().is_none() || fp.gso {
+            return None;
+        }
+        let is_whole = |&&(at, id): &&(At, u64)| {
+            if !self.slots.holds(at, id) {
+                return false;
+            }
+            let slot = self.slots.get(at);
+            let Some((start, end)) = slot.fp.tcp_range().filter(|_| slot.fp.gso && !slot.settled) else {
+                return false;
+            };
+            let crossed = || match slot.last_seen().map(|h| (h.netns, h.place)) {
+                Some((netns, Place::Device { ifindex: from, egress: true })) => {
+                    let peer = self.places.device(netns, from).and_then(|facts| facts.peer);
+                    matches!(slot.journey.ending, Ending::Open | Ending::CutUp { .. })
+                        && peer == Some((e.netns, ifindex))
+                }
+                _ => false,
+            };
+            let on_its_way =
+                if egress { slot.netns == e.netns && slot.is_on_its_way_out() } else { crossed() };
+            // What is sent again comes by where the whole was seen.
+            let again = slot.ttl_at(e.netns, place, e.is_encap()).is_some();
+            slot.fp.dir == fp.dir && in_range(fp.l4a, start, end) && on_its_way && !again
+        };
+        self.flows.peek(e.flow)?.large.iter().rfind(is_whole).copied()
+    }
+
+    /// The same, of a record.
+    pub(crate) fn segmented_from(&self, e: &Event, fp: &Fingerprint) -> Option<(At, u64)> {
+        let kind = e.kind().filter(|kind| *kind == Kind::Tc)?;
+        self.segmented(e, fp, &self.place(e, kind))
     }
 
     /// The packet grew: others of its flow are in it now.

@@ -7,16 +7,18 @@ use std::ops::Range;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::addr::Addr;
+use super::model::{Expected, Hop, Place};
 use crate::node::{
     Device, DeviceKind, Family, Hook, HookEntry, HookOwner, NetnsId, PathRole, Position, Role, Topology,
 };
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Places {
     devices: FxHashMap<u64, Facts>,
     pod_addresses: FxHashSet<Addr>,
     /// Namespaces with conntrack at work.
     tracking: FxHashSet<NetnsId>,
+    namespaces: FxHashSet<NetnsId>,
     nodes: usize,
 }
 
@@ -45,6 +47,7 @@ impl Places {
     pub(crate) fn new(topology: &Topology) -> Self {
         let mut places = Self::default();
         for ns in topology.namespaces.values() {
+            places.namespaces.insert(ns.id);
             places.nodes += usize::from(ns.role == Role::Node);
             let conntrack =
                 |e: &HookEntry| matches!(&e.owner, HookOwner::Kernel { name } if name.contains("conntrack"));
@@ -93,6 +96,24 @@ impl Places {
     /// Packets of the namespace have conntrack entries, or are INVALID or UNTRACKED.
     pub(crate) fn tracks(&self, netns: NetnsId) -> bool {
         self.tracking.contains(&netns)
+    }
+
+    /// Where a packet was seen last, and where it was to be seen next, was watched before and is.
+    pub(crate) fn still_watch(&self, before: &Self, last: Option<&Hop>, next: Expected) -> bool {
+        [self, before].iter().all(|places| {
+            let next = match next {
+                Expected::Device { netns, ifindex, .. } => places.role(netns, ifindex).is_some(),
+                Expected::Hook { netns, .. } | Expected::Routing { netns } => {
+                    places.namespaces.contains(&netns)
+                }
+                Expected::Unknown => true,
+            };
+            let last = last.is_none_or(|hop| match hop.place {
+                Place::Device { ifindex, .. } => places.role(hop.netns, ifindex).is_some(),
+                _ => places.namespaces.contains(&hop.netns),
+            });
+            next && last
+        })
     }
 
     pub(crate) fn several_nodes(&self) -> bool {

@@ -9,6 +9,7 @@ use super::ending::ending_at;
 use super::fingerprint::Fingerprint;
 use super::model::{Encap, Ending, Hop, Macs, Note, NoteKind, Packet, Place, Tracking};
 use super::nat::{CT_ESTABLISHED_REPLY, CT_RELATED_REPLY, ends_of};
+use super::pairing::Repeat;
 use super::slots::{At, visit_bit};
 use super::tracker::Tracker;
 use crate::node::evidence::CtState;
@@ -38,7 +39,7 @@ impl Tracker {
         self.append(at, e, &fp, place);
     }
 
-    fn place(&self, e: &Event, kind: Kind) -> Place {
+    pub(crate) fn place(&self, e: &Event, kind: Kind) -> Place {
         match (kind, Hook::parse(e.point)) {
             (Kind::Nf, Some(hook)) => Place::Hook {
                 hook,
@@ -94,7 +95,8 @@ impl Tracker {
             return false;
         }
         match slot.journey.ending {
-            Ending::Dropped(_) | Ending::Merged { .. } | Ending::CutUp { .. } => false,
+            Ending::Dropped(_) | Ending::Merged { .. } | Ending::CutUp { .. } | Ending::Copy { .. } => false,
+            Ending::Open if self.is_flooded(slot, e, place) => false,
             // Out by one uplink: through a lower one (bond, VLAN), or into another node.
             Ending::Left { netns, .. } => match place {
                 Place::Device { egress: true, .. } => netns == e.netns,
@@ -140,7 +142,7 @@ impl Tracker {
             journey.notes.push(Note { ts: e.ts, netns: e.netns, after: 0, what: NoteKind::PartOf { of } });
         }
         match part_of {
-            Some((whole, _)) if fp.frag => {
+            Some((whole, of)) if fp.frag || self.segmented_from(e, fp) == Some((whole, of)) => {
                 self.keep_if_large(at, e, fp);
                 self.cut(whole, at, e);
             }
@@ -164,12 +166,18 @@ impl Tracker {
         if fp.proto == 6 && fp.tcp_flags & 4 != 0 {
             flow.reset = Some((at, id));
         }
-        let relation = flow.outstanding.packet(id, e.ts, fp);
         let resent = flow.resent.take_if(|(dir, seq, _)| *dir == e.dir && *seq == e.l4a).is_some();
-        let slot = self.slots.get_mut(at);
-        slot.request = relation.answers;
-        if relation.repeats.is_some() || resent {
-            let (of, after_ns) = relation.repeats.map(|(of, since)| (of, e.ts.saturating_sub(since))).unzip();
+        if !resent && let Some(twin) = self.twin(at, e, fp) {
+            self.copy(at, twin, e);
+            return;
+        }
+        let relation = self.flow(e.flow).outstanding.packet(id, e.ts, fp);
+        self.slots.get_mut(at).request = relation.answers;
+        if let Some(Repeat { of, since, .. }) = relation.repeats.filter(|r| r.copy && !resent) {
+            self.copy_of(at, of, since, e);
+        } else if relation.repeats.is_some() || resent {
+            let (of, after_ns) = relation.repeats.map(|r| (r.of, e.ts.saturating_sub(r.since))).unzip();
+            let slot = self.slots.get_mut(at);
             let what = NoteKind::Retransmission { of, after_ns };
             slot.journey.notes.push(Note { ts: e.ts, netns: e.netns, after: 0, what });
         }
@@ -249,10 +257,14 @@ impl Tracker {
             slot.journey.hops_cut += 1;
             self.stats.summary.hops_cut += 1;
         }
-        let ending = ending_at(&slot.journey.hops, slot.family, &self.places, &self.positions);
-        slot.journey.ending = ending.unwrap_or_default();
+        let by = |places| ending_at(&slot.journey.hops, slot.family, places, &self.positions);
+        // What need not have been seen then is not missed now.
+        let ending = self.former.since(slot.journey.start_ns).find_map(by).or_else(|| by(&self.places));
+        let ending = ending.unwrap_or_default();
+        slot.journey.ending = ending;
         let (id, dir) = (slot.asks, e.dir);
-        match slot.journey.ending {
+        self.copy_goes_on(at, e, &place);
+        match ending {
             Ending::Left { .. } => self.flow(e.flow).outstanding.ended(id, dir, Some(e.ts), None),
             Ending::Delivered { .. } => self.flow(e.flow).outstanding.ended(id, dir, None, Some(e.ts)),
             _ => {}

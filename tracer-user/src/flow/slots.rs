@@ -40,6 +40,12 @@ pub(crate) struct Slot {
     pub(crate) began: Option<(u64, bool)>,
     /// Id under which an answer to it is looked for: of the journey before, when this one continues it.
     pub(crate) asks: u64,
+    /// The journey that it is a copy of.
+    pub(crate) copy_of: Option<u64>,
+    /// Where that journey is, and its number, while it is under way.
+    pub(crate) twin: Option<(At, u64)>,
+    /// A copy of it was seen elsewhere: a bridge or switch sent it to several ports.
+    pub(crate) copied: bool,
     /// Identification of the fragments that it was cut into.
     pub(crate) cut_as: Option<u16>,
     /// Records lost before it began.
@@ -252,6 +258,9 @@ impl Slot {
             request: None,
             began: None,
             asks: 0,
+            copy_of: None,
+            twin: None,
+            copied: false,
             cut_as: None,
             lost_before: 0,
             close: NEVER,
@@ -279,7 +288,7 @@ impl Slot {
     }
 }
 
-fn same_place(a: &Place, b: &Place) -> bool {
+pub(crate) fn same_place(a: &Place, b: &Place) -> bool {
     match (a, b) {
         (
             Place::Hook { hook: h1, ifindex: i1, out_ifindex: o1, position: p1, .. },

@@ -78,6 +78,8 @@ pub struct Summary {
     pub merged: u64,
     /// Cut up into fragments, which are packets of their own here.
     pub cut_up: u64,
+    /// Copies of others that went no further.
+    pub copies: u64,
     /// Of `packets`: by `enum skb_drop_reason`, most frequent first.
     pub dropped: Vec<(u32, u64)>,
     pub vanished: u64,
@@ -183,6 +185,7 @@ impl Stats {
             Ending::Unwatched { .. } => &mut s.unwatched,
             Ending::Merged { .. } => &mut s.merged,
             Ending::CutUp { .. } => &mut s.cut_up,
+            Ending::Copy { .. } => &mut s.copies,
             Ending::Dropped(site) => self.dropped.entry(site.reason).or_insert(0),
             Ending::Vanished { .. } => &mut s.vanished,
             Ending::Unclear { .. } => &mut s.unclear,

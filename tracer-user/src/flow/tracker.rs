@@ -10,6 +10,7 @@ use tracer_common::{Event, Kind};
 
 use super::author::Deed;
 use super::ending::Verdict;
+use super::former::Former;
 use super::generations::Generations;
 use super::loss::Loss;
 use super::model::{Encap, Ending};
@@ -80,6 +81,7 @@ pub struct Tracker {
     pub(crate) names: Arc<dyn Names>,
     pub(crate) topology: Arc<Topology>,
     pub(crate) places: Places,
+    pub(crate) former: Former,
     pub(crate) positions: Positions,
     pub(crate) slots: Slots,
     pub(crate) flows: Generations<u32, Flow>,
@@ -160,6 +162,7 @@ impl Tracker {
             names,
             topology: Arc::new(Topology::default()),
             places: Places::default(),
+            former: Former::default(),
             positions: Positions::default(),
             slots: Slots::new(options.max_open),
             flows: Generations::new(1024),
@@ -185,7 +188,14 @@ impl Tracker {
 
     /// Call it when devices or registered hooks change.
     pub fn set_topology(&mut self, topology: Arc<Topology>) {
-        self.places = Places::new(&topology);
+        self.change_topology(topology, self.now..self.now);
+    }
+
+    /// The same, with the time (CLOCK_MONOTONIC, ns) from before the first device was attached or detached until
+    /// after the last: what was under way meanwhile is not missed where it need not have been seen.
+    pub fn change_topology(&mut self, topology: Arc<Topology>, during: Range<u64>) {
+        let before = std::mem::replace(&mut self.places, Places::new(&topology));
+        self.former.keep(before, &self.places, during);
         self.topology = topology;
     }
 

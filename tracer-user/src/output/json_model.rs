@@ -304,6 +304,9 @@ enum JsonEnding<'a> {
         last: u64,
         packets: u16,
     },
+    Copy {
+        of: u64,
+    },
     Evicted,
 }
 
@@ -574,6 +577,7 @@ fn ending<'a>(scene: &Scene<'a>, journey: &Journey) -> JsonEnding<'a> {
         Ending::Unclear { lost } => JsonEnding::Unclear { events_lost: lost },
         Ending::Merged { into } => JsonEnding::Merged { into },
         Ending::CutUp { first, last, packets } => JsonEnding::CutUp { first, last, packets },
+        Ending::Copy { of } => JsonEnding::Copy { of },
         Ending::Evicted => JsonEnding::Evicted,
     }
 }

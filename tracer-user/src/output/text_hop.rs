@@ -193,6 +193,9 @@ impl Text {
                 let after = after_ns.map(|ns| format!(", {} later", Took(ns))).unwrap_or_default();
                 (Style::Yellow, format!("retransmission{of}{after}"))
             }
+            NoteKind::Copy { of, after_ns } => {
+                (Style::Dim, format!("copy of #{of}, {} later", Took(after_ns)))
+            }
             NoteKind::Freed { reason, location } => {
                 if self.options.verbose == 0 {
                     return Ok(());
@@ -252,7 +255,14 @@ impl Text {
                 let words = format!("cut up, goes on as {}", numbers(*first, *last, *packets));
                 text.piece(&[(Style::Dim, &words)])
             }
+            Ending::Copy { of } => {
+                text.piece(&[(Style::Dim, &format!("ends here: it is only a copy of #{of}"))])
+            }
             Ending::Evicted => text.piece(&[(Style::Dim, "given up: too many packets under way")]),
+            Ending::Unclear { lost: 0 } => text.piece(&[
+                (Style::Yellow, "? not seen again"),
+                (Style::Plain, "; what is watched changed meanwhile, so nothing follows from that"),
+            ]),
             Ending::Unclear { lost } => text.piece(&[
                 (Style::Yellow, "? not seen again"),
                 (Style::Plain, &format!("; {lost} events were lost meanwhile, so nothing follows from that")),

@@ -22,6 +22,7 @@ pub(crate) fn write(text: &Text, out: &mut dyn io::Write, scene: &Scene<'_>, s: 
         (s.unwatched, "handed on", Style::Green),
         (s.merged, "joined to others", Style::Plain),
         (s.cut_up, "cut up", Style::Plain),
+        (s.copies, "only copies", Style::Plain),
         (s.under_way, "under way", Style::Plain),
         (s.unclear, "unclear", Style::Yellow),
         (s.evicted, "given up", Style::Yellow),

@@ -478,7 +478,7 @@ impl<'a> Run<'a> {
         self.screen.evidence.watch(self.netns.clone());
         self.kernel.watch(&self.netns);
         self.askers.watch(&nodes(&self.topology, &self.netns));
-        self.tracker.set_topology(self.topology.clone());
+        self.tracker.change_topology(self.topology.clone(), during.clone());
         self.tracker.change_positions(&self.attachments.positions(), during);
         self.screen.flush();
         Ok(())

@@ -387,6 +387,14 @@ impl World {
         self.tracker.set_topology(Arc::clone(&self.topology));
     }
 
+    /// The same, with devices attached since `began` until 10 µs from now.
+    pub fn change_since(&mut self, began: u64, change: impl FnOnce(&mut Topology)) {
+        change(Arc::make_mut(&mut self.topology));
+        self.now += 10_000;
+        self.tracker.change_topology(Arc::clone(&self.topology), began..self.now);
+        self.tracker.change_positions(&standing(&self.topology), began..self.now);
+    }
+
     /// Positions between all tables of a hook, besides the standing ones.
     pub fn zoom_in(&mut self, netns: u32, hook: Hook, priorities: &[i32]) {
         let mut positions = standing(&self.topology);

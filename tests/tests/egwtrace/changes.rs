@@ -94,7 +94,9 @@ fn a_pods_veth_that_is_deleted_is_told_and_the_run_ends_cleanly() -> Result<()> 
     Probe::Egw.run(&lab, Family::V4)?;
     trace.until_closed()?;
     lab.sh("node1", "ip link del vethpod")?;
-    trace.until_says("\"appeared\":false")?;
+    for device in ["vethpod", "eth0"] {
+        trace.until_says(&format!("\"device\":\"{device}\",\"appeared\":false"))?;
+    }
     let traced = trace.stop()?.clean()?;
     let gone = |notice: &&serde_json::Value| notice["appeared"] == false;
     let devices: Vec<_> =

@@ -44,7 +44,7 @@ fn the_second_packet_to_an_endpoint_of_a_service_on_this_node_shows_its_device()
     let mut trace = trace(&lab, "node1", "--pod @visitor --dst 10.96.55.55")?;
     let ping = || client::ping(&lab.ns("visitor"), [10, 96, 55, 55].into(), 1, 56, true);
     ping()?;
-    trace.until_says("\"appeared\":true")?;
+    trace.until_says("its side is watched too")?;
     ping()?;
     trace.until_journeys(|all| all.len() >= 4)?;
     let traced = trace.stop()?.clean()?;
@@ -61,8 +61,8 @@ fn the_second_packet_to_an_endpoint_of_a_service_on_this_node_shows_its_device()
         node1 POSTROUTING
         node1 vethpodb out
         podb eth0 in
-        podb route table main dev eth0
         podb PREROUTING
+        podb route table main dev eth0
         podb INPUT",
     );
     assert_eq!(traced.count("vanished") + traced.count("dropped"), 0, "{}", traced.list());

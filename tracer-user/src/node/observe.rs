@@ -114,6 +114,11 @@ impl Observer {
         found
     }
 
+    /// Whether a namespace of a pod is among them.
+    pub fn has_pods(&self) -> bool {
+        !self.pods.is_empty()
+    }
+
     /// Ids of our own netfilter programs, so that they are left out of [`Namespace::hooks`].
     pub fn set_own_programs(&mut self, ids: Vec<u32>) {
         self.own_programs = ids;

@@ -86,7 +86,7 @@ pub(super) fn add_found_ends(
     topology: &Topology,
     addresses: &[IpAddr],
 ) -> Vec<String> {
-    if !plan.runtimes.is_empty() || plan.pod_netns().is_empty() {
+    if !plan.runtimes.is_empty() || !observer.has_pods() {
         return Vec::new();
     }
     let found = observer.find_ends(topology, addresses);

@@ -56,7 +56,10 @@ fn labels_choose_pods() {
     assert_eq!(names("-l app=web"), ["blog/web", "shop/web"]);
     assert_eq!(names("-l app=web -n shop"), ["shop/web"]);
     let error = plan(&fake, "-l app=nothing").unwrap_err();
-    assert!(error.starts_with("no pod with these labels here; asked: "), "{error}");
+    assert!(
+        error.starts_with("no pod with these labels here (shop/web, shop/checkout-1, blog/web); asked: "),
+        "{error}"
+    );
 }
 
 #[test]

@@ -102,7 +102,7 @@ pub const VARIANTS: &[Case] = &[
         .of(EACH, BOTH),
     lines("mangle-postrouting-drop", Probe::Pod2, POD2, &[("node1", "ipt -t mangle -I POSTROUTING -d {pod2} -j DROP")], RULE)
         .of(EACH, BOTH),
-    lines("input-of-pod-drop", Probe::Podb, PODB, &[("podb", "ipt -I INPUT -p tcp --dport 80 -j DROP")], &["no-answer"])
+    lines("input-of-pod-drop", Probe::Podb, PODB, &[("podb", "ipt -I INPUT -p tcp --dport 80 -j DROP")], RULE)
         .of(FOUR, BOTH),
     lines("set-drop", Probe::Pod2, POD2, &[
         ("node1", "ipset create bad hash:ip family {inet}"),

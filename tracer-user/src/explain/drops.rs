@@ -88,7 +88,7 @@ fn reverse_path(view: &View<'_>, site: &DropSite) -> Finding {
                 Some(l) => format!(
                     "the lookup of the way back found {} in table {}",
                     view.device_name(l.netns, l.ifindex),
-                    l.table
+                    crate::output::table_name(l.table)
                 ),
                 None => format!("no route to {source} leads to {device}"),
             },

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The loop: drain, join, print; follow changes of the node; end cleanly.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +13,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracer_common::{Counters, Event};
 
 mod follow;
+mod screen;
 
 use self::follow::{add_end, add_found_ends, followed_words};
+use self::screen::Screen;
 use super::askers::Askers;
 use super::attach::{Attachments, Changes};
 use super::counters::CounterReader;
@@ -26,17 +27,16 @@ use super::listeners::ListenerWatch;
 use super::names::{KernelNames, monotonic_ns};
 use super::pods::{News, PodWatch};
 use super::recording::{Recording, RecordingError};
-use super::screen::text_options;
 use crate::bpf::btf::{BtfError, KernelBtf};
 use crate::bpf::{Tracer, TracerError};
 use crate::cli::{Filter, Format, Plan, PositionChoice};
-use crate::explain::{Explainer, Tick};
-use crate::flow::{Ending, Names, Notice, Options, Tracker, Update, Zoom};
+use crate::explain::Tick;
+use crate::flow::{Notice, Options, Tracker, Update, Zoom};
 use crate::node::{
     Change, IpPrefix, Namespace, Netns, NetnsId, Observation, ObserveError, Observer, Role, Topology,
     WatchError, Watcher,
 };
-use crate::output::{Explanation, Json, Missing, Output, Scene, Text};
+use crate::output::Missing;
 use crate::target::Target;
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
@@ -139,24 +139,6 @@ struct Run<'a> {
     silence_due: Instant,
     kernel: CounterReader,
     askers: Askers,
-}
-
-/// Where and how things are printed.
-struct Screen {
-    output: Box<dyn Output>,
-    out: io::BufWriter<io::Stdout>,
-    names: Arc<KernelNames>,
-    /// Journeys to show, and how many of them were begun.
-    limit: u64,
-    drops_only: bool,
-    shown: u64,
-    /// Of these, the ones that are not over.
-    open: HashSet<u64>,
-    drops: u64,
-    explainer: Explainer,
-    evidence: EvidenceReader,
-    recording: Recording,
-    error: Option<io::Error>,
 }
 
 impl<'a> Run<'a> {
@@ -537,143 +519,6 @@ impl<'a> Run<'a> {
 
     fn outcome(&self) -> Outcome {
         Outcome { dropped: self.outcome.dropped.max(self.screen.drops), ..self.outcome }
-    }
-}
-
-impl Screen {
-    fn new(plan: &Plan, names: Arc<KernelNames>) -> Self {
-        let stdout = io::stdout();
-        let output: Box<dyn Output> = match plan.format {
-            Format::Json => Box::new(Json),
-            Format::Text => Box::new(Text::new(text_options(plan.color, plan.time, plan.verbosity))),
-        };
-        let out = io::BufWriter::with_capacity(1 << 16, stdout);
-        Self {
-            output,
-            out,
-            names,
-            limit: plan.count.unwrap_or(u64::MAX),
-            drops_only: plan.drops_only,
-            shown: 0,
-            open: HashSet::new(),
-            drops: 0,
-            explainer: Explainer::default(),
-            evidence: EvidenceReader::default(),
-            recording: Recording::default(),
-            error: None,
-        }
-    }
-
-    fn update(&mut self, topology: &Arc<Topology>, update: &Update<'_>) {
-        match update {
-            Update::Journey(news) => {
-                if news.last && matches!(news.journey.ending, Ending::Dropped(_)) {
-                    self.drops += 1;
-                }
-                let evidence = self.evidence.latest();
-                self.recording.journey(news, topology, &*self.names, evidence.as_ref());
-                let causes =
-                    self.explainer.observe(news.journey, topology, &*self.names, evidence.as_deref());
-                if !causes.is_empty() {
-                    self.evidence.refresh();
-                }
-                let authors = self.explainer.authors(
-                    news.journey,
-                    news.from_hop,
-                    topology,
-                    &*self.names,
-                    evidence.as_deref(),
-                );
-                let explanation = Explanation { authors, causes };
-                let id = news.journey.id;
-                // The first so many packets; of those that do not arrive, as many as come first to an end.
-                let counts = if self.drops_only { self.shown < self.limit } else { id <= self.limit };
-                let wanted = if news.first && counts {
-                    self.shown += 1;
-                    self.limit == u64::MAX || self.open.insert(id)
-                } else {
-                    self.limit == u64::MAX || self.open.contains(&id)
-                };
-                if wanted {
-                    self.write(topology, |output, out, scene| {
-                        output.news(out, scene, news, Some(&explanation))
-                    });
-                }
-                if news.last {
-                    self.open.remove(&id);
-                }
-            }
-            Update::Notice(notice) => self.notice(topology, notice),
-            Update::Zoom(_) | Update::Unzoom(_) => {}
-        }
-    }
-
-    fn tick(&mut self, topology: &Arc<Topology>, tick: &Tick<'_>) {
-        let evidence = self.evidence.latest();
-        self.recording.tick(tick, topology, evidence.as_ref());
-        let causes = self.explainer.tick(tick, topology, &*self.names, evidence.as_deref());
-        for told in &causes {
-            self.write(topology, |output, out, scene| output.cause(out, scene, told));
-        }
-        if !causes.is_empty() {
-            self.evidence.refresh();
-        }
-    }
-
-    /// As many journeys as were asked for have been shown to their end.
-    fn is_done(&self) -> bool {
-        self.shown >= self.limit && self.open.is_empty()
-    }
-
-    fn header(&mut self, topology: &Topology, header: &crate::output::Header) {
-        self.write(topology, |output, out, scene| output.header(out, scene, header));
-    }
-
-    fn notice(&mut self, topology: &Topology, notice: &Notice) {
-        self.write(topology, |output, out, scene| output.notice(out, scene, notice));
-    }
-
-    fn summary(&mut self, topology: &Topology, summary: &crate::flow::Summary) {
-        let causes = self.explainer.causes();
-        self.recording.end(summary);
-        self.write(topology, |output, out, scene| output.summary(out, scene, summary, &causes));
-    }
-
-    /// Keeps the first error; nothing is written after it.
-    fn write(
-        &mut self,
-        topology: &Topology,
-        what: impl FnOnce(&mut dyn Output, &mut dyn Write, &Scene<'_>) -> io::Result<()>,
-    ) {
-        if self.error.is_none() {
-            let names: &dyn Names = &*self.names;
-            let scene = Scene::new(topology, names);
-            self.error = what(&mut *self.output, &mut self.out, &scene).err();
-        }
-    }
-
-    fn flush(&mut self) {
-        self.recording.flush();
-        if self.error.is_none() {
-            self.error = self.out.flush().err();
-        }
-    }
-
-    fn take_error(&mut self) -> Result<(), TraceError> {
-        match &self.error {
-            Some(error) => Err(TraceError::Write(io::Error::new(error.kind(), error.to_string()))),
-            None => Ok(()),
-        }
-    }
-
-    /// Nobody reads standard output any more; seen even while there is nothing to write.
-    fn is_closed(&self) -> bool {
-        let stdout = io::stdout();
-        let mut poll =
-            libc::pollfd { fd: std::os::fd::AsRawFd::as_raw_fd(&stdout.as_fd()), events: 0, revents: 0 };
-        // SAFETY: one structure, valid for the call, which does not wait.
-        let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
-        ready > 0 && poll.revents & libc::POLLERR != 0
     }
 }
 

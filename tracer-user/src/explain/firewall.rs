@@ -9,7 +9,7 @@ use super::finding::{Finding, Place};
 use super::packet;
 use super::view::View;
 use crate::flow::{DropSite, Interval, candidates};
-use crate::node::evidence::{Backend, CtState, PacketView, attribute_drop};
+use crate::node::evidence::{Backend, CtState, PacketView, RuleRef, attribute_drop};
 use crate::node::{Family, Hook, HookEntry, HookOwner, Role};
 
 pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
@@ -182,15 +182,7 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     } else if kind.id == c::CONNTRACK_INVALID.id {
         title.push_str(": conntrack knows no such connection (it saw only part of it)");
     }
-    let tool = match rule.backend {
-        Backend::Nft => format!("nft -a list chain {} {} {}", rule.family, rule.table, rule.chain),
-        Backend::IptablesNft => {
-            format!("{} -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
-        }
-        Backend::IptablesLegacy => {
-            format!("{}-legacy -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
-        }
-    };
+    let tool = list_of(view, rule);
     let mut finding = Finding::new(kind, sure, title)
         .checked(format!("NETFILTER_DROP in {}", at.hook.name()), view.command(site.netns, tool));
     if !rule.text.is_empty() {
@@ -217,6 +209,19 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     };
     let place = Place { rule: Some(rule.place()), ..Place::default() };
     Some(finding.fix(fix).about(rule.place()).at(place))
+}
+
+/// The command that lists the chain of a rule.
+pub(super) fn list_of(view: &View<'_>, rule: &RuleRef) -> String {
+    match rule.backend {
+        Backend::Nft => format!("nft -a list chain {} {} {}", rule.family, rule.table, rule.chain),
+        Backend::IptablesNft => {
+            format!("{} -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
+        }
+        Backend::IptablesLegacy => {
+            format!("{}-legacy -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
+        }
+    }
 }
 
 /// IPv6: a pod's neighbour solicitation is a packet like any other, and where the bridge asks netfilter, a rule there

@@ -68,7 +68,15 @@ impl Authors {
             self.known.clear();
             self.read = read.collect();
         }
-        let view = View { journey, topology, names, evidence: Some(evidence), routes: &[], exit: None, tunnel: None };
+        let view = View {
+            journey,
+            topology,
+            names,
+            evidence: Some(evidence),
+            routes: &[],
+            exit: None,
+            tunnel: None,
+        };
         let mut out = Vec::new();
         for (at, hop) in journey.hops.iter().enumerate().skip(from).filter(|(_, hop)| changed(hop)) {
             let Some(netns) = evidence.of(hop.netns) else { continue };

@@ -72,18 +72,18 @@ impl Translation {
         }
         let suspicious = |hop: &Hop| {
             let there = view.namespace(hop.netns);
-            let own = there.is_some_and(|ns| {
-                ns.devices.values().any(|d| d.addresses.contains(&hop.ends.src.addr.ip()))
-            });
+            let own = there
+                .is_some_and(|ns| ns.devices.values().any(|d| d.addresses.contains(&hop.ends.src.addr.ip())));
             match hop.nat.map(|n| n.kind) {
                 Some(NatKind::Dnat | NatKind::Both) => true,
                 Some(NatKind::Snat) => !own,
                 _ => false,
             }
         };
-        let at = journey.hops.iter().position(|hop| {
-            hop.encap.is_none() && matches!(hop.place, At::Hook { .. }) && suspicious(hop)
-        })?;
+        let at = journey
+            .hops
+            .iter()
+            .position(|hop| hop.encap.is_none() && matches!(hop.place, At::Hook { .. }) && suspicious(hop))?;
         let hop = &journey.hops[at];
         let nat = hop.nat?;
         Some(Self {

@@ -23,7 +23,17 @@ pub(super) struct View<'a> {
     /// Where an earlier packet of the flow's forward direction left a node, and what its ends were then.
     pub(super) exit: Option<Exit>,
     /// Where the flow's forward direction came in by the egress tunnel.
-    pub(super) tunnel: Option<(NetnsId, u32)>,
+    pub(super) tunnel: Option<Entry>,
+}
+
+/// A packet's coming out of a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) netns: NetnsId,
+    /// The tunnel device.
+    pub(super) ifindex: u32,
+    /// The node that sent the outer packet, where it was seen.
+    pub(super) node: Option<Addr>,
 }
 
 /// A packet's leaving.
@@ -68,6 +78,15 @@ impl<'a> View<'a> {
     pub(super) fn symbol(&self, site: &DropSite) -> String {
         let name = self.names.symbol(site.location).unwrap_or_default();
         name.split(['.', '+']).next().unwrap_or_default().to_owned()
+    }
+
+    /// The functions on the way to where it was freed, innermost first.
+    pub(super) fn calls(&self, site: &DropSite) -> Vec<String> {
+        let stack = site.stack.iter().take_while(|address| **address != 0);
+        stack
+            .filter_map(|address| self.names.symbol(*address))
+            .map(|name| name.split(['.', '+']).next().unwrap_or_default().to_owned())
+            .collect()
     }
 
     pub(super) fn namespace(&self, netns: NetnsId) -> Option<&'a Namespace> {
@@ -180,9 +199,9 @@ impl<'a> View<'a> {
     /// An ICMP error that tells of a smaller MTU.
     pub(super) fn is_too_big(&self) -> bool {
         let packet = &self.journey.packet;
-        packet.icmp_error.is_some_and(|(kind, code)| {
-            matches!((packet.ipv6, kind, code), (false, 3, 4) | (true, 2, _))
-        })
+        packet
+            .icmp_error
+            .is_some_and(|(kind, code)| matches!((packet.ipv6, kind, code), (false, 3, 4) | (true, 2, _)))
     }
 
     /// The second packet of a handshake.

@@ -68,11 +68,21 @@ const SAME_DEVICE: &[(&str, &str)] = &[
 ];
 
 /// The same, when both are about one subject.
-const SAME_SUBJECT: &[(&str, &str)] = &[(c::PATH_MTU_BLACK_HOLE.id, c::PACKET_TOO_BIG.id)];
+const SAME_SUBJECT: &[(&str, &str)] = &[
+    (c::PATH_MTU_BLACK_HOLE.id, c::PACKET_TOO_BIG.id),
+    // A router tells of its wrong route by redirects, and the sender takes it over.
+    (c::WRONG_ROUTE.id, c::WRONG_ROUTE.id),
+];
 
 /// What is said for want of anything better.
-const GUESSES: &[&str] =
-    &[c::NO_ANSWER.id, c::UNREACHABLE_BEYOND.id, c::ACCEPT_QUEUE_FULL.id, c::POD_ADDRESS_ON_THE_WIRE.id];
+const GUESSES: &[&str] = &[
+    c::NO_ANSWER.id,
+    c::UNREACHABLE_BEYOND.id,
+    c::ACCEPT_QUEUE_FULL.id,
+    c::POD_ADDRESS_ON_THE_WIRE.id,
+    c::LOST_BETWEEN.id,
+    c::REPLY_LOST.id,
+];
 
 fn covers(more: &Finding, less: &Finding) -> bool {
     let pair = (more.id, less.id);

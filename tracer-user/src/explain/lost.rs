@@ -21,7 +21,7 @@ pub(super) fn vanished(view: &View<'_>, state: &mut FlowState) -> Option<Finding
         && macs.destination[0] & 1 == 0
         && device.mac != macs.destination
     {
-        return drops::other_host(view, hop.netns, ifindex);
+        return drops::other_host(view, hop.netns, ifindex).or_else(|| flooded(view, state));
     }
     if matches!(view.journey.ending, Ending::Vanished { .. })
         && let Some(found) = neighbour::wrong_entries(view)
@@ -69,6 +69,25 @@ pub(super) fn vanished(view: &View<'_>, state: &mut FlowState) -> Option<Finding
         .fix(format!("look for an XDP program on {next}, and for drops in the counters of {here} and {next}"))
         .at(lost_at),
     )
+}
+
+/// A switch gave the frame to everybody, as it does with a MAC that no port is known for: nobody took it.
+fn flooded(view: &View<'_>, state: &FlowState) -> Option<Finding> {
+    if state.answered || state.explained || state.sent < 2 {
+        return None;
+    }
+    let hops = &view.journey.hops;
+    let left = hops.iter().rev().find(|h| matches!(h.place, Place::Device { egress: true, .. }))?;
+    let Place::Device { ifindex, .. } = left.place else { return None };
+    let lookup = view
+        .lookups()
+        .rev()
+        .find(|l| l.netns == left.netns && l.ifindex == ifindex && !l.reverse && l.error == 0);
+    let outer = left.encap.and_then(|i| view.journey.encaps.get(usize::from(i)));
+    let to = outer.map_or(left.ends.dst.addr, |o| o.dst.addr).ip();
+    let next = lookup.filter(|l| !l.gateway.is_none()).map_or(to, |l| l.gateway.ip());
+    let found = neighbour::wrong_entry(view, left.netns, ifindex, next);
+    found.or_else(|| neighbour::written(view, left.netns, ifindex, next))
 }
 
 /// Dropped at one place again and again, while nothing else explains it.

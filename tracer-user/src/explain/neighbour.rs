@@ -48,6 +48,7 @@ pub(super) fn failed(view: &View<'_>, site: &DropSite) -> Finding {
         None => None,
     };
     let outer = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i)));
+    let gateway = gateway.filter(|gateway| !redirected(view, site, *gateway, ends.dst.addr.ip()));
     let next = gateway.unwrap_or(outer.map_or(ends.dst.addr, |o| o.dst.addr).ip());
     let question = Question {
         netns: site.netns,
@@ -57,6 +58,15 @@ pub(super) fn failed(view: &View<'_>, site: &DropSite) -> Finding {
         source: outer.map_or(ends.src.addr, |o| o.src.addr).ip(),
     };
     explain(view, &question, "address resolution failed: NEIGH_FAILED".to_owned())
+}
+
+/// The gateway is known, and it is the destination itself that is looked for: an ICMP redirect said that it is on
+/// this network.
+fn redirected(view: &View<'_>, site: &DropSite, gateway: IpAddr, destination: IpAddr) -> bool {
+    let Some(evidence) = view.of(site.netns) else { return false };
+    let here =
+        |address| evidence.neighbours.iter().find(move |n| n.ifindex == site.ifindex && n.address == address);
+    here(gateway).is_some_and(|n| !n.mac.is_empty()) && here(destination).is_some_and(|n| n.mac.is_empty())
 }
 
 /// The destination was changed after the way was looked up.
@@ -89,7 +99,8 @@ pub(super) fn explain(view: &View<'_>, question: &Question, seen: String) -> Fin
         return finding.checked(seen, check);
     }
     let pod = view.namespace(netns).is_some_and(|ns| ns.role == Role::Pod);
-    let bridge = segment(view, netns, ifindex).filter(|at| is_gateway && *at != (netns, ifindex));
+    let unowned = is_gateway && view.owner(next).is_none();
+    let bridge = segment(view, netns, ifindex).filter(|at| unowned && *at != (netns, ifindex));
     let bridge = bridge.and_then(|(ns, bridge)| view.device(ns, bridge).map(|d| (ns, d)));
     let bridge = bridge.filter(|(_, d)| d.kind == DeviceKind::Bridge);
     let what = match (bridge, is_gateway, pod) {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::catalogue as c;
 use super::finding::Certainty::{self, Certain, Likely};
 use super::finding::Finding;
-use super::routing;
+use super::loops;
 use super::view::View;
 use crate::flow::{DropSite, Ending, Place as At};
 use crate::node::{Device, DeviceKind, IpPrefix, Namespace, NetnsId, Role};
@@ -21,7 +21,7 @@ pub(super) fn own_source(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     });
     let (device, name) = (view.device_name(site.netns, site.ifindex), view.netns(site.netns));
     if left {
-        return Some(routing::came_back(view, site));
+        return Some(loops::came_back(view, site));
     }
     let own = view.device_name(ns.id, own.ifindex);
     let other = owners(view, source).find(|(ns, _)| ns.id != site.netns);

@@ -11,7 +11,7 @@ use super::connections::Connections;
 use super::finding::Finding;
 use super::ledger::{Ledger, Told};
 use super::view::View;
-use super::{catalogue, drops, egress, lookups, routing, selection, service, silence, translated};
+use super::{catalogue, drops, egress, lookups, selection, service, silence, translated, unsent};
 use crate::flow::{Ending, Journey, Names};
 use crate::node::evidence::Evidence;
 use crate::node::{NetnsId, Topology};
@@ -162,14 +162,14 @@ impl Explainer {
             View { journey: &nobody, topology, names, evidence, routes: &[], exit: None, tunnel: None };
         for (netns, risen) in now.counters {
             for destination in now.destinations {
-                if let Some(found) = routing::nowhere_to_go(&view, *netns, *destination, risen) {
+                if let Some(found) = unsent::nowhere_to_go(&view, *netns, *destination, risen) {
                     told.extend(self.ledger.tell(found, &nobody));
                 }
             }
         }
         if !self.connections.saw_any() {
             for destination in now.destinations {
-                for finding in routing::refused_at_once(&view, *destination) {
+                for finding in unsent::refused_at_once(&view, *destination) {
                     if !self.ledger.knows(&finding) {
                         told.extend(self.ledger.tell(finding, &nobody));
                     }

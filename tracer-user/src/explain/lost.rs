@@ -6,7 +6,7 @@ use super::connections::FlowState;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use super::view::View;
-use super::{drops, duplicate, egress, neighbour, tunnel};
+use super::{drops, duplicate, egress_reply, macs, tunnel};
 use crate::flow::{Ending, Expected, Hop, NoteKind, Place};
 use crate::node::Role;
 
@@ -24,7 +24,7 @@ pub(super) fn vanished(view: &View<'_>, state: &mut FlowState) -> Option<Finding
         return drops::other_host(view, hop.netns, ifindex).or_else(|| flooded(view, state));
     }
     if matches!(view.journey.ending, Ending::Vanished { .. })
-        && let Some(found) = neighbour::wrong_entries(view)
+        && let Some(found) = macs::wrong_entries(view)
     {
         return Some(found);
     }
@@ -86,8 +86,8 @@ fn flooded(view: &View<'_>, state: &FlowState) -> Option<Finding> {
     let outer = left.encap.and_then(|i| view.journey.encaps.get(usize::from(i)));
     let to = outer.map_or(left.ends.dst.addr, |o| o.dst.addr).ip();
     let next = lookup.filter(|l| !l.gateway.is_none()).map_or(to, |l| l.gateway.ip());
-    let found = neighbour::wrong_entry(view, left.netns, ifindex, next);
-    found.or_else(|| neighbour::written(view, left.netns, ifindex, next))
+    let found = macs::wrong_entry(view, left.netns, ifindex, next);
+    found.or_else(|| macs::written(view, left.netns, ifindex, next))
 }
 
 /// Dropped at one place again and again, while nothing else explains it.
@@ -148,7 +148,7 @@ pub(super) fn unheard(view: &View<'_>, state: &mut FlowState) -> Option<Finding>
         return None;
     }
     let found = tunnel::wrong_peer(view).or_else(|| tunnel::not_back(view)).or_else(|| never_arrived(view));
-    let found = found.or_else(|| egress::reply_not_marked(view));
+    let found = found.or_else(|| egress_reply::reply_not_marked(view));
     found.or_else(|| Some(reply_lost(view)))
 }
 
@@ -185,7 +185,7 @@ pub(super) fn never_arrived(view: &View<'_>) -> Option<Finding> {
     }
     let (name, device) = (view.netns(netns), view.device_name(netns, ifindex));
     let (there, theirs) = (view.netns(ns.id), view.device_name(ns.id, owner.ifindex));
-    if let Some(found) = neighbour::wrong_entry(view, netns, ifindex, next) {
+    if let Some(found) = macs::wrong_entry(view, netns, ifindex, next) {
         return Some(found);
     }
     let show = view.command(netns, format!("ip neigh show {next} dev {device}"));

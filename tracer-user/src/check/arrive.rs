@@ -12,7 +12,7 @@ use super::world::Host;
 use crate::explain::Certainty::{Certain, Likely};
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
-use crate::node::Hook;
+use crate::node::{Hook, Role};
 
 const LOOPBACK: u32 = 1;
 
@@ -55,6 +55,9 @@ impl Walker<'_> {
     /// A packet of the host itself.
     pub(super) fn send(&mut self, host: &Arc<Host>, flight: &mut Flight) -> Next {
         self.enter(host, flight);
+        if let Some(next) = self.nothing_up(host, flight) {
+            return next;
+        }
         let mut way = match self.route(host, flight, 0) {
             Ok(way) => way,
             Err(next) => return next,
@@ -100,6 +103,29 @@ impl Walker<'_> {
         self.transmit(host, flight, output)
     }
 
+    /// None of a pod's devices is up.
+    fn nothing_up(&mut self, host: &Arc<Host>, flight: &Flight) -> Option<Next> {
+        let mut links = host.evidence.links.iter().filter(|l| !l.is_loopback());
+        let first = links.clone().find(|l| l.mac.len() == 6).filter(|_| host.role == Role::Pod)?;
+        if links.any(crate::node::rtnl::Link::is_up) {
+            return None;
+        }
+        let device = host.device(first.ifindex);
+        let finding = Finding::new(
+            &c::DEVICE_DOWN,
+            Certain,
+            format!("{device} of {} is down: the pod can send nothing", host.name()),
+        )
+        .checked(format!("{device} is down"), host.command(format!("ip link show {device}")))
+        .fix(
+            host.command(format!("ip link set {device} up"))
+                + "; its routes went with it: restart the pod, or add the default route again",
+        )
+        .at(Self::place(host, first.ifindex));
+        let stage = self.stage(host, Stage::Sending, flight);
+        Some(self.stop(host, stage, finding))
+    }
+
     /// To a socket of this host, or out of a tunnel.
     fn deliver(&mut self, host: &Arc<Host>, flight: &mut Flight, device: u32) -> Next {
         if let Err(next) = self.hook(host, AtHook::new(Hook::Input, device, 0), flight) {
@@ -119,6 +145,10 @@ impl Walker<'_> {
             return here;
         };
         let address = packet.dst;
+        if let Some(finding) = self.somebody_elses(host, flight) {
+            let stage = self.stage(host, Stage::Arriving, flight);
+            return self.stop(host, stage, finding);
+        }
         let sockets = host.evidence.sockets.iter().filter(|s| s.takes(packet.proto, address, port));
         let mut sockets = sockets.filter(|s| s.ifindex == 0 || s.ifindex == device).peekable();
         let name = host.name();
@@ -183,6 +213,32 @@ impl Walker<'_> {
             Stage::Arriving
         };
         self.stop(host, stage, finding.at(Self::place(host, 0)))
+    }
+
+    /// A node has an address of its pods' network on another device than their bridge.
+    fn somebody_elses(&self, host: &Host, flight: &Flight) -> Option<Finding> {
+        let address = flight.packet.dst;
+        let own = host.owner(address).filter(|_| host.role == Role::Node)?;
+        let bridge = host.evidence.addresses.iter().find(|a| {
+            let network = crate::node::IpPrefix::new(a.address, a.prefix_len);
+            a.ifindex != own
+                && network.is_some_and(|n| n.contains(address) && n != crate::node::IpPrefix::host(a.address))
+                && host.link(a.ifindex).is_some_and(|l| l.is_kind("bridge"))
+        })?;
+        let (name, device, pods) = (host.name(), host.device(own), host.device(bridge.ifindex));
+        Some(
+            Finding::new(
+                &c::DUPLICATE_ADDRESS,
+                Likely,
+                format!("{name} has {address} itself, on {device}, though it is of the pods' network of {pods}: it takes for itself what is for the pod"),
+            )
+            .checked(
+                format!("{address} is on {device}, and {}/{} on {pods}", bridge.address, bridge.prefix_len),
+                host.command(format!("ip addr show to {address}")),
+            )
+            .fix(host.command(format!("ip addr del {address} dev {device}")) + ", if a pod has that address")
+            .at(Self::place(host, own)),
+        )
     }
 
     /// Does it fit?

@@ -32,6 +32,9 @@ impl Walker<'_> {
     }
 
     pub(super) fn out_of_port(&mut self, host: &Arc<Host>, flight: &Flight, port: u32) -> Next {
+        if let Some(next) = host.link(port).cloned().and_then(|link| self.blocked(host, flight, &link)) {
+            return next;
+        }
         self.at_device(host, port, Direction::Out, flight);
         let link = host.link(port).cloned();
         match link.and_then(|link| self.world.peer(host, &link)) {
@@ -111,6 +114,9 @@ impl Walker<'_> {
         port: &Link,
         bridge: &Link,
     ) -> Next {
+        if let Some(next) = self.blocked(host, flight, port) {
+            return next;
+        }
         let key =
             if flight.packet.src.is_ipv6() { "bridge-nf-call-ip6tables" } else { "bridge-nf-call-iptables" };
         let filtered = host.sysctl(&format!("net/bridge/{key}")) == Some(1);

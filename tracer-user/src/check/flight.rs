@@ -54,6 +54,8 @@ pub(super) struct Flight {
     pub(super) entries: BTreeMap<NetnsId, Entry>,
     /// What the frame is addressed to: an address that whoever gets it answers for.
     pub(super) next_hop: Option<IpAddr>,
+    /// Who asks for the next hop's MAC, and by which device.
+    pub(super) asker: Option<(NetnsId, u32)>,
     /// MTU of the device that the packet was first sent by, and whose it is.
     pub(super) origin: Option<(u32, String)>,
     pub(super) inside: Option<Inside>,
@@ -96,6 +98,7 @@ impl Flight {
             mode,
             entries: BTreeMap::new(),
             next_hop: None,
+            asker: None,
             origin: None,
             inside: None,
             clamped: false,

@@ -12,6 +12,7 @@ mod flight;
 mod follow_up;
 mod gateway;
 mod machine;
+mod macs;
 mod nat;
 mod policy;
 mod programs;
@@ -23,6 +24,7 @@ mod sets;
 mod start;
 mod tunnel;
 mod walker;
+mod ways;
 mod wire;
 mod world;
 

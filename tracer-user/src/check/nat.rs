@@ -12,6 +12,7 @@ use crate::explain::Certainty::Certain;
 use crate::explain::Finding;
 use crate::explain::Place as At;
 use crate::explain::catalogue as c;
+use crate::explain::translated::{Diversion, is_ordinary};
 use crate::node::Hook;
 use crate::node::evidence::{Backend, RuleRef, Target};
 
@@ -123,9 +124,59 @@ impl Walker<'_> {
         }
         if to != tuple {
             self.translate(flight, to, kind, rule.to_string(), step);
+            self.note_diversion(host, at.hook, kind, rule, (tuple, to));
         }
         if let Some(entry) = flight.entries.get_mut(&host.id) {
             entry.after = to;
+        }
+    }
+}
+
+impl Walker<'_> {
+    /// Not those of services, sidecars and the like, and not to an address that the host has itself.
+    fn note_diversion(
+        &mut self,
+        host: &Host,
+        hook: Hook,
+        kind: &str,
+        rule: &RuleRef,
+        (from, to): (Tuple, Tuple),
+    ) {
+        if self.diverted.is_some() || is_ordinary(rule) || (kind == "SNAT" && host.owns(to.src.0)) {
+            return;
+        }
+        let (from, to) = (from.ends(), to.ends());
+        let (what, before, after, which) = match kind {
+            "SNAT" => (
+                "source",
+                from.src.addr.to_string(),
+                to.src.addr.to_string(),
+                format!("-s {}", from.src.addr),
+            ),
+            _ => ("destination", from.dst.to_string(), to.dst.to_string(), format!("-d {}", from.dst.addr)),
+        };
+        let diversion = Diversion {
+            rule: rule.clone(),
+            netns: host.name(),
+            hook: hook.name(),
+            what,
+            from: before,
+            to: after,
+            list: host.command(list(rule, from.src.addr.ip().is_ipv6())),
+            forget: host.command(format!("conntrack -D {which}")),
+        };
+        self.diverted = Some((diversion, self.found.len()));
+    }
+}
+
+/// The command that lists the chain of a rule.
+fn list(rule: &RuleRef, ipv6: bool) -> String {
+    let tool = if ipv6 { "ip6tables" } else { "iptables" };
+    match rule.backend {
+        Backend::Nft => format!("nft -a list chain {} {} {}", rule.family, rule.table, rule.chain),
+        Backend::IptablesNft => format!("{tool} -t {} -vnL {} --line-numbers", rule.table, rule.chain),
+        Backend::IptablesLegacy => {
+            format!("{tool}-legacy -t {} -vnL {} --line-numbers", rule.table, rule.chain)
         }
     }
 }
@@ -139,15 +190,7 @@ pub(super) fn dropped(host: &Host, hook: Hook, rule: &RuleRef, rejects: bool, fl
     } else {
         flight.tuple().ends().to_string()
     };
-    let ipv6 = flight.packet.src.is_ipv6();
-    let tool = if ipv6 { "ip6tables" } else { "iptables" };
-    let list = match rule.backend {
-        Backend::Nft => format!("nft -a list chain {} {} {}", rule.family, rule.table, rule.chain),
-        Backend::IptablesNft => format!("{tool} -t {} -vnL {} --line-numbers", rule.table, rule.chain),
-        Backend::IptablesLegacy => {
-            format!("{tool}-legacy -t {} -vnL {} --line-numbers", rule.table, rule.chain)
-        }
-    };
+    let list = list(rule, flight.packet.src.is_ipv6());
     let invalid = rule.text.to_ascii_uppercase().contains("INVALID");
     let (kind, title) = match rule {
         _ if rejects => (&c::REJECTED, format!("{rule} on {} rejects {whose}", host.name())),

@@ -12,6 +12,7 @@ use crate::explain::Certainty::Certain;
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
 use crate::explain::egress::is_node_mark;
+use crate::node::evidence::Routed;
 use crate::node::rtnl::{Route, RouteAnswer, RouteQuestion, Rule};
 use crate::output::table_name;
 
@@ -66,6 +67,7 @@ impl Walker<'_> {
                     },
                 );
                 self.judge_mark(host, flight, &question, way)?;
+                self.judge_way(host, flight, &question, way)?;
                 flight.next_hop = Some(way.next_hop);
                 Ok(way)
             }
@@ -155,6 +157,30 @@ impl Walker<'_> {
                 };
             }
         };
+        let from = asked.input.map_or_else(|| "lo".to_owned(), |input| host.device(input));
+        if let Routed::Refused(rule) = host.evidence.routed_from(&from, asked.source, to, asked.mark) {
+            let finding = Finding::new(
+                match rule.does() {
+                    "blackhole" => &c::ROUTE_BLACKHOLE,
+                    "prohibit" => &c::ROUTE_PROHIBIT,
+                    _ => &c::ROUTE_UNREACHABLE,
+                },
+                Certain,
+                format!(
+                    "ip rule {} of {name} ({} {}) refuses packets to {to}",
+                    rule.priority,
+                    rule.selector(),
+                    rule.does()
+                ),
+            )
+            .checked("the kernel's own lookup ends with it", get)
+            .fix(
+                host.command(format!("{ip} rule del priority {}", rule.priority))
+                    + ", or let it spare this packet",
+            )
+            .at(Self::place(host, asked.input.unwrap_or(0)));
+            return self.stop(host, stage, finding);
+        }
         let kind = match errno {
             libc::EINVAL => &c::ROUTE_BLACKHOLE,
             libc::EACCES => &c::ROUTE_PROHIBIT,
@@ -205,6 +231,9 @@ impl Walker<'_> {
             Ok(RouteAnswer::Route(route)) => Some(way(&route, source)),
             _ => None,
         };
+        if let Some(finding) = self.way_back(host, input, source, back) {
+            return Some(finding);
+        }
         let key = if own.max(all) == own { device.replace('.', "/") } else { "all".to_owned() };
         let shown = host.device(input);
         let (kind, way_back) = match back {
@@ -247,6 +276,9 @@ impl Walker<'_> {
         let ip = if asked.destination.is_ipv6() { "ip -6" } else { "ip" };
         let out = host.device(way.output);
         let used = table_name(way.table);
+        if is_node_mark(mark) && self.wrong_table(host, stage, mark, &way, ip) {
+            return Ok(());
+        }
         let rule = host.evidence.rules.iter().find(|r| leads(r, mark, asked.destination.is_ipv6()));
         let Some(rule) = rule else {
             if is_node_mark(mark) {

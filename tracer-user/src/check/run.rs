@@ -10,14 +10,18 @@ use super::conclude::conclude;
 use super::flight::{Flight, Mode, Tuple};
 use super::follow_up::{by_proxy, later, reply};
 use super::policy::Judge;
-use super::report::{Report, Step};
+use super::report::{Direction, Place, Report, Stage, Step};
 use super::start::start;
 use super::walker::{End, Found, Next, Walker};
 use super::world::{Host, World};
+use crate::explain::Certainty::Likely;
+use crate::explain::Finding;
 use crate::explain::catalogue as c;
+use crate::explain::egress::{LEADS_ASTRAY, is_egress_tunnel, is_node_mark};
+use crate::explain::translated::{Diversion, FOLLOWS};
 use crate::node::NetnsId;
 use crate::node::evidence::PacketView;
-use crate::output::protocol_name;
+use crate::output::{escape, protocol_name};
 
 pub(super) const TCP: u8 = 6;
 
@@ -50,6 +54,8 @@ pub(super) struct Run {
     pub(super) first_node: Option<NetnsId>,
     pub(super) tunnelled: bool,
     pub(super) other_node: bool,
+    /// The rule that gave the packet another destination or source.
+    pub(super) diverted: Option<Diversion>,
 }
 
 /// Where the packet begins.
@@ -134,7 +140,14 @@ impl Way {
         first.ct_mark = Some(0);
         let main_tuple = Tuple::of(&first);
         let judge = Judge { run: main, hosts: &hosts, start: main_tuple, packet: &first };
-        let judged = judge.all();
+        let mut judged = judge.all();
+        if let Some(diversion) = &main.diverted {
+            for found in &mut judged {
+                if let Some(cause) = diversion.explains(&found.finding) {
+                    found.finding = cause;
+                }
+            }
+        }
         if judged.iter().any(|f| f.finding.id == c::SERVICE_NOT_MASQUERADED.id) {
             // The other node only sees that the client is not behind the tunnel.
             found.retain(|f| f.finding.id != c::REVERSE_PATH_FILTER.id);
@@ -152,11 +165,17 @@ impl Way {
             way.later = later;
             if !differs {
                 let (reply, more) = reply(world, main, &main_tuple, way.proxied.is_some());
+                let unmarked = reply.as_ref().and_then(|run| reply_not_marked(&hosts, main, run));
+                found.extend(unmarked);
                 found.extend(more);
                 way.reply = reply;
             }
         }
         found.sort_by_key(|f| f.stage);
+        // What leads a packet astray comes first, and what then becomes of it follows.
+        if found.iter().any(|f| LEADS_ASTRAY.contains(&f.finding.id)) {
+            found.retain(|f| !FOLLOWS.contains(&f.finding.id));
+        }
         way.found = found;
         way
     }
@@ -166,6 +185,48 @@ impl Way {
     }
 }
 
+/// The request came out of an egress tunnel, and the answer is routed elsewhere and refused.
+fn reply_not_marked(hosts: &[Arc<Host>], request: &Run, reply: &Run) -> Option<Found> {
+    const CHAIN: &str = "EGRESSGATEWAY-REPLY-ROUTING";
+    let wrong = reply.found.iter().find(|f| FOLLOWS.contains(&f.finding.id))?;
+    let (gateway, tunnel) = request.steps.iter().zip(&request.hosts).find_map(|(step, id)| {
+        let Place::Device { device, direction: Direction::In } = &step.place else { return None };
+        let host = hosts.iter().find(|host| host.id == *id)?;
+        let link = host.evidence.links.iter().find(|l| escape(&l.name) == *device)?;
+        (is_egress_tunnel(link) && step.encap.is_none()).then_some((host, device))
+    })?;
+    let out = reply.steps.iter().zip(&reply.hosts).find_map(|(step, id)| match &step.place {
+        Place::Route { device, fwmark, .. } if *id == gateway.id => Some((device, *fwmark)),
+        _ => None,
+    });
+    let (out, _) = out.filter(|(out, mark)| *out != tunnel && !is_node_mark(*mark))?;
+    let chains: Vec<_> = gateway.evidence.tables("mangle").filter_map(|t| t.chain(CHAIN)).collect();
+    let name = gateway.name();
+    let why = if chains.is_empty() {
+        format!("mangle has no chain {CHAIN}")
+    } else if chains.iter().all(|chain| chain.rules.is_empty()) {
+        format!("{CHAIN} is empty")
+    } else {
+        format!("no rule of {CHAIN} restores the mark of the connection")
+    };
+    let tables = if reply.flight.inner().packet.src.is_ipv6() { "ip6tables" } else { "iptables" };
+    let finding = Finding::new(
+        &c::REPLY_NOT_MARKED,
+        Likely,
+        format!(
+            "{name} does not mark answers for the tunnel ({why}): they would leave by {out}, not by {tunnel}"
+        ),
+    )
+    .checked(
+        format!("the request comes by {tunnel}, the answer would be routed to {out}"),
+        gateway.command(format!("{tables} -t mangle -vnL {CHAIN}")),
+    )
+    .fact(format!("what would become of it: {}", wrong.finding.title))
+    .fix(format!("restart the egressgateway agent on {name}: it writes {CHAIN} and the jump to it again"))
+    .at(Walker::place(gateway, 0));
+    Some(Found { stage: Stage::Returning, finding })
+}
+
 pub(super) fn walk(world: &mut dyn World, chances: &mut Chances, start: &Start, mut flight: Flight) -> Run {
     let mut walker = Walker::new(world, chances);
     let next = match start {
@@ -173,8 +234,16 @@ pub(super) fn walk(world: &mut dyn World, chances: &mut Chances, start: &Start, 
         Start::Arrives(host, device) => Next::Receive(host.clone(), *device),
     };
     let end = walker.follow(&mut flight, next);
-    let Walker { steps, hosts, found, unknown, first_node, tunnelled, other_node, .. } = walker;
-    Run { steps, hosts, found, unknown, end, flight, first_node, tunnelled, other_node }
+    let Walker { steps, hosts, mut found, unknown, first_node, tunnelled, other_node, diverted, .. } = walker;
+    let diverted = diverted.map(|(diversion, before)| {
+        for found in found.iter_mut().skip(before) {
+            if let Some(cause) = diversion.explains(&found.finding) {
+                found.finding = cause;
+            }
+        }
+        diversion
+    });
+    Run { steps, hosts, found, unknown, end, flight, first_node, tunnelled, other_node, diverted }
 }
 
 /// The packet as it began.

@@ -10,6 +10,7 @@ use super::report::{Direction, Encap, Ending, Place, Stage, Step};
 use super::world::{Host, World};
 use crate::explain::Finding;
 use crate::explain::Place as At;
+use crate::explain::translated::Diversion;
 use crate::node::{NetnsId, Role};
 
 /// Steps of one way: more are a loop.
@@ -52,6 +53,8 @@ pub(super) struct Walker<'w> {
     pub(super) tunnelled: bool,
     /// It came to another node than the first one.
     pub(super) other_node: bool,
+    /// A rule gave the packet another destination or source; what was found before it.
+    pub(super) diverted: Option<(Diversion, usize)>,
     /// The frame crosses a bridge: who asks for the next hop is its sender.
     pub(super) bridging: bool,
 }
@@ -68,6 +71,7 @@ impl<'w> Walker<'w> {
             first_node: None,
             tunnelled: false,
             other_node: false,
+            diverted: None,
             bridging: false,
         }
     }

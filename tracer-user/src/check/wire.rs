@@ -39,6 +39,7 @@ impl Walker<'_> {
             return self.down(host, flight, &link, Stage::Passing, "packets are routed to it");
         }
         self.fit(host, flight, &link);
+        flight.asker = Some((host.id, output));
         if let Some(mac) = link.mac.first_chunk() {
             flight.packet.mac = Some(*mac);
         }
@@ -148,7 +149,9 @@ impl Walker<'_> {
                 "the pod's gateway {hop} does not answer on {device}: wrong gateway, or its host is not there"
             ),
             (false, true) => format!("the gateway {hop} does not answer on {device}"),
-            _ => format!("{hop} does not answer on {device}: no such host or pod, or it is down"),
+            _ => format!(
+                "{hop} does not answer on {device}: no such host or pod, it is down, or it is not on that network"
+            ),
         };
         let seen = match known {
             Some(_) => "the kernel asked for its address and got no answer",
@@ -181,6 +184,9 @@ impl Walker<'_> {
             return self.down(host, flight, &link, Stage::Marking, "the packet would come in by it");
         }
         if let Some(next) = self.looped(host, device, flight) {
+            return next;
+        }
+        if let Some(next) = self.unasked(host, &link, flight) {
             return next;
         }
         match link.master.and_then(|master| host.link(master).cloned()) {

@@ -39,7 +39,7 @@ pub(super) fn is_tunnel(view: &View<'_>, netns: NetnsId, ifindex: u32) -> bool {
 }
 
 /// With these a packet takes another way than its own; what comes of that follows from it.
-pub(super) const LEADS_ASTRAY: &[&str] = &[
+pub(crate) const LEADS_ASTRAY: &[&str] = &[
     c::FWMARK_WITHOUT_RULE.id,
     c::FWMARK_RULE_PREEMPTED.id,
     c::FWMARK_TABLE_EMPTY.id,

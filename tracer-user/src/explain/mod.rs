@@ -32,7 +32,7 @@ mod selection;
 mod service;
 mod silence;
 mod silent_owner;
-mod translated;
+pub(crate) mod translated;
 mod tunnel;
 mod unmasqueraded;
 mod unsent;

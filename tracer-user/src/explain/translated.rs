@@ -12,7 +12,7 @@ use crate::node::NetnsId;
 use crate::node::evidence::{Attribution, NetnsEvidence, PacketView, RuleRef, attribute_nat};
 
 /// What may follow from a destination or source that is not the right one; what else is found stands for itself.
-pub(super) const FOLLOWS: &[&str] = &[
+pub(crate) const FOLLOWS: &[&str] = &[
     c::REVERSE_PATH_FILTER.id,
     c::NEIGHBOUR_SILENT.id,
     c::TUNNEL_NEIGHBOUR_MISSING.id,
@@ -132,37 +132,26 @@ impl Translation {
 
     fn by_rule(&self, view: &View<'_>, rule: &RuleRef, by: &Attribution, found: &Finding) -> Finding {
         let (what, from, to) = self.change();
-        let name = view.netns(self.netns);
-        let tool = super::firewall::list_of(view, rule);
-        let mut finding = Finding::new(
-            &c::TRANSLATED_ASTRAY,
-            Likely,
-            format!("{rule} on {name} changes the {what} {from} to {to}, and so the packet does not get through: {}", found.title),
-        )
-        .checked(
-            if rule.text.is_empty() { format!("{rule} made the translation") } else { format!("the rule: {}", rule.text) },
-            view.command(self.netns, tool),
-        );
-        if by.rules.len() > 1 {
-            let others: Vec<String> = by.rules[1..].iter().take(3).map(ToString::to_string).collect();
-            finding = finding.fact(format!("or it was {}", others.join(" or ")));
-        }
-        finding.evidence.extend(found.evidence.iter().take(1).cloned());
-        let old = match self.kind {
+        let forget = match self.kind {
             NatKind::Snat => format!("conntrack -D -s {}", self.from.src.addr),
             _ => format!("conntrack -D -d {}", self.from.dst.addr),
         };
-        finding
-            .fix(format!(
-                "remove or correct that rule, then `{}`: connections that are known keep their translation",
-                view.command(self.netns, old)
-            ))
-            .about(rule.place())
-            .at(Place {
-                hook: Some(self.interval.hook.name().to_owned()),
-                rule: Some(rule.place()),
-                ..view.place(self.netns, 0)
-            })
+        let diversion = Diversion {
+            rule: rule.clone(),
+            netns: view.netns(self.netns),
+            hook: self.interval.hook.name(),
+            what,
+            from,
+            to,
+            list: view.command(self.netns, super::firewall::list_of(view, rule)),
+            forget: view.command(self.netns, forget),
+        };
+        let finding = diversion.led_to(found);
+        if by.rules.len() == 1 {
+            return finding;
+        }
+        let others: Vec<String> = by.rules[1..].iter().take(3).map(ToString::to_string).collect();
+        finding.fact(format!("or it was {}", others.join(" or ")))
     }
 
     /// No rule does it any more.
@@ -205,8 +194,59 @@ impl Translation {
     }
 }
 
+/// A translation by a rule, in words.
+#[derive(Clone, Debug)]
+pub(crate) struct Diversion {
+    pub(crate) rule: RuleRef,
+    pub(crate) netns: String,
+    pub(crate) hook: &'static str,
+    /// "source" or "destination".
+    pub(crate) what: &'static str,
+    pub(crate) from: String,
+    pub(crate) to: String,
+    /// Commands: shows the rule; makes conntrack forget.
+    pub(crate) list: String,
+    pub(crate) forget: String,
+}
+
+impl Diversion {
+    /// It as the cause of what was found after it, where that may follow from it.
+    pub(crate) fn explains(&self, found: &Finding) -> Option<Finding> {
+        FOLLOWS.contains(&found.id).then(|| self.led_to(found))
+    }
+
+    fn led_to(&self, found: &Finding) -> Finding {
+        let Self { rule, netns, what, from, to, .. } = self;
+        let mut finding = Finding::new(
+            &c::TRANSLATED_ASTRAY,
+            Likely,
+            format!(
+                "{rule} on {netns} changes the {what} {from} to {to}, and so the packet does not get through: {}",
+                found.title
+            ),
+        )
+        .checked(
+            if rule.text.is_empty() { format!("{rule} translates") } else { format!("the rule: {}", rule.text) },
+            self.list.clone(),
+        );
+        finding.evidence.extend(found.evidence.iter().take(1).cloned());
+        finding
+            .fix(format!(
+                "remove or correct that rule, then `{}`: connections that are known keep their translation",
+                self.forget
+            ))
+            .about(rule.place())
+            .at(Place {
+                netns: netns.clone(),
+                hook: Some(self.hook.to_owned()),
+                rule: Some(rule.place()),
+                ..Place::default()
+            })
+    }
+}
+
 /// Masquerading, and rules of those whose business it is.
-fn is_ordinary(rule: &RuleRef) -> bool {
+pub(crate) fn is_ordinary(rule: &RuleRef) -> bool {
     let text = rule.text.to_ascii_lowercase();
     let comment = rule.comment.as_deref().unwrap_or_default();
     ORDINARY.iter().any(|chain| rule.chain.starts_with(chain))

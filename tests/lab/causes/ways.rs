@@ -108,7 +108,7 @@ pub const WAYS: &[Case] = &[
         &["route-unreachable"],
     )
     .of(EACH, NFT)
-    .waiting(1200),
+    .waiting(2300),
     lines(
         "pod-prohibit",
         Probe::Pod2,

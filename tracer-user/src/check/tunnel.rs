@@ -14,6 +14,7 @@ use crate::explain::Certainty::{Certain, Likely};
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
 use crate::node::Hook;
+use crate::node::Role;
 use crate::node::evidence::PacketView;
 use crate::node::rtnl::Link;
 
@@ -36,6 +37,26 @@ impl Walker<'_> {
             ));
             return Next::End(End::Left(host.clone(), link.ifindex));
         };
+        let owner = self.world.watched().into_iter().find(|o| o.id != host.id && o.owns(hop));
+        if let Some(other) = owner.filter(|other| other.role == Role::Node && !other.owns(remote)) {
+            let (device, name, there) = (host.device(link.ifindex), host.name(), other.name());
+            let shown = crate::explain::mac(&mac);
+            let finding = Finding::new(
+                &c::TUNNEL_PEER_WRONG,
+                Certain,
+                format!(
+                    "{device} of {name} sends what is for its peer {hop} to {remote}, but {hop} is on {there}"
+                ),
+            )
+            .checked(
+                format!("the FDB entry of {shown} says {remote}"),
+                host.command(format!("bridge fdb show dev {device} | grep {shown}")),
+            )
+            .checked(format!("{hop} is on {there}"), other.command(format!("ip addr show to {hop}")))
+            .fix(format!("correct that entry: the agent that owns {device} should do so (restart it)"))
+            .at(Self::place(host, link.ifindex));
+            return self.stop(host, stage, finding);
+        }
         let inner = std::mem::replace(flight, Flight::new(flight.packet.clone(), flight.mode));
         let mut outer = PacketView::new(17, vxlan.local.unwrap_or(unspecified(remote)), remote);
         outer.dst_port = Some(vxlan.port);

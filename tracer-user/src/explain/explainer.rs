@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::authors::{Authors, HopAuthors};
 use super::connections::Connections;
-use super::finding::Finding;
+use super::finding::{Certainty, Finding};
 use super::ledger::{Ledger, Told};
 use super::view::View;
 use super::{catalogue, drops, egress, lookups, selection, service, silence, translated, unsent};
@@ -56,7 +56,11 @@ pub struct Explainer {
     connections: Connections,
     authors: Authors,
     ledger: Ledger,
+    first_tick_ns: Option<u64>,
 }
+
+/// Silence that is not explained by what is certain to refuse.
+const PATIENCE_NS: u64 = 1_000_000_000;
 
 impl Explainer {
     /// Looks at a journey whose ending is known by now. The same journey may come again with more known.
@@ -72,6 +76,9 @@ impl Explainer {
         let unknown = matches!(journey.ending, Ending::Open | Ending::Unclear { .. } | Ending::Evicted);
         if unknown || (journey.resumed && !journey.is_dropped()) {
             return Vec::new();
+        }
+        if !self.connections.saw_any() {
+            self.ledger.something_came();
         }
         let state = self.connections.flow(journey.flow);
         let (exit, tunnel) = (state.exit, state.tunnelled_into);
@@ -167,10 +174,12 @@ impl Explainer {
                 }
             }
         }
+        let waited = now.now_ns.saturating_sub(*self.first_tick_ns.get_or_insert(now.now_ns));
         if !self.connections.saw_any() {
             for destination in now.destinations {
                 for finding in unsent::refused_at_once(&view, *destination) {
-                    if !self.ledger.knows(&finding) {
+                    let early = finding.certainty == Certainty::Possible && waited < PATIENCE_NS;
+                    if !early && !self.ledger.knows(&finding) {
                         told.extend(self.ledger.tell(finding, &nobody));
                     }
                 }

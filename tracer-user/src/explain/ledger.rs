@@ -133,6 +133,11 @@ impl Ledger {
         Some(told)
     }
 
+    /// Guesses about why nothing came are over.
+    pub(super) fn something_came(&mut self) {
+        self.entries.retain(|e| e.last != 0 || e.told.finding.certainty != Certainty::Possible);
+    }
+
     pub(super) fn knows(&self, finding: &Finding) -> bool {
         let key = Key::of(finding);
         self.entries.iter().any(|entry| entry.key == key)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::catalogue as c;
-use super::finding::Certainty::{Certain, Likely};
+use super::finding::Certainty::{Certain, Possible};
 use super::finding::Finding;
 use super::routing::{article, by_rule, table_name};
 use super::view::View;
@@ -63,7 +63,8 @@ fn refuses_own(view: &View<'_>, netns: NetnsId, to: IpAddr) -> Option<Finding> {
         if rule.source.is_some() || rule.output.is_some() || !rule.matches(any, to, 0) {
             continue;
         }
-        let sure = if rule.more.is_empty() { Certain } else { Likely };
+        // Who sends, and as which user, is not known.
+        let sure = if rule.more.is_empty() { Certain } else { Possible };
         let fact = (!rule.more.is_empty()).then(|| {
             format!("it concerns only what fits {}: does the program that connects? (id -u)", rule.more)
         });

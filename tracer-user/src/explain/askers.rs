@@ -114,3 +114,36 @@ impl Askers {
         self.silent.retain(|known| known.flow != flow);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(last: u8) -> Answered {
+        Answered { netns: 1, address: "10.0.0.9".parse().unwrap(), mac: [2, 0, 0, 0, 0, last] }
+    }
+
+    fn heard(answers: &[(u8, u64)]) -> Option<(usize, bool)> {
+        let mut askers = Askers::default();
+        for (last, second) in answers {
+            askers.hear_answers(&[answer(*last)], second * 1_000_000_000);
+        }
+        askers.contested(1, "10.0.0.9".parse().unwrap()).map(|(macs, again)| (macs.len(), again))
+    }
+
+    #[test]
+    fn one_host_may_answer_often() {
+        assert_eq!(heard(&[(1, 0), (1, 1), (1, 2)]), None);
+    }
+
+    #[test]
+    fn two_hosts_at_once_are_two() {
+        assert_eq!(heard(&[(1, 5), (2, 5)]), Some((2, false)));
+        assert_eq!(heard(&[(1, 5), (2, 5), (1, 6)]), Some((2, true)));
+    }
+
+    #[test]
+    fn one_that_takes_over_is_alone() {
+        assert_eq!(heard(&[(1, 0), (1, 1), (2, 60), (2, 61)]), None);
+    }
+}

@@ -185,6 +185,19 @@ mod tests {
     }
 
     #[test]
+    fn a_port_of_a_bridge() {
+        let data =
+            Request::one("", 0, &[]).attribute(IFLA_BRPORT_STATE, &[0]).attribute(IFLA_BRPORT_ISOLATED, &[1]);
+        let info = Request::one("", 0, &[])
+            .attribute(IFLA_INFO_SLAVE_KIND, b"bridge\0")
+            .attribute(IFLA_INFO_SLAVE_DATA, &data.payload);
+        let fixed = [0u8; 16];
+        let payload = Request::one("", 0, &fixed).attribute(libc::IFLA_LINKINFO, &info.payload).payload;
+        let link = Link::parse(libc::RTM_NEWLINK, &payload).unwrap();
+        assert_eq!(link.port, Some(Port { state: 0, isolated: true }));
+    }
+
+    #[test]
     fn a_hostile_name_is_kept_printable() {
         let link = Link::parse(libc::RTM_NEWLINK, &message(b"\xff\x1b[31m\0junk")).unwrap();
         assert_eq!(link.name, "\\xff\\x1b[31m");

@@ -188,6 +188,20 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_rule_of_one_user_and_port() {
+        let fixed = [libc::AF_INET as u8, 0, 0, 0, 77, 0, 0, 1, 0, 0, 0, 0];
+        let users = [0u32.to_ne_bytes(), 0u32.to_ne_bytes()].concat();
+        let ports = [80u16.to_ne_bytes(), 90u16.to_ne_bytes()].concat();
+        let payload = Request::one("", 0, &fixed)
+            .attribute(FRA_UID_RANGE, &users)
+            .attribute(FRA_IP_PROTO, &[6])
+            .attribute(FRA_DPORT_RANGE, &ports)
+            .payload;
+        let rule = Rule::parse(libc::RTM_NEWRULE, &payload).unwrap();
+        assert_eq!(rule.selector(), "from all uidrange 0-0 ipproto 6 dport 80-90");
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {

@@ -104,7 +104,7 @@ impl Tracker {
                 slot.used
                     && !slot.settled
                     && matches!(slot.journey.ending, Ending::Open)
-                    && now_ns.saturating_sub(slot.journey.end_ns) >= ns
+                    && now_ns.saturating_sub(slot.journey.start_ns) >= ns
                     && self.may_wait_for_neighbour(slot)
             })
             .map(|slot| &slot.journey)

@@ -11,7 +11,7 @@ use super::connections::Connections;
 use super::finding::{Certainty, Finding};
 use super::ledger::{Ledger, Told};
 use super::view::View;
-use super::{catalogue, drops, egress, lookups, selection, service, silence, translated, unsent};
+use super::{catalogue, drops, egress, lookups, neighbour, selection, service, silence, translated, unsent};
 use crate::flow::{Ending, Journey, Names};
 use crate::node::evidence::Evidence;
 use crate::node::{NetnsId, Topology};
@@ -122,6 +122,26 @@ impl Explainer {
             self.connections.askers.silence(finding, journey);
         }
         found.into_iter().filter_map(|found| self.ledger.tell(found, journey)).collect()
+    }
+
+    /// Something that breaks the flow of this packet is known.
+    pub fn is_explained(&mut self, journey: &Journey) -> bool {
+        self.connections.flow(journey.flow).explained
+    }
+
+    /// Looks at a packet under way that may wait for its next hop's link-layer address.
+    pub fn held(
+        &mut self,
+        journey: &Journey,
+        topology: &Topology,
+        names: &dyn Names,
+        evidence: Option<&Evidence>,
+    ) -> Option<Told> {
+        let view = View { journey, topology, names, evidence, routes: &[], exit: None, tunnel: None };
+        let found = neighbour::pending(&view)?;
+        self.connections.flow(journey.flow).explained = true;
+        self.connections.askers.silence(&found, journey);
+        self.ledger.expect(found, journey)
     }
 
     /// Looks at what no packet shows: answers that do not come, counters. Call it every half second or so.

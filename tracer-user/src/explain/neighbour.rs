@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::catalogue as c;
 use super::duplicate::is_everybodys;
-use super::finding::Certainty::Certain;
+use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::view::View;
 use super::{silent_owner, tunnel};
@@ -29,41 +29,67 @@ pub(super) struct Question {
 
 /// NEIGH_FAILED and its like.
 pub(super) fn failed(view: &View<'_>, site: &DropSite) -> Finding {
-    let encap = site.encap.is_some();
+    let question = question(view, site.netns, site.encap, site.mark);
+    let question = Question { ifindex: site.ifindex, ..question };
+    explain(view, &question, "address resolution failed: NEIGH_FAILED".to_owned())
+}
+
+/// A packet that waits, while nobody has answered: the kernel asks for some three seconds before it gives up.
+pub(super) fn pending(view: &View<'_>) -> Option<Finding> {
+    const NUD_INCOMPLETE: u16 = 0x01;
+    let last = view.journey.hops.last()?;
+    let question = question(view, last.netns, last.encap, last.mark);
+    let Question { netns, ifindex, next, .. } = question;
+    let entry = view.of(netns)?.neighbours.iter().find(|n| n.ifindex == ifindex && n.address == next)?;
+    if entry.state & NUD_INCOMPLETE == 0 {
+        return None;
+    }
+    let mut finding =
+        explain(view, &question, format!("the packet waits for the MAC of {next}: its entry is INCOMPLETE"));
+    finding.certainty = finding.certainty.max(Likely);
+    Some(finding)
+}
+
+/// Whose MAC the packet needs there: by the lookup that was seen, else as the tables say.
+fn question(view: &View<'_>, netns: NetnsId, encap: Option<u8>, mark: u32) -> Question {
     let ends = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends);
-    let lookup = view.last_lookup(site.netns, encap).filter(|l| l.error == 0);
+    let lookup = view.last_lookup(netns, encap.is_some()).filter(|l| l.error == 0);
     // A translation in OUTPUT has the way looked up again, unseen.
-    let lookup = lookup.filter(|_| encap || !rerouted(view, site.netns));
-    let gateway = match lookup {
-        Some(lookup) => (!lookup.gateway.is_none()).then_some(lookup.gateway.ip()),
-        // So do IPv6 sockets: as the tables say.
-        None if !encap => view.of(site.netns).and_then(|e| {
-            match e.routed(Some(ends.src.addr.ip()), ends.dst.addr.ip(), site.mark) {
-                Routed::By(route) => route.next_hops.first().and_then(|hop| hop.gateway),
+    let lookup = lookup.filter(|_| encap.is_some() || !rerouted(view, netns));
+    let (gateway, ifindex) = match lookup {
+        Some(lookup) => ((!lookup.gateway.is_none()).then_some(lookup.gateway.ip()), lookup.ifindex),
+        // So do IPv6 sockets.
+        None if encap.is_none() => view
+            .of(netns)
+            .and_then(|e| match e.routed(Some(ends.src.addr.ip()), ends.dst.addr.ip(), mark) {
+                Routed::By(route) => route.next_hops.first().map(|hop| (hop.gateway, hop.ifindex)),
                 _ => None,
-            }
-        }),
-        None => None,
+            })
+            .unwrap_or_default(),
+        None => (None, 0),
     };
-    let outer = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i)));
-    let gateway = gateway.filter(|gateway| !redirected(view, site, *gateway, ends.dst.addr.ip()));
-    let next = gateway.unwrap_or(outer.map_or(ends.dst.addr, |o| o.dst.addr).ip());
-    let question = Question {
-        netns: site.netns,
-        ifindex: site.ifindex,
-        next,
+    let outer = encap.and_then(|i| view.journey.encaps.get(usize::from(i)));
+    let gateway = gateway.filter(|gateway| !redirected(view, (netns, ifindex), *gateway, ends.dst.addr.ip()));
+    Question {
+        netns,
+        ifindex,
+        next: gateway.unwrap_or(outer.map_or(ends.dst.addr, |o| o.dst.addr).ip()),
         is_gateway: gateway.is_some(),
         source: outer.map_or(ends.src.addr, |o| o.src.addr).ip(),
-    };
-    explain(view, &question, "address resolution failed: NEIGH_FAILED".to_owned())
+    }
 }
 
 /// The gateway is known, and it is the destination itself that is looked for: an ICMP redirect said that it is on
 /// this network.
-fn redirected(view: &View<'_>, site: &DropSite, gateway: IpAddr, destination: IpAddr) -> bool {
-    let Some(evidence) = view.of(site.netns) else { return false };
+fn redirected(
+    view: &View<'_>,
+    (netns, ifindex): (NetnsId, u32),
+    gateway: IpAddr,
+    destination: IpAddr,
+) -> bool {
+    let Some(evidence) = view.of(netns) else { return false };
     let here =
-        |address| evidence.neighbours.iter().find(move |n| n.ifindex == site.ifindex && n.address == address);
+        |address| evidence.neighbours.iter().find(move |n| n.ifindex == ifindex && n.address == address);
     here(gateway).is_some_and(|n| !n.mac.is_empty()) && here(destination).is_some_and(|n| n.mac.is_empty())
 }
 

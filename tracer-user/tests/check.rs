@@ -25,11 +25,11 @@ const MARKS: &str = "*mangle\n:PREROUTING ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:
     -A EGRESSGATEWAY-MARK-REQUEST -m set --match-set egress-src-v4-x src -m set --match-set egress-dst-v4-x dst \
     -m conntrack --ctdir ORIGINAL -m comment --comment \"Set mark for EgressPolicy default-test\" \
     -j MARK --set-xmark 0x26b7b4e4/0xffffffff\nCOMMIT\n";
-const SERVICE: &str = "*nat\n:PREROUTING ACCEPT [0:0]\n:SVC - [0:0]\n:SEP1 - [0:0]\n:SEP2 - [0:0]\n\
-    -A PREROUTING -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j SVC\n\
-    -A SVC -m statistic --mode random --probability 0.50000000000 -j SEP1\n-A SVC -j SEP2\n\
-    -A SEP1 -p tcp -m tcp -j DNAT --to-destination 10.200.0.23:80\n\
-    -A SEP2 -p tcp -m tcp -j DNAT --to-destination 10.200.0.23:81\nCOMMIT\n";
+const SERVICE: &str = "*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SVC-A - [0:0]\n:KUBE-SEP-1 - [0:0]\n:KUBE-SEP-2 - [0:0]\n\
+    -A PREROUTING -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-A\n\
+    -A KUBE-SVC-A -m statistic --mode random --probability 0.50000000000 -j KUBE-SEP-1\n-A KUBE-SVC-A -j KUBE-SEP-2\n\
+    -A KUBE-SEP-1 -p tcp -m tcp -j DNAT --to-destination 10.200.0.23:80\n\
+    -A KUBE-SEP-2 -p tcp -m tcp -j DNAT --to-destination 10.200.0.23:81\nCOMMIT\n";
 
 /// A pod, its node with a bridge and EgressGateway's tunnel, another pod on the bridge.
 struct Machine {
@@ -277,6 +277,15 @@ fn the_first_thing_that_is_wrong_comes_first() {
     assert_eq!(verdict(&report, Stage::Routing), Verdict::Failed);
     assert_eq!(verdict(&report, Stage::Returning), Verdict::NotReached);
     assert!(report.is_wrong());
+}
+
+#[test]
+fn a_rule_that_is_no_services_leads_astray() {
+    let astray = "*nat\n:PREROUTING ACCEPT [0:0]\n\
+        -A PREROUTING -d 10.96.0.1/32 -p tcp -j DNAT --to-destination 10.200.0.23:81\nCOMMIT\n";
+    let report = Machine::new().rules(NODE, astray).ask("10.96.0.1", 80);
+    assert_eq!(ids(&report), ["translated-astray"], "{report:#?}");
+    assert!(report.causes[0].title.contains("10.96.0.1:80 to 10.200.0.23:81"), "{}", report.causes[0].title);
 }
 
 #[test]

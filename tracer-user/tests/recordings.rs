@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Every fault of the catalogue from a recording of its journeys and of the node: the same causes are named as when
+//! Every fault of the catalogue, and ways that are wrong, from a recording of its journeys and of the node: the same causes are named as when
 //! it was recorded.
 //!
 //! To make them again, as root:
 //!
-//!     EGWT_RECORD=$DIR cargo test -p tests --test causes -- each_fault healthy --include-ignored
+//!     EGWT_RECORD=$DIR cargo test -p tests --test causes -- each_fault each_wrong healthy --include-ignored
 //!     (cd $DIR && sed -i 's/"kernel":"[^"]*"/"kernel":"6.18"/' *.rec && tar -cJf - --sort=name *.rec) \
 //!         > tracer-user/tests/fixtures/recordings.tar.xz
-//!     # of osm-uid, a flood, 400 lines and the last are enough
+//!     # of the wrong ways those of one back end and family, and some of IPv6; of osm-uid, a flood, 400 lines and the last are enough
 //!     UPDATE_RECORDINGS=1 cargo test -p tracer-user --test recordings
 
 use std::fmt::Write as _;

@@ -210,11 +210,6 @@ impl Connections {
         self.flows.get(&flow).map_or(&[], |state| &state.redirected_by)
     }
 
-    /// Any packet of what is followed was seen.
-    pub(super) fn saw_any(&self) -> bool {
-        !self.flows.is_empty()
-    }
-
     /// What changed the packet, or the one that an ICMP error is about.
     pub(super) fn translation(&mut self, view: &View<'_>) -> Option<Translation> {
         match view.journey.packet.icmp_error {

@@ -57,6 +57,7 @@ pub struct Explainer {
     authors: Authors,
     ledger: Ledger,
     first_tick_ns: Option<u64>,
+    saw_any: bool,
 }
 
 /// Silence that is not explained by what is certain to refuse.
@@ -77,9 +78,7 @@ impl Explainer {
         if unknown || (journey.resumed && !journey.is_dropped()) {
             return Vec::new();
         }
-        if !self.connections.saw_any() {
-            self.ledger.something_came();
-        }
+        self.came();
         let state = self.connections.flow(journey.flow);
         let (exit, tunnel) = (state.exit, state.tunnelled_into);
         let routes = std::mem::take(&mut state.routes);
@@ -124,6 +123,13 @@ impl Explainer {
         found.into_iter().filter_map(|found| self.ledger.tell(found, journey)).collect()
     }
 
+    /// A packet of what is followed was seen: guesses about why there is none are over.
+    fn came(&mut self) {
+        if !std::mem::replace(&mut self.saw_any, true) {
+            self.ledger.something_came();
+        }
+    }
+
     /// Something that breaks the flow of this packet is known.
     pub fn is_explained(&mut self, journey: &Journey) -> bool {
         self.connections.flow(journey.flow).explained
@@ -137,8 +143,11 @@ impl Explainer {
         names: &dyn Names,
         evidence: Option<&Evidence>,
     ) -> Option<Told> {
+        self.came();
         let view = View { journey, topology, names, evidence, routes: &[], exit: None, tunnel: None };
         let found = neighbour::pending(&view)?;
+        let translation = self.connections.translation(&view);
+        let found = translation.and_then(|t| t.explains(&view, &found)).unwrap_or(found);
         self.connections.flow(journey.flow).explained = true;
         self.connections.askers.silence(&found, journey);
         self.ledger.expect(found, journey)
@@ -195,7 +204,7 @@ impl Explainer {
             }
         }
         let waited = now.now_ns.saturating_sub(*self.first_tick_ns.get_or_insert(now.now_ns));
-        if !self.connections.saw_any() {
+        if !self.saw_any {
             for destination in now.destinations {
                 for finding in unsent::refused_at_once(&view, *destination) {
                     let early = finding.certainty == Certainty::Possible && waited < PATIENCE_NS;

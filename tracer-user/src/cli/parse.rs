@@ -136,6 +136,15 @@ mod tests {
     }
 
     #[test]
+    fn the_check_of_the_same_path() {
+        let args =
+            taken(&["--pod", "shop/web", "--dst=10.0.0.9:80", "--duration", "5s", "-v", "--count", "3"]);
+        assert_eq!(args.check, "egwtrace check --pod shop/web --dst 10.0.0.9:80");
+        let args = taken(&["--dst", "a b", "--follow", "--pod", "x", "--pod", "it's"]);
+        assert_eq!(args.check, "egwtrace check --pod x --pod 'it'\\''s' --dst 'a b'");
+    }
+
+    #[test]
     fn flags_are_taken_as_typed() {
         let args = taken(&[
             "--pod",

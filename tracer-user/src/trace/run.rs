@@ -374,7 +374,19 @@ impl<'a> Run<'a> {
             return;
         }
         let now_ns = monotonic_ns();
-        let pods: Vec<_> = self.plan.targets.iter().filter_map(|t| Some(t.netns.as_ref()?.id())).collect();
+        // The pods that would send it.
+        let sends = |ns: &&Namespace| {
+            let mut own = ns.devices.values().flat_map(|d| &d.addresses);
+            own.any(|address| self.filter.src.iter().any(|src| src.contains(*address)))
+        };
+        let pods: Vec<_> = self
+            .topology
+            .namespaces
+            .values()
+            .filter(|ns| ns.role == Role::Pod)
+            .filter(sends)
+            .map(|ns| ns.id)
+            .collect();
         let since = now_ns.saturating_sub(self.ready_ns);
         for text in self.nothing.remark(since, ends, &self.topology, &pods, &self.plan.check) {
             self.screen.notice(&self.topology, &Notice::Text { ts: now_ns, text });

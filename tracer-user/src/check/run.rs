@@ -133,7 +133,9 @@ impl Way {
         first.ct_direction = Some(crate::node::evidence::CtDirection::Original);
         first.ct_mark = Some(0);
         let main_tuple = Tuple::of(&first);
-        let judge = Judge { run: main, hosts: &hosts, start: main_tuple, packet: &first };
+        let objects = world.policies();
+        let objects = objects.as_deref();
+        let judge = Judge { run: main, hosts: &hosts, start: main_tuple, packet: &first, objects };
         let judged = judge.all();
         if judged.iter().any(|f| f.finding.id == c::SERVICE_NOT_MASQUERADED.id) {
             // The other node only sees that the client is not behind the tunnel.

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::egress::Objects;
 use crate::explain::Asked;
 use crate::flow::{Journey, Names};
 use crate::node::evidence::Evidence;
@@ -28,6 +29,8 @@ pub(super) enum Line {
     Topology(Topology),
     /// The node as it is from here on.
     Evidence(Evidence),
+    /// EgressGateway's objects from here on, as the API server has them.
+    Policies(Objects),
     /// A packet whose ending is known; again when more of it is.
     Journey(JourneyLine),
     /// Time that passed.

@@ -58,7 +58,7 @@ pub fn judge<'o>(objects: &'o Objects, pod: &Pod, destination: Option<&IpPrefix>
         || (destination.is_none() && pod.addresses.iter().all(|a| a.is_ipv6()));
     let mut policies: Vec<&Policy> =
         objects.policies.iter().filter(|p| p.metadata.deletion_timestamp.is_none()).collect();
-    policies.sort_by(|a, b| a.metadata.cmp(&b.metadata));
+    policies.sort_by_key(|policy| policy.metadata.key());
     let mut nearest: Option<(u32, Near<'o>)> = None;
     for policy in policies {
         let near = Near {

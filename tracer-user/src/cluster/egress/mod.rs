@@ -9,15 +9,17 @@
 mod assigned;
 mod cidr;
 mod judge;
+mod kinds;
 mod labels;
 mod objects;
 mod words;
 
 pub use assigned::{Assigned, Eip, Trouble};
 pub use judge::{Judged, Met, Near, Selecting, judge};
+pub use kinds::{ClusterEndpointSlice, ClusterPolicy, Info, Namespace, Stores};
 pub use labels::{Expression, LabelSelector};
 pub use objects::{
-    AddressPair, AppliedTo, ClusterInfo, EgressIp, Eips, Endpoint, EndpointSlice, Gateway, Meta, NodeEntry,
-    Objects, Owner, Pod, Policy, PolicyRef, Pools, Tunnel, Unreadable, read,
+    AddressPair, AppliedTo, ClusterInfo, EgressIp, Eips, Endpoint, EndpointSlice, Gateway, NodeEntry, Objects,
+    Pod, Policy, PolicyRef, Pools, Tunnel,
 };
 pub use words::{PolicyLine, lines, owners, set_names};

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The objects as the API server has them, as far as they are looked at. Fields that are missing or unknown are no
-//! fault; a field of another type makes its object unreadable, because what it would have said is not known.
+//! fault; one of another type makes an object unreadable, because what it would have said is not known.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::labels::LabelSelector;
+use crate::cluster::{Meta, or_default};
 
 /// All that is known at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +27,6 @@ pub struct Objects {
     pub slices: Option<Vec<EndpointSlice>>,
     /// The pods that this run is about.
     pub pods: Vec<Pod>,
-    /// What could not be read: one sentence each, safe to print.
-    pub unknown: Vec<String>,
 }
 
 /// A pod, as far as policies look at it.
@@ -44,28 +42,6 @@ pub struct Pod {
     /// `None`: not known.
     pub node: Option<String>,
     pub host_network: bool,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Meta {
-    #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
-    pub namespace: String,
-    #[serde(deserialize_with = "or_default")]
-    pub name: String,
-    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
-    pub owner_references: Vec<Owner>,
-    /// Being deleted: the controllers take it for gone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub deletion_timestamp: Option<String>,
-}
-
-/// What an object was made for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Owner {
-    pub kind: String,
-    pub name: String,
 }
 
 /// EgressPolicy, or without a namespace EgressClusterPolicy.
@@ -254,29 +230,6 @@ pub struct Endpoint {
     pub node: String,
 }
 
-/// An object that is not as this program knows its kind.
-#[derive(Debug, thiserror::Error)]
-#[error("{name} cannot be read: {why}")]
-pub struct Unreadable {
-    name: String,
-    why: String,
-}
-
-/// What an object says that came as JSON.
-///
-/// # Errors
-/// When a field that is looked at has another type.
-pub fn read<T: DeserializeOwned>(object: Value) -> Result<T, Unreadable> {
-    let name = |field: &str| object["metadata"][field].as_str().map(crate::node::printable);
-    let shown = match (name("namespace"), name("name")) {
-        (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
-        (None, Some(name)) => name,
-        _ => "an object without a name".to_owned(),
-    };
-    T::deserialize(&object)
-        .map_err(|error| Unreadable { name: shown, why: crate::node::printable(error.to_string()) })
-}
-
 impl ClusterInfo {
     /// From the object's status, of whichever version.
     pub fn of(object: &Value) -> Self {
@@ -344,9 +297,4 @@ impl AddressPair {
         let text = if ipv6 { &self.ipv6 } else { &self.ipv4 };
         text.parse().ok().filter(|address: &IpAddr| address.is_ipv6() == ipv6)
     }
-}
-
-/// null is as good as absent.
-fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or_default())
 }

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is known of the cluster by now. Written by the thread that asks, read by whoever prints.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::egress::Stores;
+use super::kinds::{Node, Service};
+use super::object::{Kind, Object};
+use super::store::{State, Store};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Known {
+    server: String,
+    namespace: String,
+    /// Why nothing can be asked; safe to print.
+    trouble: RwLock<Option<String>>,
+    pub services: Arc<Store<Service>>,
+    pub nodes: Arc<Store<Node>>,
+    /// EgressGateway's.
+    pub egress: Stores,
+}
+
+impl Known {
+    /// `namespace`: of what is named without one.
+    pub fn at(server: String, namespace: &str) -> Self {
+        Self { server, namespace: namespace.to_owned(), ..Self::default() }
+    }
+
+    /// "https://10.96.0.1:443"; safe to print.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// How far each kind can be relied on.
+    pub fn states(&self) -> Vec<(Kind, State)> {
+        let mut states = vec![state(&self.services), state(&self.nodes)];
+        states.extend(self.egress.states());
+        states
+    }
+
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.write().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+}
+
+fn state<K: Object>(store: &Store<K>) -> (Kind, State) {
+    (K::KIND, store.state())
+}

@@ -53,7 +53,7 @@ pub(crate) fn say(objects: &Objects, bare: &Bare<'_>, command: &dyn Fn(String) -
         return None;
     }
     let policy = near.policy;
-    // A policy for everything that is not for this pod, or for other destinations than all: no more than a hint.
+    // No more than a hint: the policy may well not be meant for this flow.
     let named = |met: &Met| matches!(met, Met::No(_));
     let to = bare.destination;
     let (kind, fix) = match (named(&near.namespace), named(&near.pod), named(&near.destination)) {
@@ -61,7 +61,8 @@ pub(crate) fn say(objects: &Objects, bare: &Bare<'_>, command: &dyn Fn(String) -
             &c::EGRESS_DESTINATION_NOT_SELECTED,
             format!("if it is to leave by the gateway: add {} to spec.destSubnet of {}", IpPrefix::host(to), policy.named()),
         ),
-        (false, true, false) if !policy.spec.dest_subnet.is_empty() => (
+        // Where it selects other pods, it may well be meant for these alone.
+        (false, true, false) if !policy.spec.dest_subnet.is_empty() && has_no_pod(policy, bare) => (
             &c::EGRESS_POD_NOT_SELECTED,
             format!("if the policy should select this pod: correct spec.appliedTo of {}, or the pod's labels", policy.named()),
         ),
@@ -72,6 +73,12 @@ pub(crate) fn say(objects: &Objects, bare: &Bare<'_>, command: &dyn Fn(String) -
         .checked("no other policy comes nearer", get(policy))
         .fix(fix);
     Some(Said::Cause(finding))
+}
+
+/// As far as this node knows.
+fn has_no_pod(policy: &Policy, bare: &Bare<'_>) -> bool {
+    let [from, _] = set_names(&policy.reference(), bare.source.is_ipv6());
+    bare.node.sets.get(&from).is_none_or(|set| set.members.is_empty())
 }
 
 /// The pod's own node is its gateway, and the source is as it should be.

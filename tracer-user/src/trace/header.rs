@@ -17,6 +17,7 @@ pub(super) fn header(
     attachments: &mut Attachments,
     topology: &Topology,
     missing: &[Missing],
+    api: String,
 ) -> Header {
     let mut missing = missing.to_vec();
     let mut tracepoints = 0;
@@ -58,6 +59,7 @@ pub(super) fn header(
             },
             drops.to_owned(),
             counted(tracepoints, "tracepoint"),
+            api,
         ],
         target: target(plan, targets, topology),
         missing,

@@ -17,6 +17,7 @@ mod screen;
 
 use self::follow::{add_end, add_found_ends, followed_words};
 use self::screen::Screen;
+use super::api::ApiWatch;
 use super::askers::Askers;
 use super::attach::{Attachments, Changes};
 use super::counters::CounterReader;
@@ -139,13 +140,18 @@ struct Run<'a> {
     silence_due: Instant,
     kernel: CounterReader,
     askers: Askers,
+    api: ApiWatch,
 }
 
 impl<'a> Run<'a> {
     fn start(plan: &'a Plan, targets: Vec<Target>) -> Result<Self, TraceError> {
         let btf = KernelBtf::load()?;
         let (fields, absent) = btf.resolve_fields();
-        let names = Arc::new(KernelNames::new(btf.reasons()));
+        let cluster = plan.reach.cluster().map(|cluster| cluster.known().clone());
+        if let Some(known) = &cluster {
+            plan.filter.hosts().into_iter().for_each(|host| known.names.want(host));
+        }
+        let names = Arc::new(KernelNames::new(btf.reasons(), cluster));
         // Asks while programs are loaded, which takes longer.
         let mut pods = PodWatch::start(plan, &targets, names.clone());
         let mut tracer = Tracer::load(plan.config(), &fields, &btf)?;
@@ -205,7 +211,10 @@ impl<'a> Run<'a> {
         let mut screen = Screen::new(plan, names.clone());
         screen.evidence = reader;
         screen.evidence.wait();
-        let head = header(plan, &targets, &mut attachments, &topology, &missing);
+        let api = ApiWatch::first(&plan.reach);
+        missing.extend(api.missing(&plan.reach));
+        let attached = ApiWatch::attached(&plan.reach);
+        let head = header(plan, &targets, &mut attachments, &topology, &missing, attached);
         screen.recording = Recording::open(plan.record.as_deref(), &head, &*names)?;
         screen.header(&topology, &head);
         for text in plan.notices.iter().chain(&remarks).chain(&notices) {
@@ -242,6 +251,7 @@ impl<'a> Run<'a> {
             silence_due: Instant::now(),
             kernel,
             askers,
+            api,
         })
     }
 
@@ -344,6 +354,9 @@ impl<'a> Run<'a> {
             return;
         }
         self.silence_due = Instant::now() + SILENCE;
+        for text in self.api.news(&self.plan.reach) {
+            self.say(text);
+        }
         let counters = self.kernel.risen();
         let hosts: Vec<_> = self.filter.dst.iter().map(IpPrefix::address).collect();
         let asked = self.askers.take();

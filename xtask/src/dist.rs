@@ -38,6 +38,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<PathBuf> {
     build.args(["build", "--release", "--locked", "-p", "tracer-user"]);
     if let Some(target) = &args.target {
         build.args(["--target", target]);
+        build.envs(c_compiler(target));
     }
     let binary = process::build_executable(&mut build)?;
     let of = args.target.clone().unwrap_or_else(|| format!("{}-linux", std::env::consts::ARCH));
@@ -71,6 +72,16 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<PathBuf> {
     fs::write(&of_archive, krew.replace("@SHA256@", sum))
         .with_context(|| format!("writing {}", of_archive.display()))?;
     Ok(archive)
+}
+
+/// Cryptography has some C in it that includes nothing of a C library: for a musl target, where its own compiler is
+/// not installed, the machine's does.
+fn c_compiler(target: &str) -> Option<(String, &'static str)> {
+    let variable = format!("CC_{}", target.replace('-', "_"));
+    let is_own = target.starts_with(std::env::consts::ARCH) && target.ends_with("-musl");
+    let chosen = std::env::var_os(&variable).is_some() || std::env::var_os("CC").is_some();
+    let installed = || Command::new("musl-gcc").arg("--version").output().is_ok();
+    (is_own && !chosen && !installed()).then_some((variable, "cc"))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

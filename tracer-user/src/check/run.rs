@@ -14,8 +14,9 @@ use super::report::{Report, Step};
 use super::start::start;
 use super::walker::{End, Found, Next, Walker};
 use super::world::{Host, World};
+use crate::cluster::egress::lines;
 use crate::explain::catalogue as c;
-use crate::node::NetnsId;
+use crate::node::{IpPrefix, NetnsId};
 use crate::node::evidence::PacketView;
 use crate::output::protocol_name;
 
@@ -64,6 +65,7 @@ pub fn check(world: &mut dyn World, question: &Question) -> Report {
     let mut report = Report {
         packet: String::new(),
         assumed: question.assumed.clone(),
+        policies: Vec::new(),
         paths: Vec::new(),
         stages: Vec::new(),
         causes: Vec::new(),
@@ -78,6 +80,10 @@ pub fn check(world: &mut dyn World, question: &Question) -> Report {
             return report;
         }
     };
+    if let Some(objects) = world.policies() {
+        let pods: Vec<_> = objects.pods.iter().filter(|pod| packet.src.is_unspecified() || pod.addresses.contains(&packet.src)).cloned().collect();
+        report.policies = lines(&objects, &pods, &[IpPrefix::host(packet.dst)]);
+    }
     for host in world.watched() {
         for text in &host.evidence.unreadable {
             report.unknown.push(format!("{}: {}", host.name(), crate::output::escape(text)));

@@ -7,18 +7,8 @@ use std::path::{Path, PathBuf};
 use kube_client::Config;
 use kube_client::config::{ExecConfig, KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError};
 
+use super::reach::Wish;
 use crate::node::{printable, quoted};
-
-/// What the command line says of the API server.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wish {
-    /// `--kubeconfig`.
-    pub kubeconfig: Option<PathBuf>,
-    /// `--context`.
-    pub context: Option<String>,
-    /// `--no-api`.
-    pub none: bool,
-}
 
 /// Credentials of kubelets, where the usual distributions have them.
 const KUBELETS: [&str; 9] = [
@@ -44,6 +34,10 @@ pub enum AccessError {
     File { file: String, problem: String },
     #[error("no context {context} in {file}{known}")]
     Context { context: String, file: String, known: String },
+    #[error(
+        "--context says which part of a kubeconfig to use, and none was found; give --kubeconfig FILE with it"
+    )]
+    NoFile,
     #[error("{from}: {problem}")]
     Unusable { from: String, problem: String },
 }
@@ -65,11 +59,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// The first that is there. `None`: there is none, or it is not wanted.
-    pub fn find(wish: &Wish) -> Result<Option<Self>, AccessError> {
-        if wish.none {
-            return Ok(None);
-        }
+    /// The first that is there.
+    pub(super) fn find(wish: &Wish) -> Result<Option<Self>, AccessError> {
         source(wish).map(|source| Self::read(source, wish.context.clone())).transpose()
     }
 

@@ -33,6 +33,9 @@ const WATCH_S: u64 = 290;
 const SILENCE: Duration = Duration::from_secs(WATCH_S + 30);
 /// Longest message of a server that is repeated.
 const MESSAGE: usize = 300;
+/// Asks for metadata alone, and takes whole objects from a server that does not know how.
+const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+const JSON: &str = "application/json";
 /// Between two readings of the credentials.
 const RENEWAL: Duration = Duration::from_secs(5);
 
@@ -76,6 +79,8 @@ pub struct Query {
     pub labels: String,
     /// What the server remembers will do: it need not ask its database.
     pub remembered: bool,
+    /// Of each object only what every object has.
+    pub only_metadata: bool,
 }
 
 impl Query {
@@ -170,7 +175,7 @@ impl Api {
     pub async fn get<K: Object>(&self, namespace: &str, name: &str) -> Result<Option<K>, ApiError> {
         let space = (!namespace.is_empty()).then_some(namespace);
         let path = format!("{}/{}", K::KIND.path(space), encoded(name));
-        match self.json::<K>(&path).await {
+        match self.json::<K>(&path, JSON).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.code() == Some(404) => Ok(None),
             Err(error) => Err(error),
@@ -188,7 +193,8 @@ impl Api {
                 &K::KIND,
                 &[("limit", limit.as_str()), ("continue", next.as_str()), ("resourceVersion", version)],
             );
-            let page: Page<K> = self.json(&path).await?;
+            let accept = if query.only_metadata { METADATA } else { JSON };
+            let page: Page<K> = self.json(&path, accept).await?;
             list.objects.extend(page.items.into_iter().flatten());
             list.version = page.metadata.resource_version;
             next = page.metadata.next;
@@ -212,13 +218,14 @@ impl Api {
                 ("timeoutSeconds", seconds.as_str()),
             ],
         );
-        let response = timeout(LIMIT, self.ask(&path)).await.unwrap_or(Err(ApiError::Timeout(LIMIT)))?;
+        let response =
+            timeout(LIMIT, self.ask(&path, JSON)).await.unwrap_or(Err(ApiError::Timeout(LIMIT)))?;
         Ok(Changes { body: response.into_body(), line: BytesMut::new() })
     }
 
-    async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+    async fn json<T: DeserializeOwned>(&self, path: &str, accept: &'static str) -> Result<T, ApiError> {
         let answer = async {
-            let response = self.ask(path).await?;
+            let response = self.ask(path, accept).await?;
             collected(response.into_body()).await
         };
         let body = timeout(LIMIT, answer).await.unwrap_or(Err(ApiError::Timeout(LIMIT)))?;
@@ -227,12 +234,12 @@ impl Api {
 
     /// Sends a question; an answer that is no success is an error. Credentials that are not taken any more were
     /// renewed, perhaps: they are read again, and the question is asked again.
-    async fn ask(&self, path: &str) -> Result<Response<Body>, ApiError> {
-        match self.ask_once(path).await {
+    async fn ask(&self, path: &str, accept: &'static str) -> Result<Response<Body>, ApiError> {
+        match self.ask_once(path, accept).await {
             Err(error) if error.code() == Some(401) && self.may_renew() => {
                 let client = made(self.make.clone()).await?;
                 *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
-                self.ask_once(path).await
+                self.ask_once(path, accept).await
             }
             other => other,
         }
@@ -247,9 +254,9 @@ impl Api {
         may
     }
 
-    async fn ask_once(&self, path: &str) -> Result<Response<Body>, ApiError> {
+    async fn ask_once(&self, path: &str, accept: &'static str) -> Result<Response<Body>, ApiError> {
         let request = Request::get(path)
-            .header("accept", "application/json")
+            .header("accept", accept)
             .header("user-agent", concat!("egwtrace/", env!("CARGO_PKG_VERSION")))
             .body(Body::empty())
             .map_err(|error| ApiError::Unreadable(error.to_string()))?;

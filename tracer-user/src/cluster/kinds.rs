@@ -170,8 +170,13 @@ pub struct PodIp {
 }
 
 impl Object for Pod {
-    const KIND: Kind =
-        Kind { group: "", version: "v1", plural: "pods", gives: "pods of other nodes", optional: false };
+    const KIND: Kind = Kind {
+        group: "",
+        version: "v1",
+        plural: "pods",
+        gives: "names of pods on other nodes",
+        optional: false,
+    };
 
     fn meta(&self) -> &Meta {
         &self.metadata

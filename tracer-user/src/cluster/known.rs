@@ -4,7 +4,8 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::egress::Stores;
-use super::kinds::{Node, Service};
+use super::kinds::{Node, Pod, Service};
+use super::names::Names;
 use super::object::{Kind, Object};
 use super::store::{State, Store};
 
@@ -15,6 +16,9 @@ pub struct Known {
     namespace: String,
     /// Why nothing can be asked; safe to print.
     trouble: RwLock<Option<String>>,
+    /// Of the pods that are asked for one by one.
+    pods: RwLock<State>,
+    pub names: Names,
     pub services: Arc<Store<Service>>,
     pub nodes: Arc<Store<Node>>,
     /// EgressGateway's.
@@ -38,13 +42,18 @@ impl Known {
 
     /// How far each kind can be relied on.
     pub fn states(&self) -> Vec<(Kind, State)> {
-        let mut states = vec![state(&self.services), state(&self.nodes)];
+        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut states = vec![state(&self.services), state(&self.nodes), (Pod::KIND, pods)];
         states.extend(self.egress.states());
         states
     }
 
     pub fn trouble(&self) -> Option<String> {
         self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_pods(&self, state: State) {
+        *self.pods.write().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
     pub(super) fn set_trouble(&self, trouble: Option<String>) {

@@ -5,7 +5,9 @@
 pub mod egress;
 pub mod kinds;
 mod known;
+mod names;
 mod object;
+mod reach;
 mod store;
 
 #[cfg(feature = "kube")]
@@ -15,16 +17,27 @@ mod api;
 #[cfg(feature = "kube")]
 mod exec;
 #[cfg(feature = "kube")]
+mod look_up;
+#[cfg(feature = "kube")]
+mod questions;
+#[cfg(feature = "kube")]
 mod thread;
 #[cfg(feature = "kube")]
 mod watch;
 
+#[cfg(not(feature = "kube"))]
+mod off;
+
 #[cfg(feature = "kube")]
-pub use access::{Access, AccessError, Wish};
+pub use access::{Access, AccessError};
 #[cfg(feature = "kube")]
 pub use api::{Api, ApiError, Change, Changes, List, Query};
 pub use known::Known;
+pub use names::Names;
 pub use object::{Key, Kind, Meta, Object, Owner, or_default};
+#[cfg(not(feature = "kube"))]
+pub use off::{Access, AccessError, ApiError, Cluster};
+pub use reach::{Reach, Wish};
 pub use store::{State, Store};
 #[cfg(feature = "kube")]
 pub use thread::Cluster;

@@ -15,7 +15,7 @@ use super::api::{Api, ApiError, Query};
 use super::known::Known;
 use super::object::Object;
 use super::store::Store;
-use super::{exec, watch};
+use super::{exec, look_up, watch};
 
 /// Between two tries to get credentials that work.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -99,10 +99,10 @@ fn run(access: Access, known: &Arc<Known>, mut queue: UnboundedReceiver<Job>) {
     };
     runtime.block_on(async {
         let mut connected: Option<Api> = None;
-        let mut watching = false;
+        let (mut wanted, mut watching) = (false, false);
         loop {
             // Jobs that come while there are no credentials are told why, and the next one tries again.
-            let retry = watching && connected.is_none();
+            let retry = wanted && connected.is_none();
             let job = tokio::select! {
                 job = queue.recv() => match job {
                     Some(job) => job,
@@ -116,14 +116,13 @@ fn run(access: Access, known: &Arc<Known>, mut queue: UnboundedReceiver<Job>) {
             };
             known.set_trouble(api.as_ref().err().map(ToString::to_string));
             connected = api.as_ref().ok().cloned();
-            match job {
-                Job::Ask(question) => drop(tokio::spawn(question(api))),
-                Job::Watch => {
-                    watching = true;
-                    if let Ok(api) = api {
-                        watch_all(&api, known);
-                    }
-                }
+            wanted |= matches!(job, Job::Watch);
+            if let (true, false, Ok(api)) = (wanted, watching, &api) {
+                watching = true;
+                watch_all(api, known);
+            }
+            if let Job::Ask(question) = job {
+                drop(tokio::spawn(question(api)));
             }
         }
     });
@@ -142,6 +141,9 @@ fn watch_all(api: &Api, known: &Arc<Known>) {
     keep(api, &egress.slices);
     keep(api, &egress.cluster_slices);
     keep(api, &egress.namespaces);
+    drop(tokio::spawn(look_up::list_names(known.clone())));
+    drop(tokio::spawn(look_up::pods(api.clone(), known.clone())));
+    drop(tokio::spawn(look_up::subjects(api.clone(), known.clone())));
 }
 
 fn keep<K: Object>(api: &Api, store: &Arc<Store<K>>) {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::egress::Objects;
+use crate::cluster::egress::{Objects, PolicyLine};
 use crate::explain::Asked;
 use crate::flow::{Journey, Names};
 use crate::node::evidence::Evidence;
@@ -50,6 +50,9 @@ pub struct Begin {
     pub utc_offset_s: i32,
     /// What was followed, as on the screen.
     pub target: Vec<String>,
+    /// What EgressGateway's objects said of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyLine>,
 }
 
 /// Numbers of the kernel by name: drop reasons and reset reasons as the kernel numbers them, functions as this

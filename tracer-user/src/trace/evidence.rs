@@ -63,8 +63,8 @@ impl EvidenceReader {
     }
 
     /// What the API server says from now on.
-    pub(super) fn set_policies(&mut self, policies: Arc<Objects>) {
-        self.policies = Some(policies);
+    pub(super) fn set_policies(&mut self, policies: Option<Arc<Objects>>) {
+        self.policies = policies;
         if let Some(latest) = &mut self.latest {
             Arc::make_mut(latest).policies.clone_from(&self.policies);
         }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One run: what is attached follows the node as it changes, records become journeys, journeys are printed.
 
+mod api;
 mod askers;
 mod attach;
 mod counters;
@@ -10,6 +11,7 @@ mod header;
 mod listeners;
 mod names;
 mod pods;
+pub(crate) mod policies;
 mod privileges;
 mod recording;
 mod run;

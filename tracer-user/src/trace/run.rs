@@ -17,6 +17,7 @@ mod screen;
 
 use self::follow::{add_end, add_found_ends, followed_words};
 use self::screen::Screen;
+use super::api::ApiWatch;
 use super::askers::Askers;
 use super::attach::{Attachments, Changes};
 use super::counters::CounterReader;
@@ -26,6 +27,7 @@ use super::header::header;
 use super::listeners::ListenerWatch;
 use super::names::{KernelNames, monotonic_ns};
 use super::pods::{News, PodWatch};
+use super::policies::Policies;
 use super::recording::{Recording, RecordingError};
 use crate::bpf::btf::{BtfError, KernelBtf};
 use crate::bpf::{Tracer, TracerError};
@@ -139,13 +141,20 @@ struct Run<'a> {
     silence_due: Instant,
     kernel: CounterReader,
     askers: Askers,
+    api: ApiWatch,
+    policies: Policies,
 }
 
 impl<'a> Run<'a> {
     fn start(plan: &'a Plan, targets: Vec<Target>) -> Result<Self, TraceError> {
         let btf = KernelBtf::load()?;
         let (fields, absent) = btf.resolve_fields();
-        let names = Arc::new(KernelNames::new(btf.reasons()));
+        let cluster = plan.reach.cluster().map(|cluster| cluster.known().clone());
+        if let Some(known) = &cluster {
+            plan.filter.hosts().into_iter().for_each(|host| known.names.want(host));
+        }
+        let names = Arc::new(KernelNames::new(btf.reasons(), cluster));
+        let mut policies = Policies::of(&plan.reach, &targets, &plan.filter.src, &plan.filter.dst);
         // Asks while programs are loaded, which takes longer.
         let mut pods = PodWatch::start(plan, &targets, names.clone());
         let mut tracer = Tracer::load(plan.config(), &fields, &btf)?;
@@ -205,7 +214,15 @@ impl<'a> Run<'a> {
         let mut screen = Screen::new(plan, names.clone());
         screen.evidence = reader;
         screen.evidence.wait();
-        let head = header(plan, &targets, &mut attachments, &topology, &missing);
+        let api = ApiWatch::first(&plan.reach);
+        missing.extend(api.missing(&plan.reach));
+        let attached = ApiWatch::attached(&plan.reach);
+        let mut head = header(plan, &targets, &mut attachments, &topology, &missing, attached);
+        head.policies = policies.first();
+        names.set_gateways(policies.owners());
+        if let Some(objects) = policies.objects() {
+            screen.evidence.set_policies(Some(objects.clone()));
+        }
         screen.recording = Recording::open(plan.record.as_deref(), &head, &*names)?;
         screen.header(&topology, &head);
         for text in plan.notices.iter().chain(&remarks).chain(&notices) {
@@ -242,6 +259,8 @@ impl<'a> Run<'a> {
             silence_due: Instant::now(),
             kernel,
             askers,
+            api,
+            policies,
         })
     }
 
@@ -344,6 +363,16 @@ impl<'a> Run<'a> {
             return;
         }
         self.silence_due = Instant::now() + SILENCE;
+        for text in self.api.news(&self.plan.reach) {
+            self.say(text);
+        }
+        if self.policies.refresh() {
+            self.screen.names.set_gateways(self.policies.owners());
+            self.screen.evidence.set_policies(self.policies.objects().cloned());
+            for text in self.policies.news() {
+                self.say(text);
+            }
+        }
         let counters = self.kernel.risen();
         let hosts: Vec<_> = self.filter.dst.iter().map(IpPrefix::address).collect();
         let asked = self.askers.take();

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::objects::{ClusterInfo, EndpointSlice, Gateway, Objects, Pod, Policy, Tunnel};
+use super::subjects::Subjects;
 use crate::cluster::{Kind, Meta, Object, State, Store};
 
 const GROUP: &str = "egressgateway.spidernet.io";
@@ -77,6 +78,22 @@ pub struct Namespace {
     pub metadata: Meta,
 }
 
+/// A pod as policies look at it.
+impl From<&crate::cluster::kinds::Pod> for Pod {
+    fn from(pod: &crate::cluster::kinds::Pod) -> Self {
+        let node = &pod.spec.node_name;
+        Self {
+            namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+            labels: pod.metadata.labels.clone(),
+            namespace_labels: None,
+            addresses: pod.addresses(),
+            node: (!node.is_empty()).then(|| node.clone()),
+            host_network: pod.spec.host_network,
+        }
+    }
+}
+
 impl Object for Namespace {
     const KIND: Kind = Kind {
         group: "",
@@ -102,6 +119,7 @@ pub struct Stores {
     pub slices: Arc<Store<EndpointSlice>>,
     pub cluster_slices: Arc<Store<ClusterEndpointSlice>>,
     pub namespaces: Arc<Store<Namespace>>,
+    pub subjects: Subjects,
 }
 
 impl Stores {
@@ -131,6 +149,12 @@ impl Stores {
             + self.slices.changes()
             + self.cluster_slices.changes()
             + self.namespaces.changes()
+            + self.subjects.changes()
+    }
+
+    /// The cluster has policies, or may have.
+    pub fn are_there(&self) -> bool {
+        matches!(self.policies.state(), State::Asked | State::Known)
     }
 
     /// Every kind has been asked for, and answered or not.
@@ -181,9 +205,13 @@ fn known<K: Object>(store: &Store<K>) -> Option<Vec<Arc<K>>> {
     (store.state() == State::Known).then(|| store.all())
 }
 
-/// A kind that the cluster does not have has no objects. `None`: not known.
+/// A kind that the cluster does not have has no objects; what was known before the server fell silent still holds.
+/// `None`: not known.
 fn list<K: Object>(store: &Store<K>) -> Option<Vec<Arc<K>>> {
-    matches!(store.state(), State::Known | State::Absent).then(|| store.all())
+    match store.state() {
+        State::Known | State::Absent => Some(store.all()),
+        State::Asked | State::Failed(_) => Some(store.all()).filter(|all| !all.is_empty()),
+    }
 }
 
 /// Of ten thousand endpoints, those that are looked at.

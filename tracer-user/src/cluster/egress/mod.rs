@@ -12,6 +12,7 @@ mod judge;
 mod kinds;
 mod labels;
 mod objects;
+mod subjects;
 mod words;
 
 pub use assigned::{Assigned, Eip, Trouble};
@@ -22,4 +23,5 @@ pub use objects::{
     AddressPair, AppliedTo, ClusterInfo, EgressIp, Eips, Endpoint, EndpointSlice, Gateway, NodeEntry, Objects,
     Pod, Policy, PolicyRef, Pools, Tunnel,
 };
+pub use subjects::{Subject, Subjects};
 pub use words::{PolicyLine, lines, owners, set_names};

@@ -7,6 +7,7 @@ mod api;
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::{Answer, ApiServer, node, pod, service, slice};
@@ -435,6 +436,72 @@ fn kubeconfigs_of_all_kinds() {
     let wish = Wish { kubeconfig: Some(kubeconfig), context: Some("nope".into()), none: false };
     let error = Reach::find(&wish).unwrap_err().to_string();
     assert!(error.starts_with("no context \"nope\" in ") && error.ends_with(" (it has lab)"), "{error}");
+}
+
+/// A server with TLS, which wants a certificate of its clients. Keys and certificates are beside the server's source
+/// and good for nothing else.
+fn with_tls() -> ApiServer {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let file = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api").join(name);
+    let certificate = |name: &str| CertificateDer::from_pem_file(file(name)).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate("ca.pem")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients.build().unwrap())
+        .with_single_cert(
+            vec![certificate("server.pem")],
+            PrivateKeyDer::from_pem_file(file("server.key")).unwrap(),
+        )
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = ApiServer::on(
+        listener,
+        Arc::new(move |stream| {
+            let connection = rustls::ServerConnection::new(config.clone()).unwrap();
+            Box::new(rustls::StreamOwned::new(connection, stream))
+        }),
+    );
+    server.put("services", service("shop", "web", "10.96.0.9", json!([])));
+    server
+}
+
+#[test]
+fn tls_and_certificates_of_clients() {
+    let server = with_tls();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api");
+    let file = |name: &str| dir.join(name).display().to_string();
+    let url = format!("https://127.0.0.1:{}", server.port());
+    let (ca, user) = (
+        format!("certificate-authority: {}", file("ca.pem")),
+        format!("client-certificate: {}, client-key: {}", file("client.pem"), file("client.key")),
+    );
+    let ask = |url: &str, ca: &str, user: &str| {
+        plan_with(&server.kubeconfig_to(url, ca, user), "--dst svc/shop/web")
+            .map(|plan| plan.filter.to_string())
+    };
+    assert_eq!(ask(&url, &ca, &user).as_deref(), Ok("any → 10.96.0.9"));
+    let other_name = format!("{ca}, tls-server-name: api.test");
+    assert_eq!(ask(&url, &other_name, &user).as_deref(), Ok("any → 10.96.0.9"));
+    let own = format!("certificate-authority: {}", file("client.pem"));
+    for (ca, user, says) in [
+        (own.as_str(), user.as_str(), "cannot connect: invalid peer certificate: "),
+        (&format!("{ca}, tls-server-name: other.test"), &user, "cannot connect: invalid peer certificate: "),
+        (&ca, "token: t", "cannot connect: "),
+        (
+            &ca,
+            &format!("client-certificate: {}, client-key: {}", file("client.pem"), file("ca.pem")),
+            "cannot be used",
+        ),
+    ] {
+        let error = ask(&url, ca, user).unwrap_err();
+        assert!(error.contains(says) && !error.contains('\n'), "{error}");
+    }
 }
 
 #[test]

@@ -2,8 +2,11 @@
 //! The real binary on real packets: each test puts up a lab of its own, traces a flow of it, and compares what was
 //! printed with what happened.
 
+#[path = "../../../tracer-user/tests/api/mod.rs"]
+mod api;
 mod changes;
 mod check;
+mod cluster;
 mod drops;
 mod egress;
 mod explain;

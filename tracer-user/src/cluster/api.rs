@@ -195,7 +195,9 @@ impl Api {
             );
             let accept = if query.only_metadata { METADATA } else { JSON };
             let page: Page<K> = self.json(&path, accept).await?;
-            list.objects.extend(page.items.into_iter().flatten());
+            for object in page.items.into_iter().flatten() {
+                list.objects.push(with_name(object)?);
+            }
             list.version = page.metadata.resource_version;
             next = page.metadata.next;
             if next.is_empty() {
@@ -302,7 +304,8 @@ impl Changes {
             }
             let entry: Entry<'_> = serde_json::from_slice(&line).map_err(|error| unreadable(&error))?;
             let json = entry.object.get();
-            let object = || serde_json::from_str::<K>(json).map_err(|error| unreadable(&error));
+            let object =
+                || serde_json::from_str::<K>(json).map_err(|error| unreadable(&error)).and_then(with_name);
             return match &*entry.kind {
                 "ADDED" | "MODIFIED" => Ok(Some(Change::Applied(object()?))),
                 "DELETED" => Ok(Some(Change::Deleted(object()?))),
@@ -348,6 +351,13 @@ impl Changes {
             }
         }
     }
+}
+
+fn with_name<K: Object>(object: K) -> Result<K, ApiError> {
+    if object.meta().name.is_empty() {
+        return Err(ApiError::Unreadable("an object without a name".into()));
+    }
+    Ok(object)
 }
 
 async fn made(make: Arc<dyn Fn() -> Result<Client, ApiError> + Send + Sync>) -> Result<Client, ApiError> {

@@ -37,6 +37,11 @@ pub(super) async fn list_names(known: Arc<Known>) {
 
 /// Asks for one pod after the other.
 pub(super) async fn pods(api: Api, known: Arc<Known>) {
+    // What is a service's or a node's is no pod's.
+    while known.services.state() == State::Asked || known.nodes.state() == State::Asked {
+        sleep(PAUSE).await;
+    }
+    sleep(PAUSE).await;
     loop {
         let Some(address) = known.names.next() else {
             sleep(PAUSE).await;

@@ -70,7 +70,10 @@ impl Names {
 
     /// The next that somebody wants to know of.
     pub(super) fn next(&self) -> Option<IpAddr> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        let listed = self.listed.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|address| !listed.contains_key(address));
+        waiting.pop_front()
     }
 
     pub(super) fn set_listed(&self, services: &[Arc<Service>], nodes: &[Arc<Node>]) {

@@ -16,6 +16,7 @@ mod kinds;
 mod loss;
 mod others;
 mod pods;
+mod policies;
 mod run_ends;
 mod running;
 mod same_node;

@@ -66,7 +66,10 @@ impl Policies {
 
     /// As [`Self::wait`], for the status header.
     pub(super) fn first(&mut self) -> Vec<PolicyLine> {
-        self.wait(WAIT);
+        // A server that has not answered by now was waited for long enough.
+        if self.known.as_ref().is_some_and(|known| known.egress.is_settled()) {
+            self.wait(WAIT);
+        }
         self.look();
         self.said = self.lines();
         self.said.clone()

@@ -30,7 +30,7 @@ use super::pods::{News, PodWatch};
 use super::policies::Policies;
 use super::recording::{Recording, RecordingError};
 use crate::bpf::btf::{BtfError, KernelBtf};
-use crate::bpf::{Tracer, TracerError};
+use crate::bpf::{Symbols, Tracer, TracerError};
 use crate::cli::{Filter, Format, Plan, PositionChoice};
 use crate::explain::Tick;
 use crate::flow::{Notice, Options, Tracker, Update, Zoom};
@@ -38,7 +38,8 @@ use crate::node::{
     Change, IpPrefix, Namespace, Netns, NetnsId, Observation, ObserveError, Observer, Role, Topology,
     WatchError, Watcher,
 };
-use crate::output::Missing;
+use crate::node::evidence::Evidence;
+use crate::output::{Missing, escape};
 use crate::target::Target;
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
@@ -197,6 +198,12 @@ impl<'a> Run<'a> {
             hides: "what is read from it".to_owned(),
         }));
 
+        missing.extend(Symbols::are_told().err().map(|error| Missing {
+            what: "names of kernel functions".to_owned(),
+            why: error.to_string(),
+            hides: "where in the kernel packets are dropped; fewer causes are found".to_owned(),
+        }));
+
         let ready_ns = monotonic_ns();
 
         let topology = Arc::new(topology);
@@ -214,6 +221,7 @@ impl<'a> Run<'a> {
         let mut screen = Screen::new(plan, names.clone());
         screen.evidence = reader;
         screen.evidence.wait();
+        missing.extend(screen.evidence.latest().iter().flat_map(|evidence| not_read(evidence)));
         let api = ApiWatch::first(&plan.reach);
         missing.extend(api.missing(&plan.reach));
         let attached = ApiWatch::attached(&plan.reach);
@@ -549,6 +557,25 @@ impl<'a> Run<'a> {
     fn outcome(&self) -> Outcome {
         Outcome { dropped: self.outcome.dropped.max(self.screen.drops), ..self.outcome }
     }
+}
+
+/// What of the namespaces could not be read when the run began; the same of several, once.
+fn not_read(evidence: &Evidence) -> Vec<Missing> {
+    let mut out: Vec<Missing> = Vec::new();
+    for netns in evidence.netns.values() {
+        for why in &netns.unreadable {
+            let name = escape(&netns.name);
+            match out.iter_mut().find(|missing| missing.why == *why) {
+                Some(known) => known.what = format!("{}, {name}", known.what),
+                None => out.push(Missing {
+                    what: format!("all of {name}"),
+                    why: why.clone(),
+                    hides: "rules that act there; causes are then less certain".to_owned(),
+                }),
+            }
+        }
+    }
+    out
 }
 
 /// Those of the namespaces that are nodes'.

@@ -4,6 +4,7 @@
 
 #[path = "../../../tracer-user/tests/api/mod.rs"]
 mod api;
+mod capabilities;
 mod changes;
 mod check;
 mod cluster;

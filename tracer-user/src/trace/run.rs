@@ -28,6 +28,7 @@ use super::listeners::ListenerWatch;
 use super::names::{KernelNames, monotonic_ns};
 use super::pods::{News, PodWatch};
 use super::policies::Policies;
+use super::privileges::lacking;
 use super::recording::{Recording, RecordingError};
 use crate::bpf::btf::{BtfError, KernelBtf};
 use crate::bpf::{Symbols, Tracer, TracerError};
@@ -198,6 +199,11 @@ impl<'a> Run<'a> {
             hides: "what is read from it".to_owned(),
         }));
 
+        missing.extend(lacking().into_iter().map(|(name, hides)| Missing {
+            what: name.to_owned(),
+            why: "it is not granted".to_owned(),
+            hides: hides.to_owned(),
+        }));
         missing.extend(Symbols::are_told().err().map(|error| Missing {
             what: "names of kernel functions".to_owned(),
             why: error.to_string(),

@@ -68,7 +68,8 @@ fn it_builds_with_the_compiler_and_commands_that_the_workspace_builds_with() -> 
     let runs = of(&all, "RUN").join("\n");
     let bpf = fs::read_to_string(root().join("xtask/src/bpf.rs"))?;
     // The linker that setup installs, in its version.
-    let linker = runs.split("bpf-linker --version ").nth(1).and_then(|r| r.split(' ').next()).context("bpf-linker")?;
+    let linker =
+        runs.split("bpf-linker --version ").nth(1).and_then(|r| r.split(' ').next()).context("bpf-linker")?;
     let numbers = format!("BPF_LINKER: (u32, u32, u32) = ({})", linker.replace('.', ", "));
     assert!(bpf.contains(&numbers), "bpf-linker {linker} is not what xtask installs");
     // Its target is one that the image's machine has, and dist's own build command is the image's.

@@ -33,7 +33,11 @@ fn fits(document: &Value, version: &str) -> Result<(), String> {
         Some((group, version)) => format!("{}-{version}", group.split('.').next().unwrap_or_default()),
         None => group.to_owned(),
     };
-    let kind = format!("{}-{}", document["kind"].as_str().unwrap_or_default().to_lowercase(), group.replace("authorization", "rbac"));
+    let kind = format!(
+        "{}-{}",
+        document["kind"].as_str().unwrap_or_default().to_lowercase(),
+        group.replace("authorization", "rbac")
+    );
     let schema = schemas["kinds"].get(&kind).ok_or(format!("no schema for {kind}"))?;
     check(schema, &schemas, document, "")
 }
@@ -70,7 +74,8 @@ fn what_the_schemas_do_not_know_is_noticed() -> Result<()> {
         let mut document = set.clone();
         change(&mut document);
         let wrong = fits(&document, VERSIONS[1]).expect_err(expected);
-        let known = wrong.contains(expected) || wrong.contains(expected.rsplit('/').next().unwrap_or_default());
+        let known =
+            wrong.contains(expected) || wrong.contains(expected.rsplit('/').next().unwrap_or_default());
         assert!(known, "{expected}: {wrong}");
     }
     Ok(())

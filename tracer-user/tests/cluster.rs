@@ -410,6 +410,7 @@ fn kubeconfigs_of_all_kinds() {
         (&b""[..], "it is empty"),
         (b"\xff\xfea", "it is UTF-16"),
         (b"\x00\x01\x02", "not a kubeconfig"),
+        (b"a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c]\nusers: [*d,*d,*d]", "not a kubeconfig"),
         (b"token: [secret-token", "not a kubeconfig"),
         (b"users: secret-token\nclusters: 7", "not a kubeconfig"),
         (b"apiVersion: v1\nkind: Config\n", "no current-context; accepted: --context NAME"),
@@ -417,6 +418,8 @@ fn kubeconfigs_of_all_kinds() {
         (b"current-context: x\ncontexts: [{name: x, context: {cluster: c}}]\n", "its cluster \"c\" is not in it"),
         (b"current-context: x\ncontexts: [{name: x, context: {cluster: c}}]\nclusters: [{name: c, cluster: {}}]\n", "its cluster has no server"),
         (b"current-context: x\ncontexts: [{name: x, context: {cluster: c}}]\nclusters: [{name: c, cluster: {server: 'http://a b'}}]\n", "its cluster's server is no URL"),
+        (b"current-context: x\ncontexts: [{name: x, context: {cluster: c}}]\nclusters: [{name: c, cluster: {server: 'ftp://a'}}]\n", "its cluster's server is no URL that begins with https://"),
+        (b"current-context: x\ncontexts: [{name: x, context: {cluster: c, user: u}}]\nclusters: [{name: c, cluster: {server: a}}]\nusers: [{name: u, user: {auth-provider: {name: gcp}}}]\n", "auth-provider (gcp)"),
         (b"current-context: x\ncontexts: [{name: x, context: {cluster: c}}]\nclusters: [{name: c, cluster: {server: 'https://a', certificate-authority-data: 'secret-token!'}}]\n", "its certificate-authority is not base64"),
         (b"current-context: x\ncontexts: [{name: x, context: {cluster: c}}]\nclusters: [{name: c, cluster: {server: 'https://a', certificate-authority: /nowhere/ca}}]\n", "its certificate-authority /nowhere/ca: No such file"),
     ] {
@@ -488,6 +491,7 @@ fn tls_and_certificates_of_clients() {
     assert_eq!(ask(&url, &ca, &user).as_deref(), Ok("any → 10.96.0.9"));
     let other_name = format!("{ca}, tls-server-name: api.test");
     assert_eq!(ask(&url, &other_name, &user).as_deref(), Ok("any → 10.96.0.9"));
+    assert_eq!(ask(&url, "insecure-skip-tls-verify: true", &user).as_deref(), Ok("any → 10.96.0.9"));
     let own = format!("certificate-authority: {}", file("client.pem"));
     for (ca, user, says) in [
         (own.as_str(), user.as_str(), "cannot connect: invalid peer certificate: "),
@@ -496,8 +500,14 @@ fn tls_and_certificates_of_clients() {
         (
             &ca,
             &format!("client-certificate: {}, client-key: {}", file("client.pem"), file("ca.pem")),
-            "cannot be used",
+            "its client-key is no key in PEM",
         ),
+        (
+            &ca,
+            &format!("client-certificate: {}, client-key: {}", file("client.pem"), file("server.key")),
+            "do not go together",
+        ),
+        (&ca, &format!("client-certificate: {}", file("client.pem")), "its client-key is missing"),
     ] {
         let error = ask(&url, ca, user).unwrap_err();
         assert!(error.contains(says) && !error.contains('\n'), "{error}");

@@ -5,8 +5,8 @@
 use proptest::prelude::*;
 use serde_json::{Value, from_value as read, json};
 use tracer_user::cluster::egress::{
-    ClusterInfo, Eip, Endpoint, EndpointSlice, Gateway, LabelSelector, Objects, Pod, Policy, PolicyRef, Tunnel,
-    judge, lines, owners, set_names,
+    ClusterInfo, Eip, Endpoint, EndpointSlice, Gateway, LabelSelector, Objects, Pod, Policy, PolicyRef,
+    Tunnel, judge, lines, owners, set_names,
 };
 use tracer_user::cluster::{Meta, Owner};
 use tracer_user::node::IpPrefix;
@@ -110,13 +110,19 @@ const THERE: &str = "172.16.25.183";
 /// The header's line, and below it what it warns of.
 fn said(objects: &Objects, pod: &Pod, destination: &str) -> String {
     let all = lines(objects, std::slice::from_ref(pod), &[to(destination)]);
-    all.iter().flat_map(|line| [line.text.clone()].into_iter().chain(line.troubles.clone())).collect::<Vec<_>>().join("\n")
+    all.iter()
+        .flat_map(|line| [line.text.clone()].into_iter().chain(line.troubles.clone()))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[test]
 fn a_policy_that_is_all_right() {
     let objects = objects(vec![policy(&json!({}))]);
-    assert_eq!(said(&objects, &pod(), THERE), "default/test: gateway node2, EIP 172.16.25.189, mark 0x26b7b4e4");
+    assert_eq!(
+        said(&objects, &pod(), THERE),
+        "default/test: gateway node2, EIP 172.16.25.189, mark 0x26b7b4e4"
+    );
     let judged = judge(&objects, &pod(), Some(&to(THERE)));
     let assigned = &judged.selecting[0].assigned;
     assert_eq!(assigned.node, Some("node2"));
@@ -140,7 +146,8 @@ fn what_a_policy_fails_on() {
         merge(&mut all, &changes);
         policy(&all)
     };
-    let empty = "spec.destSubnet of EgressPolicy default/test is empty (all but the cluster's own networks), and ";
+    let empty =
+        "spec.destSubnet of EgressPolicy default/test is empty (all but the cluster's own networks), and ";
     for (policy, destination, expected) in [
         (policy(&json!({})), "172.16.25.184", "spec.destSubnet of EgressPolicy default/test has no 172.16.25.184".to_owned()),
         (policy(&json!({})), "fd00::1", "spec.destSubnet of EgressPolicy default/test has no IPv6 network, and so not fd00::1".into()),
@@ -205,7 +212,9 @@ fn what_a_policy_selects() {
 #[test]
 fn the_nearest_is_the_one_that_only_lacks_the_destination() {
     let all = objects(vec![
-        policy(&json!({"metadata": {"name": "a"}, "spec": {"appliedTo": {"podSelector": {"matchLabels": {"app": "x"}}}}})),
+        policy(
+            &json!({"metadata": {"name": "a"}, "spec": {"appliedTo": {"podSelector": {"matchLabels": {"app": "x"}}}}}),
+        ),
         policy(&json!({"metadata": {"name": "b", "namespace": "shop"}})),
         policy(&json!({"metadata": {"name": "c"}, "spec": {"destSubnet": ["10.1.0.0/16"]}})),
         policy(&json!({"metadata": {"name": "d"}, "spec": {"destSubnet": ["10.1.0.0/16"],
@@ -228,7 +237,9 @@ fn what_is_not_known_is_not_denied() {
     );
     let unknown = Pod { namespace_labels: None, ..pod() };
     let by = |selector: Value| {
-        objects(vec![policy(&json!({"metadata": {"namespace": null}, "spec": {"appliedTo": {"namespaceSelector": selector}}}))])
+        objects(vec![policy(
+            &json!({"metadata": {"namespace": null}, "spec": {"appliedTo": {"namespaceSelector": selector}}}),
+        )])
     };
     let all = by(json!({"matchLabels": {"team": "b"}}));
     assert_eq!(
@@ -367,9 +378,17 @@ fn slice(address: &str) -> EndpointSlice {
 
 #[test]
 fn several_policies_are_all_named() {
-    let mut all = objects(vec![policy(&json!({})), policy(&json!({"metadata": {"name": "other"}, "spec": {"priority": 1}}))]);
+    let mut all = objects(vec![
+        policy(&json!({})),
+        policy(&json!({"metadata": {"name": "other"}, "spec": {"priority": 1}})),
+    ]);
     let eips = &mut all.gateways.as_mut().unwrap()[0].status.node_list;
-    eips[0].eips.push(serde_json::from_value(json!({"ipv4": "172.16.25.180", "policies": [{"name": "other", "namespace": "default"}]})).unwrap());
+    eips[0].eips.push(
+        serde_json::from_value(
+            json!({"ipv4": "172.16.25.180", "policies": [{"name": "other", "namespace": "default"}]}),
+        )
+        .unwrap(),
+    );
     all.tunnels.as_mut().unwrap().push(tunnel("node3", "26000003", "192.200.0.3"));
     // status.node of the copy says node2.
     all.policies[1].status.node = "node3".into();
@@ -414,7 +433,10 @@ fn addresses_have_names() {
 #[test]
 fn sets_are_called_as_the_agent_calls_them() {
     let of = |namespace: &str| PolicyRef { name: "test".into(), namespace: namespace.into() };
-    assert_eq!(set_names(&of("default"), false), ["egress-src-v4-738bb014438bdbfe7", "egress-dst-v4-738bb014438bdbfe7"]);
+    assert_eq!(
+        set_names(&of("default"), false),
+        ["egress-src-v4-738bb014438bdbfe7", "egress-dst-v4-738bb014438bdbfe7"]
+    );
     assert_eq!(set_names(&of("default"), true)[0], "egress-src-v6-738bb014438bdbfe7");
     assert_ne!(set_names(&of(""), false), set_names(&of("default"), false));
 }
@@ -448,8 +470,23 @@ fn values() -> impl Strategy<Value = Value> {
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
             prop::collection::hash_map(
                 prop::sample::select(vec![
-                    "metadata", "spec", "status", "name", "namespace", "appliedTo", "podSelector", "matchLabels",
-                    "matchExpressions", "destSubnet", "eip", "ipv4", "nodeList", "eips", "policies", "mark", "tunnel",
+                    "metadata",
+                    "spec",
+                    "status",
+                    "name",
+                    "namespace",
+                    "appliedTo",
+                    "podSelector",
+                    "matchLabels",
+                    "matchExpressions",
+                    "destSubnet",
+                    "eip",
+                    "ipv4",
+                    "nodeList",
+                    "eips",
+                    "policies",
+                    "mark",
+                    "tunnel",
                 ]),
                 inner,
                 0..5

@@ -58,7 +58,12 @@ fn title(told: &[Told]) -> String {
     let line = |t: &Told| format!("{}: {}{}", t.finding.id, t.finding.certainty.word(), t.finding.title);
     let text = told.iter().map(line).collect::<Vec<_>>().join("\n");
     // The lab's namespaces are called `LAB-node1`.
-    text.split(' ').map(|word| word.rfind("-node").filter(|_| word.starts_with("egwt-")).map_or(word, |at| &word[at + 1..])).collect::<Vec<_>>().join(" ")
+    text.split(' ')
+        .map(|word| {
+            word.rfind("-node").filter(|_| word.starts_with("egwt-")).map_or(word, |at| &word[at + 1..])
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[test]
@@ -103,7 +108,11 @@ fn causes_are_told_in_the_objects_words() {
              does not exist; the packet left as 172.16.25.11",
         ),
         // It selects nobody, and nothing is wrong.
-        ("egw-agent-down", json!({"destSubnet": [], "appliedTo": {"podSelector": {"matchLabels": {"app": "other"}}}}), ""),
+        (
+            "egw-agent-down",
+            json!({"destSubnet": [], "appliedTo": {"podSelector": {"matchLabels": {"app": "other"}}}}),
+            "",
+        ),
     ] {
         let Some(recording) = recording(name) else { return };
         assert_eq!(title(&causes(&recording, &objects(&spec))), expected, "{name} {spec}");

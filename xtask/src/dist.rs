@@ -38,7 +38,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<PathBuf> {
         && process::find("musl-gcc").is_none()
         && std::env::var_os(format!("CC_{}", target.replace('-', "_"))).is_none()
     {
-        bail!("no musl-gcc in PATH, with which parts of the TLS library are built for {target}: apt-get install musl-tools");
+        bail!(
+            "no musl-gcc in PATH, with which parts of the TLS library are built for {target}: apt-get install musl-tools"
+        );
     }
     bpf::build(workspace)?;
     let mut build = workspace.cargo();

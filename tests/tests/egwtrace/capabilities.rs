@@ -86,7 +86,10 @@ fn without<'a>(all: &'a [String], name: &str) -> Vec<&'a str> {
 
 fn missing_tool() -> Option<&'static str> {
     ["setpriv", "unshare", "chroot"].into_iter().find(|tool| {
-        !Command::new("sh").args(["-c", &format!("command -v {tool}")]).output().is_ok_and(|o| o.status.success())
+        !Command::new("sh")
+            .args(["-c", &format!("command -v {tool}")])
+            .output()
+            .is_ok_and(|o| o.status.success())
     })
 }
 
@@ -110,7 +113,11 @@ fn each_capability_is_needed_and_its_lack_is_said() -> Result<()> {
         ("SYSLOG", 0, &["without names of kernel functions"]),
     ];
     let named: BTreeSet<&str> = expected.iter().map(|(name, ..)| *name).chain(["SYS_CHROOT"]).collect();
-    assert_eq!(all.iter().map(String::as_str).collect::<BTreeSet<_>>(), named, "every one that the manifest asks for");
+    assert_eq!(
+        all.iter().map(String::as_str).collect::<BTreeSet<_>>(),
+        named,
+        "every one that the manifest asks for"
+    );
     let (code, text) = trace(&lab, &without(&all, ""), None)?;
     assert!(code == 0 && text.contains("rule 1 on node1 drops the packet"), "with all of them: {text}");
     assert!(!text.contains("without "), "with all of them nothing is missing: {text}");
@@ -149,7 +156,10 @@ fn where_there_are_no_tools_the_nodes_own_are_run() -> Result<()> {
     // These two are what that takes.
     for name in ["SYS_CHROOT", "SYS_PTRACE"] {
         let (code, text) = trace(&lab, &without(&all, name), Some(&root))?;
-        assert!(code == 0 && text.contains("iptables rules of the nft back end not read"), "without {name}: {text}");
+        assert!(
+            code == 0 && text.contains("iptables rules of the nft back end not read"),
+            "without {name}: {text}"
+        );
     }
     Ok(())
 }

@@ -147,10 +147,9 @@ fn a_server_that_is_slow_or_not_there_holds_nothing_up() -> Result<()> {
     let nobody = server.dir().join("nobody");
     let text = std::fs::read_to_string(&slow)?.replace(&server.url(), "http://127.0.0.1:1");
     std::fs::write(&nobody, text)?;
-    for (kubeconfig, why) in [
-        (&slow, "no answer yet"),
-        (&nobody, "cannot connect: Connection refused (os error 111)"),
-    ] {
+    for (kubeconfig, why) in
+        [(&slow, "no answer yet"), (&nobody, "cannot connect: Connection refused (os error 111)")]
+    {
         let line = format!("--kubeconfig {} --pod @visitor --dst {SERVICE}:80", kubeconfig.display());
         let begun = Instant::now();
         let mut running = trace(&lab, "node1", &line)?;

@@ -99,7 +99,9 @@ fn the_header_has_the_pods_policy_and_its_addresses_have_names() -> Result<()> {
                 let (before, after) = path.split_once("/namespaces/")?;
                 let rest = after.split_once('/')?.1;
                 let root = kind.path(None);
-                (format!("{before}/{}", kind.plural) == root).then(|| rest.strip_prefix(kind.plural)).flatten()
+                (format!("{before}/{}", kind.plural) == root)
+                    .then(|| rest.strip_prefix(kind.plural))
+                    .flatten()
             });
             let verb = match name {
                 None => return false,
@@ -139,7 +141,10 @@ fn causes_are_told_in_the_objects_words_live_and_from_a_file() -> Result<()> {
     }
 
     // The same without a packet.
-    let line = format!("check -o json --kubeconfig {} {NODES} --pod @visitor --dst 172.16.25.183:80", kubeconfig.display());
+    let line = format!(
+        "check -o json --kubeconfig {} {NODES} --pod @visitor --dst 172.16.25.183:80",
+        kubeconfig.display()
+    );
     let checked = Invocation::new(&lab, "node1", &line)?.output()?;
     let report: Value = serde_json::from_str(checked.lines.first().context("no report")?)?;
     assert_eq!(report["policies"][0]["text"], RIGHT);
@@ -152,7 +157,10 @@ fn causes_are_told_in_the_objects_words_live_and_from_a_file() -> Result<()> {
 fn a_cluster_without_egressgateway_or_that_does_not_tell_has_no_policies() -> Result<()> {
     skip_unless_able!();
     let lab = Lab::up(Spec::unique().without_mesh())?;
-    for answer in [Answer::Status(404, "the server could not find the requested resource"), Answer::Status(403, "forbidden")] {
+    for answer in [
+        Answer::Status(404, "the server could not find the requested resource"),
+        Answer::Status(403, "forbidden"),
+    ] {
         let (server, kubeconfig) = api(&lab)?;
         for plural in ["egresspolicies", "egressclusterpolicies", "egressgateways", "egresstunnels"] {
             server.answer(plural, answer.clone());

@@ -40,8 +40,7 @@ impl Judge<'_> {
             Some((fact, show, fix)) => finding.checked(fact, show).fix(fix),
             None => finding.fix("see whether the EgressPolicy has an egress IP (status.eip); restart the egressgateway agent on the gateway"),
         };
-        let finding = finding
-            .at(Walker::place(host, device));
+        let finding = finding.at(Walker::place(host, device));
         Some(Found { stage: Stage::OtherNode, finding })
     }
 

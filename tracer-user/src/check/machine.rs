@@ -14,10 +14,10 @@ use crate::cli::Plan;
 use crate::cluster::egress::Objects;
 use crate::node::evidence::Evidence;
 use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion, Rtnl};
-use crate::trace::policies::Policies;
 use crate::node::{
     NetlinkError, Netns, NetnsError, NetnsId, Observation, ObserveError, Observer, PathRole, Role, named,
 };
+use crate::trace::policies::Policies;
 
 /// Namespaces that are looked through for the other end of a veth.
 const MAX_NAMESPACES: usize = 8192;

@@ -153,8 +153,14 @@ impl Judge<'_> {
         let tables = tables(source);
         let at = Walker::place(host, device);
         if let Some(objects) = self.objects {
-            let bare =
-                Bare { node: evidence, name: &name, source, destination, left_as, left: "the packet would leave" };
+            let bare = Bare {
+                node: evidence,
+                name: &name,
+                source,
+                destination,
+                left_as,
+                left: "the packet would leave",
+            };
             match policies::say(objects, &bare, &|command| host.command(command)) {
                 Some(Said::Cause(finding)) => {
                     return Some(Found { stage: Stage::Marking, finding: finding.at(at) });

@@ -16,8 +16,8 @@ use super::walker::{End, Found, Next, Walker};
 use super::world::{Host, World};
 use crate::cluster::egress::lines;
 use crate::explain::catalogue as c;
-use crate::node::{IpPrefix, NetnsId};
 use crate::node::evidence::PacketView;
+use crate::node::{IpPrefix, NetnsId};
 use crate::output::protocol_name;
 
 pub(super) const TCP: u8 = 6;
@@ -81,7 +81,12 @@ pub fn check(world: &mut dyn World, question: &Question) -> Report {
         }
     };
     if let Some(objects) = world.policies() {
-        let pods: Vec<_> = objects.pods.iter().filter(|pod| packet.src.is_unspecified() || pod.addresses.contains(&packet.src)).cloned().collect();
+        let pods: Vec<_> = objects
+            .pods
+            .iter()
+            .filter(|pod| packet.src.is_unspecified() || pod.addresses.contains(&packet.src))
+            .cloned()
+            .collect();
         report.policies = lines(&objects, &pods, &[IpPrefix::host(packet.dst)]);
     }
     for host in world.watched() {

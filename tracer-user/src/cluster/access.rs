@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where the API server is and who asks: a kubeconfig, the service account of a pod, the kubelet's own. Reads files,
-//! asks nobody. Texts are ours: those of the parsers quote the file, and tokens are in it.
+//! asks nobody.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use kube_client::Config;
-use kube_client::config::{ExecConfig, KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError};
+use hyper::Uri;
 
+use super::kubeconfig::{Chosen, Cluster, Kubeconfig, NoContext, User};
 use super::reach::Wish;
 use crate::node::{printable, quoted};
 
@@ -22,10 +23,8 @@ const KUBELETS: [&str; 9] = [
     "/var/snap/microk8s/current/credentials/kubelet.config",
     "/var/lib/kubelet/kubelet.conf",
 ];
-/// Of a pod's service account.
-const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-/// Of a kubeconfig; one with many clusters has some 100 KiB.
-const LARGEST: u64 = 4 << 20;
+/// Where a pod has its service account.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// What can be wrong with it. Safe to print; nothing of a credential is in it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,7 +54,10 @@ enum Source {
 pub struct Access {
     source: Source,
     context: Option<String>,
-    config: Config,
+    pub(super) url: Uri,
+    pub(super) cluster: Cluster,
+    pub(super) user: User,
+    namespace: String,
 }
 
 impl Access {
@@ -65,17 +67,31 @@ impl Access {
     }
 
     fn read(source: Source, context: Option<String>) -> Result<Self, AccessError> {
-        let mut config = match &source {
-            Source::ServiceAccount => Config::incluster().map_err(|error| AccessError::Unusable {
-                from: source.to_string(),
-                problem: printable(error.to_string()),
-            })?,
+        let Chosen { cluster, user, namespace } = match &source {
+            Source::ServiceAccount => service_account(),
             Source::Files(files) => from_files(files, context.as_deref(), &source)?,
         };
-        // Retries are ours, with pauses that are known.
-        config.default_retry = false;
-        config.connect_timeout = Some(std::time::Duration::from_secs(3));
-        Ok(Self { source, context, config })
+        let problem = |problem: &str| AccessError::File { file: source.to_string(), problem: problem.into() };
+        if cluster.server.is_empty() {
+            return Err(problem("its cluster has no server"));
+        }
+        // As kubectl: without a scheme it is plain HTTP.
+        let text = match cluster.server.contains("://") {
+            true => cluster.server.clone(),
+            false => format!("http://{}", cluster.server),
+        };
+        let url: Uri = text.parse().map_err(|_| problem("its cluster's server is no URL"))?;
+        if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none_or(str::is_empty) {
+            return Err(problem("its cluster's server is no URL that begins with https:// or http://"));
+        }
+        if cluster.proxy_url.as_ref().is_some_and(|proxy| !proxy.is_empty()) {
+            return Err(problem("its cluster is behind a proxy (proxy-url), which is not supported"));
+        }
+        let access = Self { source, context, url, cluster, user, namespace };
+        match access.certificate_authority() {
+            Ok(_) => Ok(access),
+            Err(problem) => Err(AccessError::File { file: access.source.to_string(), problem }),
+        }
     }
 
     /// The same with what the files say now: tokens and certificates are renewed.
@@ -83,26 +99,40 @@ impl Access {
         Self::read(self.source.clone(), self.context.clone())
     }
 
-    pub(super) fn config(&self) -> Config {
-        self.config.clone()
+    /// PEM. `None`: the machine's own authorities.
+    pub(super) fn certificate_authority(&self) -> Result<Option<Vec<u8>>, String> {
+        let Cluster { certificate_authority: file, certificate_authority_data: data, .. } = &self.cluster;
+        content("certificate-authority", file.as_deref(), data.as_deref())
     }
 
-    /// The program that gives credentials out.
-    pub(super) fn exec(&self) -> Option<&ExecConfig> {
-        self.config.auth_info.exec.as_ref()
+    /// Certificate and key, PEM.
+    pub(super) fn client_certificate(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>, String> {
+        let data = |secret: &'_ Option<super::kubeconfig::Secret>| secret.as_ref().map(|s| s.0.clone());
+        let user = &self.user;
+        let certificate = content(
+            "client-certificate",
+            user.client_certificate.as_deref(),
+            data(&user.client_certificate_data).as_deref(),
+        )?;
+        let key = content("client-key", user.client_key.as_deref(), data(&user.client_key_data).as_deref())?;
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err("its client-key is missing".into()),
+            (None, Some(_)) => Err("its client-certificate is missing".into()),
+        }
     }
 
     /// "https://10.96.0.1:443"; safe to print.
     pub fn server(&self) -> String {
-        let url = &self.config.cluster_url;
         // What may stand before the host is a password.
-        let host = url.authority().map_or("", |a| a.as_str().rsplit('@').next().unwrap_or_default());
-        printable(format!("{}://{host}", url.scheme_str().unwrap_or("https")))
+        let host = self.url.authority().map_or("", |a| a.as_str().rsplit('@').next().unwrap_or_default());
+        printable(format!("{}://{host}", self.url.scheme_str().unwrap_or("https")))
     }
 
-    /// The namespace of what is named without one, where the context or the service account has one.
+    /// The namespace of what is named without one; may be empty.
     pub fn namespace(&self) -> &str {
-        &self.config.default_namespace
+        &self.namespace
     }
 
     pub(super) fn unusable(&self, problem: impl Into<String>) -> AccessError {
@@ -110,8 +140,8 @@ impl Access {
     }
 }
 
-impl std::fmt::Display for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ServiceAccount => f.write_str("the pod's service account"),
             Self::Files(files) => {
@@ -138,95 +168,60 @@ fn source(wish: &Wish) -> Option<Source> {
     if let Some(file) = home.filter(|file| file.is_file()) {
         return Some(Source::Files(vec![file]));
     }
-    if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(TOKEN).is_file() {
+    if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(ACCOUNT).join("token").is_file() {
         return Some(Source::ServiceAccount);
     }
     let kubelet = KUBELETS.into_iter().map(PathBuf::from).find(|file| file.is_file());
     kubelet.map(|file| Source::Files(vec![file]))
 }
 
-fn from_files(files: &[PathBuf], context: Option<&str>, source: &Source) -> Result<Config, AccessError> {
+/// As the kubelet mounts it into a pod, and tells the pod of the server.
+fn service_account() -> Chosen {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let (host, port) = (variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT"));
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let port = if port.is_empty() { "443".to_owned() } else { port };
+    let dir = Path::new(ACCOUNT);
+    Chosen {
+        cluster: Cluster {
+            server: format!("https://{host}:{port}"),
+            certificate_authority: Some(dir.join("ca.crt")),
+            ..Cluster::default()
+        },
+        user: User { token_file: Some(dir.join("token")), ..User::default() },
+        namespace: std::fs::read_to_string(dir.join("namespace")).unwrap_or_default().trim().to_owned(),
+    }
+}
+
+fn from_files(files: &[PathBuf], context: Option<&str>, source: &Source) -> Result<Chosen, AccessError> {
     let mut merged = Kubeconfig::default();
     for file in files {
-        let problem = |problem: String| AccessError::File { file: shown(file), problem };
-        readable(file).map_err(problem)?;
-        let one = Kubeconfig::read_from(file).map_err(|error| problem(words(&error)))?;
-        merged = merged.merge(one).map_err(|error| problem(words(&error)))?;
+        let one =
+            Kubeconfig::read(file).map_err(|problem| AccessError::File { file: shown(file), problem })?;
+        merged = merged.merge(one);
     }
-    if let Some(context) = context
-        && merged.contexts.iter().all(|known| known.name != context)
-    {
-        let names: Vec<&str> = merged.contexts.iter().map(|known| known.name.as_str()).collect();
-        let known = match names.len() {
-            0 => " (it has none)".to_owned(),
-            1..=5 => format!(" (it has {})", printable(names.join(", "))),
-            many => format!(" (it has {many})"),
-        };
-        return Err(AccessError::Context { context: quoted(context), file: source.to_string(), known });
-    }
-    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-    let problem = |problem: String| AccessError::File { file: source.to_string(), problem };
-    // It waits for nothing: a future that is ready.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .map_err(|error| problem(format!("cannot be read now ({error})")))?;
-    let config = runtime
-        .block_on(Config::from_custom_kubeconfig(merged, &options))
-        .map_err(|error| problem(words(&error)))?;
-    if let Some(provider) = &config.auth_info.auth_provider {
-        return Err(problem(format!(
-            "the user has an auth-provider ({}), which kubectl has given up too; use its exec plugin",
-            printable(&provider.name)
-        )));
-    }
-    Ok(config)
+    merged.context(context).map_err(|error| match error {
+        NoContext::Broken(problem) => AccessError::File { file: source.to_string(), problem },
+        NoContext::Unknown(known) => AccessError::Context {
+            context: quoted(context.unwrap_or_default()),
+            file: source.to_string(),
+            known,
+        },
+    })
 }
 
-/// A file that the parser may be given.
-fn readable(file: &Path) -> Result<(), String> {
-    use std::io::Read as _;
-    let about = std::fs::metadata(file).map_err(|error| printable(error.to_string()))?;
-    if !about.is_file() {
-        return Err("not a file".into());
-    }
-    if about.len() > LARGEST {
-        return Err(format!("longer than {} MiB", LARGEST >> 20));
-    }
-    let mut first = [0; 2];
-    let mut open = std::fs::File::open(file).map_err(|error| printable(error.to_string()))?;
-    // One that is shorter is empty, or no YAML that says anything.
-    if open.read_exact(&mut first).is_err() {
-        return Err("it is empty".into());
-    }
-    if matches!(first, [0xff, 0xfe] | [0xfe, 0xff]) {
-        return Err("it is UTF-16; write it as UTF-8".into());
-    }
-    Ok(())
-}
-
-/// What is wrong, without a word of the file: it has tokens and keys in it.
-fn words(error: &KubeconfigError) -> String {
-    let part = |what: &str, error: &LoadDataError| match error {
-        LoadDataError::ReadFile(error, path) => format!("{what} {}: {error}", shown(path)),
-        LoadDataError::DecodeBase64(_) => format!("{what} is not base64"),
-        LoadDataError::NoBase64DataOrFile => format!("{what} is missing"),
-    };
-    match error {
-        KubeconfigError::CurrentContextNotSet => "no current-context; accepted: --context NAME".into(),
-        KubeconfigError::LoadContext(name) => format!("its context {} is not in it", quoted(name)),
-        KubeconfigError::LoadClusterOfContext(name) => format!("its cluster {} is not in it", quoted(name)),
-        KubeconfigError::ReadConfig(error, _) => printable(error.to_string()),
-        KubeconfigError::MissingClusterUrl => "its cluster has no server".into(),
-        KubeconfigError::ParseClusterUrl(_) => "its cluster's server is no URL".into(),
-        KubeconfigError::ParseProxyUrl(_) => "the proxy is no URL".into(),
-        KubeconfigError::LoadCertificateAuthority(error) => part("its certificate-authority", error),
-        KubeconfigError::LoadClientCertificate(error) => part("its client-certificate", error),
-        KubeconfigError::LoadClientKey(error) => part("its client-key", error),
-        KubeconfigError::ParseCertificates(_) => "its certificate-authority is no PEM".into(),
-        KubeconfigError::KindMismatch | KubeconfigError::ApiVersionMismatch => {
-            "it cannot be merged with the others: kind and apiVersion differ".into()
-        }
-        _ => "not a kubeconfig (it is no YAML, or has something else in the place of a field)".into(),
+/// What a kubeconfig has as base64 or names as a file.
+fn content(what: &str, file: Option<&Path>, data: Option<&str>) -> Result<Option<Vec<u8>>, String> {
+    use base64::Engine as _;
+    match (data.filter(|data| !data.is_empty()), file) {
+        (Some(data), _) => base64::engine::general_purpose::STANDARD
+            .decode(data.trim())
+            .map(Some)
+            .map_err(|_| format!("its {what} is not base64")),
+        (None, Some(file)) => std::fs::read(file)
+            .map(Some)
+            .map_err(|error| format!("its {what} {}: {}", shown(file), printable(error.to_string()))),
+        (None, None) => Ok(None),
     }
 }
 

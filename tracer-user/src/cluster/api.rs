@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::{Request, Response};
-use kube_client::Client;
-use kube_client::client::Body;
+use hyper::Response;
+use hyper::body::Incoming;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::asked::{Verb, is_asked};
+use super::client::{Client, Failure};
 use super::object::{Kind, Meta, Object, encoded};
 use crate::node::printable;
 
@@ -142,7 +142,7 @@ pub enum Change<K> {
 /// A connection to the API server, made when it is needed. Clones share it.
 #[derive(Clone)]
 pub struct Api {
-    client: Arc<RwLock<Client>>,
+    client: Arc<RwLock<Arc<Client>>>,
     /// Makes a client of what files say now. Blocks.
     make: Arc<dyn Fn() -> Result<Client, ApiError> + Send + Sync>,
     renewed: Arc<Mutex<Instant>>,
@@ -162,7 +162,7 @@ impl Api {
         shown: &str,
         make: Arc<dyn Fn() -> Result<Client, ApiError> + Send + Sync>,
     ) -> Result<Self, ApiError> {
-        let client = made(make.clone()).await?;
+        let client = Arc::new(made(make.clone()).await?);
         let renewed = Arc::new(Mutex::new(Instant::now()));
         Ok(Self { client: Arc::new(RwLock::new(client)), make, renewed, shown: shown.into() })
     }
@@ -240,10 +240,10 @@ impl Api {
 
     /// Sends a question; an answer that is no success is an error. Credentials that are not taken any more were
     /// renewed, perhaps: they are read again, and the question is asked again.
-    async fn ask(&self, path: &str, accept: &'static str) -> Result<Response<Body>, ApiError> {
+    async fn ask(&self, path: &str, accept: &'static str) -> Result<Response<Incoming>, ApiError> {
         match self.ask_once(path, accept).await {
             Err(error) if error.code() == Some(401) && self.may_renew() => {
-                let client = made(self.make.clone()).await?;
+                let client = Arc::new(made(self.make.clone()).await?);
                 *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
                 self.ask_once(path, accept).await
             }
@@ -260,14 +260,13 @@ impl Api {
         may
     }
 
-    async fn ask_once(&self, path: &str, accept: &'static str) -> Result<Response<Body>, ApiError> {
-        let request = Request::get(path)
-            .header("accept", accept)
-            .header("user-agent", concat!("egwtrace/", env!("CARGO_PKG_VERSION")))
-            .body(Body::empty())
-            .map_err(|error| ApiError::Unreadable(error.to_string()))?;
+    async fn ask_once(&self, path: &str, accept: &'static str) -> Result<Response<Incoming>, ApiError> {
         let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let response = client.send(request).await.map_err(|error| failed(&error))?;
+        let response = client.get(path, accept).await.map_err(|failure| match failure {
+            Failure::Request => ApiError::Unreadable("no question can be made of that".into()),
+            Failure::Token => ApiError::Credentials("the token's file cannot be read".into()),
+            Failure::Http(error) => ApiError::Connect(innermost(&error)),
+        })?;
         let code = response.status().as_u16();
         if (200..300).contains(&code) {
             return Ok(response);
@@ -280,7 +279,7 @@ impl Api {
 
 /// A stream of changes.
 pub struct Changes {
-    body: Body,
+    body: Incoming,
     line: BytesMut,
 }
 
@@ -346,7 +345,7 @@ impl Changes {
             match frame {
                 // What is left is half an object.
                 None => return Ok(None),
-                Some(Err(error)) => return Err(failed(&error)),
+                Some(Err(error)) => return Err(ApiError::Connect(innermost(&error))),
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {
                         self.line.extend_from_slice(data);
@@ -371,21 +370,13 @@ async fn made(make: Arc<dyn Fn() -> Result<Client, ApiError> + Send + Sync>) -> 
         .unwrap_or_else(|_| Err(ApiError::Credentials("the credentials cannot be read".into())))
 }
 
-async fn collected(body: Body) -> Result<bytes::Bytes, ApiError> {
+async fn collected(body: Incoming) -> Result<bytes::Bytes, ApiError> {
     match Limited::new(body, LARGEST).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
             Err(ApiError::Unreadable(format!("longer than {} MiB", LARGEST >> 20)))
         }
         Err(error) => Err(ApiError::Unreadable(innermost(&*error))),
-    }
-}
-
-fn failed(error: &kube_client::Error) -> ApiError {
-    match error {
-        // Its texts may quote what was read.
-        kube_client::Error::Auth(_) => ApiError::Credentials("the credentials cannot be used".into()),
-        other => ApiError::Connect(innermost(other)),
     }
 }
 

@@ -2,7 +2,10 @@
 //! All that the API server is ever asked: what `deploy/role.yaml` grants, no more and no less. A question that is not
 //! here is a bug, and ends a debug build.
 
-use super::egress::{ClusterEndpointSlice, ClusterPolicy, EndpointSlice as EgressSlice, Gateway, Info, Namespace, Policy, Tunnel};
+use super::egress::{
+    ClusterEndpointSlice, ClusterPolicy, EndpointSlice as EgressSlice, Gateway, Info, Namespace, Policy,
+    Tunnel,
+};
 use super::kinds::{EndpointSlice, Node, Pod, Service};
 use super::object::{Kind, Object as _};
 
@@ -46,7 +49,9 @@ pub const ASKED: &[(Kind, &[Verb])] = &[
 
 /// It is in the table.
 pub fn is_asked(kind: &Kind, verb: Verb) -> bool {
-    ASKED.iter().any(|(asked, verbs)| asked.group == kind.group && asked.plural == kind.plural && verbs.contains(&verb))
+    ASKED.iter().any(|(asked, verbs)| {
+        asked.group == kind.group && asked.plural == kind.plural && verbs.contains(&verb)
+    })
 }
 
 #[cfg(test)]

@@ -7,9 +7,11 @@ use std::io::Read as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kube_client::config::{AuthInfo, ExecConfig, ExecInteractiveMode};
+use base64::Engine as _;
 use serde::Deserialize;
 
+use super::access::Access;
+use super::kubeconfig::{Exec, Secret};
 use crate::node::{printable, quoted};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -30,51 +32,53 @@ struct Status {
     client_key_data: Option<String>,
 }
 
-/// Runs it, and gives `user` what it gave. Blocks; the error says what went wrong and nothing of what was printed.
-pub(super) fn credentials(exec: &ExecConfig, user: &mut AuthInfo) -> Result<(), String> {
-    credentials_within(exec, user, LIMIT)
-}
-
-fn credentials_within(exec: &ExecConfig, user: &mut AuthInfo, limit: Duration) -> Result<(), String> {
-    let name = exec.command.as_deref().ok_or("the user's exec has no command")?;
-    let shown = quoted(name);
-    if exec.interactive_mode == Some(ExecInteractiveMode::Always) {
+/// Where the user has such a program, runs it, and takes what it gives. Blocks; the error says what went wrong and
+/// nothing of what was printed.
+pub(super) fn credentials(access: &mut Access) -> Result<(), String> {
+    let Some(exec) = access.user.exec.take() else { return Ok(()) };
+    if exec.command.is_empty() {
+        return Err("the user's exec has no command".into());
+    }
+    let shown = quoted(&exec.command);
+    if exec.interactive_mode == "Always" {
         return Err(format!("{shown} wants to ask questions, and there is nobody to answer"));
     }
-    let printed = run(command(exec, name)?, &shown, limit)?;
+    let printed = run(command(&exec, access)?, &shown, LIMIT)?;
     let credential: ExecCredential = serde_json::from_slice(&printed)
         .map_err(|_| format!("{shown} printed something that is no ExecCredential"))?;
     let status = credential.status.unwrap_or_default();
-    user.exec = None;
+    let user = &mut access.user;
+    let encoded = |text: String| Some(Secret(base64::engine::general_purpose::STANDARD.encode(text)));
     match (status.token, status.client_certificate_data, status.client_key_data) {
-        (_, Some(certificate), Some(key)) => {
-            user.client_certificate_data = Some(base64(certificate.as_bytes()));
-            user.client_key_data = Some(base64(key.as_bytes()).into());
+        (token, Some(certificate), Some(key)) => {
+            user.client_certificate_data = encoded(certificate);
+            user.client_key_data = encoded(key);
+            user.token = token.map(Secret).or(user.token.take());
         }
-        (Some(token), ..) => user.token = Some(token.into()),
+        (Some(token), ..) => user.token = Some(Secret(token)),
         _ => return Err(format!("{shown} gave neither a token nor a certificate")),
     }
     Ok(())
 }
 
-fn command(exec: &ExecConfig, name: &str) -> Result<Command, String> {
+fn command(exec: &Exec, access: &Access) -> Result<Command, String> {
     let mut info = serde_json::json!({
         "apiVersion": exec.api_version.as_deref().unwrap_or("client.authentication.k8s.io/v1"),
         "kind": "ExecCredential",
         "spec": { "interactive": false },
     });
-    if exec.provide_cluster_info
-        && let Some(cluster) = &exec.cluster
-    {
-        info["spec"]["cluster"] = serde_json::to_value(cluster).map_err(|_| "the cluster cannot be told")?;
+    if exec.provide_cluster_info {
+        // As data: the program does not know which files are meant.
+        let mut cluster = access.cluster.clone();
+        let authority = access.certificate_authority()?;
+        cluster.certificate_authority_data =
+            authority.map(|pem| base64::engine::general_purpose::STANDARD.encode(pem));
+        cluster.certificate_authority = None;
+        info["spec"]["cluster"] = serde_json::to_value(&cluster).map_err(|_| "the cluster cannot be told")?;
     }
-    let mut command = Command::new(name);
-    command.args(exec.args.iter().flatten());
-    for variable in exec.env.iter().flatten() {
-        if let (Some(name), Some(value)) = (variable.get("name"), variable.get("value")) {
-            command.env(name, value);
-        }
-    }
+    let mut command = Command::new(&exec.command);
+    command.args(exec.args.iter().map(|argument| &argument.0));
+    command.envs(exec.env.iter().map(|variable| (&variable.name, &variable.value.0)));
     command.env("KUBERNETES_EXEC_INFO", info.to_string());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     Ok(command)
@@ -113,19 +117,4 @@ fn run(mut command: Command, shown: &str, limit: Duration) -> Result<Vec<u8>, St
         std::thread::sleep(PAUSE);
     }
     reader.join().map(|(printed, _)| printed).map_err(|_| format!("what {shown} printed cannot be read"))
-}
-
-/// RFC 4648, with padding: the form in which a kubeconfig has certificates.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let [a, b, c] = [chunk[0], chunk.get(1).copied().unwrap_or(0), chunk.get(2).copied().unwrap_or(0)];
-        let all = u32::from(a) << 16 | u32::from(b) << 8 | u32::from(c);
-        for digit in 0..4 {
-            let at = (all >> (18 - 6 * digit)) & 63;
-            out.push(if digit <= chunk.len() { char::from(DIGITS[at as usize]) } else { '=' });
-        }
-    }
-    out
 }

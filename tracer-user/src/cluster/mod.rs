@@ -16,13 +16,19 @@ mod access;
 #[cfg(feature = "kube")]
 mod api;
 #[cfg(feature = "kube")]
+mod client;
+#[cfg(feature = "kube")]
 mod exec;
+#[cfg(feature = "kube")]
+mod kubeconfig;
 #[cfg(feature = "kube")]
 mod look_up;
 #[cfg(feature = "kube")]
 mod questions;
 #[cfg(feature = "kube")]
 mod thread;
+#[cfg(feature = "kube")]
+mod tls;
 #[cfg(feature = "kube")]
 mod watch;
 

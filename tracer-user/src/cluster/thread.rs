@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use kube_client::client::ClientBuilder;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::access::{Access, AccessError};
 use super::api::{Api, ApiError, Query};
+use super::client::Client;
 use super::known::Known;
 use super::object::Object;
 use super::store::Store;
-use super::{exec, look_up, watch};
+use super::{look_up, watch};
 
 /// Between two tries to get credentials that work.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -153,19 +153,11 @@ fn keep<K: Object>(api: &Api, store: &Arc<Store<K>>) {
 async fn connect(access: &Access) -> Result<Api, ApiError> {
     let server = access.server();
     let again = access.clone();
-    let renew = move || client(&again.again().map_err(|error| ApiError::Credentials(error.to_string()))?);
-    Api::new(&server, Arc::new(renew)).await
-}
-
-/// Blocks while a program gives credentials out. Must run inside a runtime.
-fn client(access: &Access) -> Result<kube_client::Client, ApiError> {
-    let mut config = access.config();
-    if let Some(exec) = access.exec() {
-        exec::credentials(exec, &mut config.auth_info)
-            .map_err(|problem| ApiError::Credentials(access.unusable(problem).to_string()))?;
-    }
-    let builder = ClientBuilder::try_from(config).map_err(|_| {
-        ApiError::Credentials(access.unusable("its certificate, key or token cannot be used").to_string())
-    })?;
-    Ok(builder.build())
+    // Blocks while a program gives credentials out.
+    let make = move || {
+        let access = again.again().map_err(|error| ApiError::Credentials(error.to_string()))?;
+        let unusable = |problem: String| ApiError::Credentials(again.unusable(problem).to_string());
+        Client::new(access).map_err(unusable)
+    };
+    Api::new(&server, Arc::new(make)).await
 }

@@ -252,7 +252,9 @@ fn without_snat(view: &View<'_>) -> Option<Finding> {
     let finding = Finding::new(
         &c::LEFT_WITHOUT_SNAT,
         Certain,
-        format!("{name} sent the packet out with the pod's own address {source}: no rule gave it the egress IP"),
+        format!(
+            "{name} sent the packet out with the pod's own address {source}: no rule gave it the egress IP"
+        ),
     )
     .checked(
         "it came by the egress tunnel, and nat POSTROUTING left its source as it was",

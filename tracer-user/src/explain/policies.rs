@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
-use crate::cluster::egress::{Assigned, Eip, Judged, Met, Objects, Policy, Selecting, Trouble, judge, set_names};
+use crate::cluster::egress::{
+    Assigned, Eip, Judged, Met, Objects, Policy, Selecting, Trouble, judge, set_names,
+};
 use crate::node::evidence::{Criterion, MemberField, NetnsEvidence, Rule};
 use crate::node::{IpPrefix, printable};
 
@@ -59,12 +61,19 @@ pub(crate) fn say(objects: &Objects, bare: &Bare<'_>, command: &dyn Fn(String) -
     let (kind, fix) = match (named(&near.namespace), named(&near.pod), named(&near.destination)) {
         (false, false, true) if !policy.spec.dest_subnet.is_empty() => (
             &c::EGRESS_DESTINATION_NOT_SELECTED,
-            format!("if it is to leave by the gateway: add {} to spec.destSubnet of {}", IpPrefix::host(to), policy.named()),
+            format!(
+                "if it is to leave by the gateway: add {} to spec.destSubnet of {}",
+                IpPrefix::host(to),
+                policy.named()
+            ),
         ),
         // Where it selects other pods, it may well be meant for these alone.
         (false, true, false) if !policy.spec.dest_subnet.is_empty() && has_no_pod(policy, bare) => (
             &c::EGRESS_POD_NOT_SELECTED,
-            format!("if the policy should select this pod: correct spec.appliedTo of {}, or the pod's labels", policy.named()),
+            format!(
+                "if the policy should select this pod: correct spec.appliedTo of {}, or the pod's labels",
+                policy.named()
+            ),
         ),
         _ => return Some(Said::Fine),
     };
@@ -105,8 +114,7 @@ fn not_handled(selecting: &Selecting<'_>, bare: &Bare<'_>, command: &dyn Fn(Stri
     }
     let ipv6 = bare.source.is_ipv6();
     let [from, to] = set_names(&policy.reference(), ipv6);
-    let (table, chain) =
-        if assigned.local { ("nat", SNAT_CHAIN) } else { ("mangle", REQUEST_CHAIN) };
+    let (table, chain) = if assigned.local { ("nat", SNAT_CHAIN) } else { ("mangle", REQUEST_CHAIN) };
     let tables = if ipv6 { "ip6tables" } else { "iptables" };
     let used = bare
         .node
@@ -118,7 +126,10 @@ fn not_handled(selecting: &Selecting<'_>, bare: &Bare<'_>, command: &dyn Fn(Stri
         let finding = Finding::new(
             &c::EGRESS_NOT_HANDLED,
             if bare.node.unreadable.is_empty() { Certain } else { Likely },
-            format!("{named} selects this pod, but {name} {what}: its agent is behind, and {} as {}", bare.left, bare.left_as),
+            format!(
+                "{named} selects this pod, but {name} {what}: its agent is behind, and {} as {}",
+                bare.left, bare.left_as
+            ),
         )
         .checked(fact, show)
         .checked(format!("the policy selects {} and {}", bare.source, bare.destination), get(policy))
@@ -197,7 +208,12 @@ pub(crate) fn wrong_gateway(
 }
 
 /// Why the gateway did not translate it, as far as the objects say: a fact, the command that shows it, and a fix.
-pub(crate) fn no_address(objects: &Objects, source: IpAddr, destination: IpAddr, name: &str) -> Option<(String, String, String)> {
+pub(crate) fn no_address(
+    objects: &Objects,
+    source: IpAddr,
+    destination: IpAddr,
+    name: &str,
+) -> Option<(String, String, String)> {
     let judged = judged(objects, source, destination)?;
     let Selecting { policy, assigned } = judged.selecting.first()?;
     let (fact, fix) = match (assigned.broken(), assigned.eip) {

@@ -70,7 +70,8 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
     let objects = view.evidence.and_then(|e| e.policies.as_deref());
     if let Some(objects) = objects {
         let left_as = exit.ends.src.addr.ip();
-        let bare = Bare { node: evidence, name: &name, source, destination, left_as, left: "the packet left" };
+        let bare =
+            Bare { node: evidence, name: &name, source, destination, left_as, left: "the packet left" };
         match policies::say(objects, &bare, &|command| view.command(exit.netns, command)) {
             Some(Said::Cause(finding)) => return Some(finding.at(place)),
             Some(Said::Fine) => return None,

@@ -256,7 +256,8 @@ impl Tracker {
 
     /// The hook that it was seen in last, where it would have been seen again before its end.
     fn unfinished_hook(&self, at: At, e: &Event, netns: u32, encap: bool) -> Option<Hook> {
-        let last = self.slots.get(at).last_seen().filter(|h| h.netns == netns && h.encap.is_some() == encap)?;
+        let last =
+            self.slots.get(at).last_seen().filter(|h| h.netns == netns && h.encap.is_some() == encap)?;
         let Place::Hook { hook, priority: Some(priority), .. } = last.place else { return None };
         let during = self.during(at, hook, netns, e);
         self.positions.next_after(netns, family_of(e), hook, priority, during).map(|_| hook)

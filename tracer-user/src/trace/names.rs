@@ -94,8 +94,7 @@ impl Names for KernelNames {
     fn owner(&self, address: IpAddr) -> Option<Cow<'_, str>> {
         // Who runs pods here knows first.
         let own = self.owners.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
-        let gateway =
-            || self.gateways.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
+        let gateway = || self.gateways.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
         own.or_else(gateway).or_else(|| self.cluster.as_ref()?.names.owner(address)).map(Cow::Owned)
     }
     fn taker(&self, netns: NetnsId, protocol: u8, address: IpAddr, port: u16) -> Option<(Cow<'_, str>, u32)> {

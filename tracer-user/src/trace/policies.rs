@@ -32,7 +32,12 @@ pub(crate) struct Policies {
 
 impl Policies {
     /// For these pods, or where none is named for those that have the sources.
-    pub(crate) fn of(reach: &Reach, targets: &[Target], sources: &[IpPrefix], destinations: &[IpPrefix]) -> Self {
+    pub(crate) fn of(
+        reach: &Reach,
+        targets: &[Target],
+        sources: &[IpPrefix],
+        destinations: &[IpPrefix],
+    ) -> Self {
         let known = reach.cluster().map(|cluster| cluster.known().clone());
         if let Some(known) = &known {
             let mut named = Vec::new();
@@ -119,7 +124,9 @@ impl Policies {
         let new: Vec<String> = now
             .iter()
             .filter(|line| !self.said.contains(line))
-            .map(|line| format!("policy {}", [std::slice::from_ref(&line.text), &line.troubles].concat().join("; ")))
+            .map(|line| {
+                format!("policy {}", [std::slice::from_ref(&line.text), &line.troubles].concat().join("; "))
+            })
             .collect();
         self.said = now;
         new
@@ -133,7 +140,12 @@ fn as_pod(target: &Target) -> Option<Pod> {
     Some(Pod {
         namespace,
         name: known.name.clone(),
-        labels: known.labels.iter().filter(|(key, _)| !key.starts_with("io.kubernetes.")).map(|(k, v)| (k.clone(), v.clone())).collect(),
+        labels: known
+            .labels
+            .iter()
+            .filter(|(key, _)| !key.starts_with("io.kubernetes."))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect(),
         addresses: target.addresses.clone(),
         host_network: target.host_network,
         ..Pod::default()

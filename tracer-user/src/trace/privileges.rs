@@ -39,7 +39,11 @@ const TO_READ: &[(u32, &str, &str)] = &[
 /// without names) is not among it.
 const USEFUL: &[(u32, &str, &str)] = &[
     (CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "names of processes that packets are delivered to"),
-    (CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH", "names of other users' processes that packets are delivered to"),
+    (
+        CAP_DAC_READ_SEARCH,
+        "CAP_DAC_READ_SEARCH",
+        "names of other users' processes that packets are delivered to",
+    ),
 ];
 
 /// Capabilities that are missing without harm: name, and what is not seen for lack of it.

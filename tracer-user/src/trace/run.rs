@@ -35,11 +35,11 @@ use crate::bpf::{Symbols, Tracer, TracerError};
 use crate::cli::{Filter, Format, Plan, PositionChoice};
 use crate::explain::Tick;
 use crate::flow::{Notice, Options, Tracker, Update, Zoom};
+use crate::node::evidence::Evidence;
 use crate::node::{
     Change, IpPrefix, Namespace, Netns, NetnsId, Observation, ObserveError, Observer, Role, Topology,
     WatchError, Watcher,
 };
-use crate::node::evidence::Evidence;
 use crate::output::{Missing, escape};
 use crate::target::Target;
 

@@ -100,11 +100,17 @@ fn by_gateway<'o>(out: &mut Assigned<'o>, gateways: &'o [Gateway], policy: &'o P
         let text = format!("spec.egressGatewayName of {named} is empty: no gateway takes its traffic");
         return out.trouble(true, text, format!("make {named} again, with spec.egressGatewayName"));
     }
-    let gateway = gateways.iter().find(|g| g.metadata.name == name && g.metadata.deletion_timestamp.is_none());
+    let gateway =
+        gateways.iter().find(|g| g.metadata.name == name && g.metadata.deletion_timestamp.is_none());
     let shown = printable(name);
     let Some(gateway) = gateway else {
-        let text = format!("EgressGateway {shown}, which spec.egressGatewayName of {named} names, does not exist");
-        return out.trouble(true, text, format!("create EgressGateway {shown}, or make {named} again for another"));
+        let text =
+            format!("EgressGateway {shown}, which spec.egressGatewayName of {named} names, does not exist");
+        return out.trouble(
+            true,
+            text,
+            format!("create EgressGateway {shown}, or make {named} again for another"),
+        );
     };
     let reference = policy.reference();
     let found: Option<(&NodeEntry, &Eips)> = gateway.status.node_list.iter().find_map(|node| {
@@ -180,7 +186,9 @@ fn not_listed(out: &mut Assigned<'_>, gateway: &Gateway, policy: &Policy) {
     }
     out.trouble(
         true,
-        format!("EgressGateway {shown} has given {named} no node and no address: status.nodeList does not list it"),
+        format!(
+            "EgressGateway {shown} has given {named} no node and no address: status.nodeList does not list it"
+        ),
         "read the log of egressgateway's controller; restart it",
     );
 }
@@ -212,7 +220,10 @@ fn tunnels(out: &mut Assigned<'_>, objects: &Objects, policy: &Policy, pod: &Pod
     match of(node) {
         None => out.trouble(
             true,
-            format!("there is no EgressTunnel {shown} for the gateway of {}: agents make no rule for it", policy.named()),
+            format!(
+                "there is no EgressTunnel {shown} for the gateway of {}: agents make no rule for it",
+                policy.named()
+            ),
             format!("see whether egressgateway's agent runs on {shown}, and its controller's log"),
         ),
         Some(tunnel) => {
@@ -220,7 +231,10 @@ fn tunnels(out: &mut Assigned<'_>, objects: &Objects, policy: &Policy, pod: &Pod
             if out.mark.is_none() {
                 out.trouble(
                     true,
-                    format!("status.mark of EgressTunnel {shown} is {}: agents make no rules", empty_or(&tunnel.status.mark)),
+                    format!(
+                        "status.mark of EgressTunnel {shown} is {}: agents make no rules",
+                        empty_or(&tunnel.status.mark)
+                    ),
                     "read the log of egressgateway's controller",
                 );
             }
@@ -234,7 +248,10 @@ fn tunnels(out: &mut Assigned<'_>, objects: &Objects, policy: &Policy, pod: &Pod
     match of(own) {
         None => out.trouble(
             true,
-            format!("there is no EgressTunnel {} for the pod's node: it has no tunnel to the gateway", printable(own)),
+            format!(
+                "there is no EgressTunnel {} for the pod's node: it has no tunnel to the gateway",
+                printable(own)
+            ),
             format!("see whether egressgateway's agent runs on {}", printable(own)),
         ),
         Some(tunnel) => not_ready(out, tunnel),
@@ -276,7 +293,10 @@ fn endpoints(out: &mut Assigned<'_>, objects: &Objects, policy: &Policy, pod: &P
     let has = if own.is_empty() { String::new() } else { format!(" (it has {})", printable(own.join(", "))) };
     out.trouble(
         true,
-        format!("no {kind} of {} has the pod's address {address}{has}: agents do not know the pod", policy.named()),
+        format!(
+            "no {kind} of {} has the pod's address {address}{has}: agents do not know the pod",
+            policy.named()
+        ),
         "read the log of egressgateway's controller; restart it",
     );
 }

@@ -62,7 +62,8 @@ mod tests {
     fn prefixes_are_what_the_agent_takes() {
         assert_eq!(prefix("10.6.1.92/32"), Some(IpPrefix::host("10.6.1.92".parse().unwrap())));
         assert_eq!(prefix("10.6.1.92/8").map(|p| p.address()), Some("10.0.0.0".parse().unwrap()));
-        for bad in ["10.6.1.92", "10.6.1.92/", "10.6.1.92/33", "10.6.1.92/+8", "fd00:1/126", "", "/8", "x/8"] {
+        for bad in ["10.6.1.92", "10.6.1.92/", "10.6.1.92/33", "10.6.1.92/+8", "fd00:1/126", "", "/8", "x/8"]
+        {
             assert_eq!(prefix(bad), None, "{bad}");
         }
     }

@@ -150,7 +150,11 @@ fn goes_to(objects: &Objects, policy: &Policy, to: &IpPrefix) -> Met {
     let shown = shown(to);
     let path = "spec.destSubnet";
     if policy.spec.dest_subnet.is_empty() {
-        return outside(objects, &format!("{path} of {named} is empty (all but the cluster's own networks)"), to);
+        return outside(
+            objects,
+            &format!("{path} of {named} is empty (all but the cluster's own networks)"),
+            to,
+        );
     }
     let networks = || policy.spec.dest_subnet.iter().filter_map(|text| cidr::prefix(text));
     match networks().map(|network| cidr::part(to, &network)).max().unwrap_or(Part::None) {

@@ -178,16 +178,23 @@ impl Stores {
             .map(|policy| Policy::clone(policy))
             .chain(of_cluster.iter().map(|policy| policy.0.clone()))
             .collect();
-        let all = |slices: Vec<Arc<EndpointSlice>>, more: Vec<Arc<ClusterEndpointSlice>>| -> Vec<EndpointSlice> {
-            let more = more.iter().map(|slice| slice.0.clone());
-            slices.iter().map(|slice| EndpointSlice::clone(slice)).chain(more).map(|s| of_pods(s, pods)).collect()
-        };
+        let all =
+            |slices: Vec<Arc<EndpointSlice>>, more: Vec<Arc<ClusterEndpointSlice>>| -> Vec<EndpointSlice> {
+                let more = more.iter().map(|slice| slice.0.clone());
+                slices
+                    .iter()
+                    .map(|slice| EndpointSlice::clone(slice))
+                    .chain(more)
+                    .map(|s| of_pods(s, pods))
+                    .collect()
+            };
         Some(Objects {
             policies,
             gateways: list(&self.gateways).map(|all| all.iter().map(|g| Gateway::clone(g)).collect()),
             tunnels: list(&self.tunnels).map(|all| all.iter().map(|t| Tunnel::clone(t)).collect()),
             cluster: known(&self.infos).map(|all| {
-                let networks = all.iter().flat_map(|info| ClusterInfo::of(&json!({"status": info.status})).networks);
+                let networks =
+                    all.iter().flat_map(|info| ClusterInfo::of(&json!({"status": info.status})).networks);
                 ClusterInfo { networks: networks.collect() }
             }),
             slices: known(&self.slices).zip(known(&self.cluster_slices)).map(|(one, two)| all(one, two)),
@@ -216,6 +223,8 @@ fn list<K: Object>(store: &Store<K>) -> Option<Vec<Arc<K>>> {
 
 /// Of ten thousand endpoints, those that are looked at.
 fn of_pods(mut slice: EndpointSlice, pods: &[Pod]) -> EndpointSlice {
-    slice.endpoints.retain(|end| pods.iter().any(|pod| pod.namespace == end.namespace && pod.name == end.pod));
+    slice
+        .endpoints
+        .retain(|end| pods.iter().any(|pod| pod.namespace == end.namespace && pod.name == end.pod));
     slice
 }

@@ -92,7 +92,11 @@ mod tests {
         for (selector, of, expected) in [
             (r#"{}"#, "", None),
             (r#"{"matchLabels":{"app":"visitor"}}"#, "app=visitor tier=web", None),
-            (r#"{"matchLabels":{"app":"visitor"}}"#, "app=shop", Some("wants app=visitor, the pod has app=shop")),
+            (
+                r#"{"matchLabels":{"app":"visitor"}}"#,
+                "app=shop",
+                Some("wants app=visitor, the pod has app=shop"),
+            ),
             (r#"{"matchLabels":{"app":"visitor"}}"#, "", Some("wants app=visitor, the pod has no label app")),
             (r#"{"matchExpressions":[{"key":"app","operator":"In","values":["a","b"]}]}"#, "app=b", None),
             (

@@ -20,8 +20,8 @@ pub use judge::{Judged, Met, Near, Selecting, judge};
 pub use kinds::{ClusterEndpointSlice, ClusterPolicy, Info, Namespace, Stores};
 pub use labels::{Expression, LabelSelector};
 pub use objects::{
-    AddressPair, AppliedTo, ClusterInfo, EgressIp, Eips, Endpoint, EndpointSlice, Gateway, NodeEntry, Objects,
-    Pod, Policy, PolicyRef, Pools, Tunnel,
+    AddressPair, AppliedTo, ClusterInfo, EgressIp, Eips, Endpoint, EndpointSlice, Gateway, NodeEntry,
+    Objects, Pod, Policy, PolicyRef, Pools, Tunnel,
 };
 pub use subjects::{Subject, Subjects};
 pub use words::{PolicyLine, lines, owners, set_names};

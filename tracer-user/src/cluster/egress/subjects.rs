@@ -13,7 +13,10 @@ const MOST: usize = 64;
 /// How a pod is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
-    Named { namespace: String, name: String },
+    Named {
+        namespace: String,
+        name: String,
+    },
     /// Whoever has this address.
     At(IpAddr),
 }

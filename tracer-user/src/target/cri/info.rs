@@ -93,11 +93,14 @@ mod tests {
             {"type":"network","path":"/var/run/netns/9a4d2c1e-6b2f-4c52-8a4e-1f8f0d3b7a55"},
             {"type":"ipc","path":"/var/run/ipcns/9a4d2c1e-6b2f-4c52-8a4e-1f8f0d3b7a55"},{"type":"mount"}]}}"#;
         let path = Some("/var/run/netns/9a4d2c1e-6b2f-4c52-8a4e-1f8f0d3b7a55");
-        for (pid, start) in [(0, String::new()), (812, r#""image":"registry.k8s.io/pause:3.10","pid":812,"#.to_owned())] {
+        for (pid, start) in
+            [(0, String::new()), (812, r#""image":"registry.k8s.io/pause:3.10","pid":812,"#.to_owned())]
+        {
             let info = Info::parse(&format!("{{{start}{spec}}}"));
             assert_eq!((info.pid, info.path().and_then(|p| p.to_str())), (pid, path));
         }
-        let host = Info::parse(r#"{"runtimeSpec":{"linux":{"namespaces":[{"type":"pid"},{"type":"mount"}]}}}"#);
+        let host =
+            Info::parse(r#"{"runtimeSpec":{"linux":{"namespaces":[{"type":"pid"},{"type":"mount"}]}}}"#);
         assert_eq!((host.pid, host.path()), (0, None));
     }
 

@@ -30,7 +30,7 @@ pub(crate) struct Bare<'a> {
 
 /// What the objects make of it.
 pub(crate) enum Said {
-    Cause(Finding),
+    Cause(Box<Finding>),
     /// As they want it, or they want nothing.
     Fine,
     /// The node has what they want: its rules have to say why it did not act.
@@ -81,7 +81,7 @@ pub(crate) fn say(objects: &Objects, bare: &Bare<'_>, command: &dyn Fn(String) -
     let finding = Finding::new(kind, Possible, format!("{miss}: {} as {}", bare.left, bare.left_as))
         .checked("no other policy comes nearer", get(policy))
         .fix(fix);
-    Some(Said::Cause(finding))
+    Some(Said::Cause(Box::new(finding)))
 }
 
 /// As far as this node knows.
@@ -110,7 +110,7 @@ fn not_handled(selecting: &Selecting<'_>, bare: &Bare<'_>, command: &dyn Fn(Stri
         )
         .checked(format!("{named} selects {} and {}", bare.source, bare.destination), get(policy))
         .fix(fix.clone());
-        return Said::Cause(finding);
+        return Said::Cause(Box::new(finding));
     }
     let ipv6 = bare.source.is_ipv6();
     let [from, to] = set_names(&policy.reference(), ipv6);
@@ -134,7 +134,7 @@ fn not_handled(selecting: &Selecting<'_>, bare: &Bare<'_>, command: &dyn Fn(Stri
         .checked(fact, show)
         .checked(format!("the policy selects {} and {}", bare.source, bare.destination), get(policy))
         .fix(format!("restart the egressgateway agent on {name}, read its log"));
-        Said::Cause(finding)
+        Said::Cause(Box::new(finding))
     };
     let list = |set: &str| command(format!("ipset list {set}"));
     if !used {
@@ -243,11 +243,11 @@ fn get(policy: &Policy) -> String {
     }
 }
 
-fn uses(rule: &Rule, set: &str) -> bool {
+pub(super) fn uses(rule: &Rule, set: &str) -> bool {
     rule.matches.iter().any(|m| matches!(&m.what, Criterion::Set { name, .. } if name == set))
 }
 
-fn contains(evidence: &NetnsEvidence, set: &str, address: IpAddr) -> bool {
+pub(super) fn contains(evidence: &NetnsEvidence, set: &str, address: IpAddr) -> bool {
     evidence.sets.get(set).is_some_and(|set| {
         set.members.iter().any(|m| {
             !m.nomatch

@@ -6,12 +6,12 @@ use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use super::packet::before_hop;
-use super::policies::{self, Bare, Said};
+use super::policies::{self, Bare, Said, contains, uses};
 use super::view::View;
 use crate::flow::{NatKind, Place as At};
 use crate::node::evidence::{
-    Criterion, CtDirection, CtState, Done, IpRange, MemberField, Miss, NetnsEvidence, PacketView, Rule,
-    RuleRef, Target, attribute_nat, near_misses, walk_hook,
+    Criterion, CtDirection, CtState, Done, IpRange, Miss, NetnsEvidence, PacketView, Rule, RuleRef, Target,
+    attribute_nat, near_misses, walk_hook,
 };
 use crate::node::{Hook, NetnsId};
 
@@ -34,15 +34,6 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
         return None;
     }
     other_source(view).or_else(|| not_selected(view))
-}
-
-fn contains(evidence: &NetnsEvidence, set: &str, address: std::net::IpAddr) -> bool {
-    evidence.sets.get(set).is_some_and(|set| {
-        set.members.iter().any(|m| {
-            !m.nomatch
-                && matches!(m.fields.first(), Some(MemberField::Address(range)) if range.contains(address))
-        })
-    })
 }
 
 fn chain_rules<'e>(evidence: &'e NetnsEvidence, table: &'e str, chain: &'e str) -> Option<Vec<&'e Rule>> {
@@ -185,10 +176,6 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
         }
     }
     None
-}
-
-fn uses(rule: &Rule, set: &str) -> bool {
-    rule.matches.iter().any(|m| matches!(&m.what, Criterion::Set { name, .. } if name == set))
 }
 
 /// A policy's rule that would have marked the packet, what kept it from doing so, and at which hook. `set`: part of

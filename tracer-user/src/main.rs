@@ -87,9 +87,13 @@ fn wait() -> Result<u8> {
 /// Several packets are checked one after the other; one that is wrong decides.
 fn check(args: &TraceArgs) -> Result<u8> {
     let reach = Reach::find(&args.wish())?;
+    if let Some(cluster) = reach.cluster() {
+        cluster.watch();
+    }
     let backends = Backends::of_this_node(args.runtime_endpoint.as_deref())?
         .with_cluster(reach.cluster(), &cli::nodes(args)?);
-    let plan = Plan::new(args, &backends.all(), &ClusterResolver(&reach))?;
+    let mut plan = Plan::new(args, &backends.all(), &ClusterResolver(&reach))?;
+    plan.reach = reach.clone();
     let questions = cli::questions(&plan)?;
     let here = Netns::current()?;
     let others = !plan.pod_netns().is_empty() || plan.nodes.iter().any(|node| *node != here);

@@ -6,19 +6,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::workspace::Workspace;
 use crate::{bpf, process};
 
 /// Files of the repository that are released as they are, and where they go.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
     ("README.md", ""),
     ("CHANGELOG.md", ""),
     ("LICENSE-MIT", ""),
     ("LICENSE-APACHE", ""),
     ("LICENSE-GPL-2.0", ""),
     ("deploy/kubectl-egwtrace", ""),
+    ("deploy/role.yaml", "deploy"),
     ("deploy/daemonset.yaml", "deploy"),
     ("deploy/pod.yaml", "deploy"),
     ("docs/causes.md", "docs"),
@@ -33,6 +34,14 @@ pub(crate) struct Args {
 
 /// Returns the path of the archive.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<PathBuf> {
+    if let Some(target) = args.target.as_deref().filter(|target| target.ends_with("-musl"))
+        && process::find("musl-gcc").is_none()
+        && std::env::var_os(format!("CC_{}", target.replace('-', "_"))).is_none()
+    {
+        bail!(
+            "no musl-gcc in PATH, with which parts of the TLS library are built for {target}: apt-get install musl-tools"
+        );
+    }
     bpf::build(workspace)?;
     let mut build = workspace.cargo();
     build.args(["build", "--release", "--locked", "-p", "tracer-user"]);

@@ -4,6 +4,7 @@
 
 #[path = "../../../tracer-user/tests/api/mod.rs"]
 mod api;
+mod capabilities;
 mod changes;
 mod check;
 mod cluster;
@@ -16,6 +17,7 @@ mod kinds;
 mod loss;
 mod others;
 mod pods;
+mod policies;
 mod run_ends;
 mod running;
 mod same_node;

@@ -510,6 +510,7 @@ mod tests {
 
     fn target(addresses: &[&str]) -> Target {
         Target {
+            kind: crate::target::Kind::Pods,
             name: "default/web".into(),
             netns: Some(Netns::current().unwrap().with_name("default/web")),
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),

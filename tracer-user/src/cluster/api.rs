@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
+use super::asked::{Verb, is_asked};
 use super::client::{Client, Failure};
 use super::object::{Kind, Meta, Object, encoded};
 use crate::node::printable;
@@ -173,6 +174,7 @@ impl Api {
 
     /// One object; `None`: there is no such thing.
     pub async fn get<K: Object>(&self, namespace: &str, name: &str) -> Result<Option<K>, ApiError> {
+        debug_assert!(is_asked(&K::KIND, Verb::Get), "get {}", K::KIND.plural);
         let space = (!namespace.is_empty()).then_some(namespace);
         let path = format!("{}/{}", K::KIND.path(space), encoded(name));
         match self.json::<K>(&path, JSON).await {
@@ -184,6 +186,7 @@ impl Api {
 
     /// All that fit, read page by page.
     pub async fn list<K: Object>(&self, query: &Query) -> Result<List<K>, ApiError> {
+        debug_assert!(is_asked(&K::KIND, Verb::List), "list {}", K::KIND.plural);
         let mut list = List { objects: Vec::new(), version: String::new(), cut: false };
         let mut next = String::new();
         for _ in 0..PAGES {
@@ -210,6 +213,7 @@ impl Api {
 
     /// What changed since a version.
     pub async fn watch<K: Object>(&self, query: &Query, version: &str) -> Result<Changes, ApiError> {
+        debug_assert!(is_asked(&K::KIND, Verb::Watch), "watch {}", K::KIND.plural);
         let seconds = WATCH_S.to_string();
         let path = query.path(
             &K::KIND,

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::egress::Stores;
 use super::kinds::{Node, Pod, Service};
 use super::names::Names;
 use super::object::{Kind, Object};
@@ -20,6 +21,8 @@ pub struct Known {
     pub names: Names,
     pub services: Arc<Store<Service>>,
     pub nodes: Arc<Store<Node>>,
+    /// EgressGateway's.
+    pub egress: Stores,
 }
 
 impl Known {
@@ -40,7 +43,9 @@ impl Known {
     /// How far each kind can be relied on.
     pub fn states(&self) -> Vec<(Kind, State)> {
         let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner).clone();
-        vec![state(&self.services), state(&self.nodes), (Pod::KIND, pods)]
+        let mut states = vec![state(&self.services), state(&self.nodes), (Pod::KIND, pods)];
+        states.extend(self.egress.states());
+        states
     }
 
     pub fn trouble(&self) -> Option<String> {

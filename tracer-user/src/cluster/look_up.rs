@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::api::{Api, Query};
+use super::egress::Subject;
 use super::kinds::Pod;
 use super::known::Known;
 use super::store::State;
@@ -17,6 +18,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 const BETWEEN: Duration = Duration::from_millis(200);
 /// After a refusal, or no answer.
 const TROUBLE: Duration = Duration::from_secs(30);
+
+/// Between two questions for the same pod.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Runs until it is dropped.
 pub(super) async fn list_names(known: Arc<Known>) {
@@ -54,6 +58,40 @@ pub(super) async fn pods(api: Api, known: Arc<Known>) {
                 known.set_pods(State::Failed(error.to_string()));
                 sleep(TROUBLE).await;
             }
+        }
+    }
+}
+
+/// The pods that policies are judged for, again and again: labels change.
+pub(super) async fn subjects(api: Api, known: Arc<Known>) {
+    let subjects = &known.egress.subjects;
+    let mut seen = Vec::new();
+    loop {
+        let mut trouble = false;
+        let wanted = subjects.wanted();
+        for subject in &wanted {
+            let asked = match subject {
+                Subject::Named { namespace, name } => api.get::<Pod>(namespace, name).await,
+                Subject::At(address) => {
+                    let list = api.list::<Pod>(&Query::fields(format!("status.podIP={address}"))).await;
+                    // One of the node's network has an address that is not its own.
+                    let own = |pod: &Pod| !pod.is_over() && !pod.spec.host_network;
+                    list.map(|list| list.objects.into_iter().find(own))
+                }
+            };
+            match asked {
+                Ok(pod) => subjects.found(subject, pod.as_ref().map(Into::into)),
+                Err(_) => {
+                    // What the runtime says has to do.
+                    subjects.found(subject, None);
+                    trouble = true;
+                }
+            }
+        }
+        seen.clone_from(&wanted);
+        let end = tokio::time::Instant::now() + if trouble { TROUBLE } else { AGAIN };
+        while tokio::time::Instant::now() < end && subjects.wanted() == seen {
+            sleep(PAUSE).await;
         }
     }
 }

@@ -2,6 +2,8 @@
 //! The cluster, as its API server tells it: where a pod runs, what a service stands for, whose an address is. Only
 //! questions are asked; what is not answered is missing, and said to be. Everything happens in a thread of its own.
 
+mod asked;
+pub mod egress;
 pub mod kinds;
 mod known;
 mod names;
@@ -37,9 +39,10 @@ mod off;
 pub use access::{Access, AccessError};
 #[cfg(feature = "kube")]
 pub use api::{Api, ApiError, Change, Changes, List, Query};
+pub use asked::{ASKED, Verb, is_asked};
 pub use known::Known;
 pub use names::Names;
-pub use object::{Key, Kind, Meta, Object, or_default};
+pub use object::{Key, Kind, Meta, Object, Owner, or_default};
 #[cfg(not(feature = "kube"))]
 pub use off::{Access, AccessError, ApiError, Cluster};
 pub use reach::{Reach, Wish};

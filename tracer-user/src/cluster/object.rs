@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::node::printable;
 
@@ -53,17 +53,32 @@ pub trait Object: Clone + Debug + DeserializeOwned + Send + Sync + 'static {
 }
 
 /// What every object has. The strings are the server's: anything may be in them.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Meta {
     pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub namespace: String,
+    // Of no use where it is written down again.
+    #[serde(skip_serializing)]
     pub uid: String,
+    #[serde(skip_serializing)]
     pub resource_version: String,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub owner_references: Vec<Owner>,
     /// It is being deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<String>,
+}
+
+/// What an object was made for.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Owner {
+    pub kind: String,
+    pub name: String,
 }
 
 impl Meta {

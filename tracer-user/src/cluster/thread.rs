@@ -132,8 +132,18 @@ fn run(access: Access, known: &Arc<Known>, mut queue: UnboundedReceiver<Job>) {
 fn watch_all(api: &Api, known: &Arc<Known>) {
     keep(api, &known.services);
     keep(api, &known.nodes);
+    let egress = &known.egress;
+    keep(api, &egress.policies);
+    keep(api, &egress.cluster_policies);
+    keep(api, &egress.gateways);
+    keep(api, &egress.tunnels);
+    keep(api, &egress.infos);
+    keep(api, &egress.slices);
+    keep(api, &egress.cluster_slices);
+    keep(api, &egress.namespaces);
     drop(tokio::spawn(look_up::list_names(known.clone())));
     drop(tokio::spawn(look_up::pods(api.clone(), known.clone())));
+    drop(tokio::spawn(look_up::subjects(api.clone(), known.clone())));
 }
 
 fn keep<K: Object>(api: &Api, store: &Arc<Store<K>>) {

@@ -19,6 +19,7 @@ mod ledger;
 mod lookups;
 mod lost;
 mod packet;
+pub(crate) mod policies;
 mod reasons;
 mod routing;
 mod selection;

@@ -6,6 +6,7 @@ use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use super::packet::before_hop;
+use super::policies::{self, Bare, Said};
 use super::view::View;
 use crate::flow::{NatKind, Place as At};
 use crate::node::evidence::{
@@ -66,6 +67,20 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
     let (src, dst) = (set_prefix(true, ipv6), set_prefix(false, ipv6));
     let name = view.netns(exit.netns);
     let place = view.place(exit.netns, 0);
+    let objects = view.evidence.and_then(|e| e.policies.as_deref());
+    if let Some(objects) = objects {
+        let left_as = exit.ends.src.addr.ip();
+        let bare =
+            Bare { node: evidence, name: &name, source, destination, left_as, left: "the packet left" };
+        match policies::say(objects, &bare, &|command| view.command(exit.netns, command)) {
+            Some(Said::Cause(finding)) => return Some(finding.at(place)),
+            Some(Said::Fine) => return None,
+            Some(Said::Rules) | None => {}
+        }
+    }
+    let policy = |set: &str, unknown: &str| {
+        policies::policy_of_set(objects, set).unwrap_or_else(|| unknown.to_owned())
+    };
     let rules = chain_rules(evidence, "mangle", REQUEST_CHAIN);
     for set in evidence.sets.keys().filter(|name| name.starts_with(src)) {
         let hash = &set[src.len()..];
@@ -89,7 +104,7 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
                 Finding::new(
                     &c::EGRESS_NOT_HANDLED,
                     Certain,
-                    format!("a policy of EgressGateway selects {source} and {destination}, but {name} has no rule that marks them: the packet left as {}", exit.ends.src.addr),
+                    format!("{} selects {source} and {destination}, but {name} has no rule that marks them: the packet left as {}", policy(set, "a policy of EgressGateway"), exit.ends.src.addr),
                 )
                 .checked(format!("{set} and {other} contain them"), list(set))
                 .checked(
@@ -111,7 +126,7 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
                 Finding::new(
                     &c::EGRESS_POD_NOT_SELECTED,
                     Certain,
-                    format!("an EgressPolicy selects {source} for {destination}, but {name} does not know: the packet left as {}", exit.ends.src.addr),
+                    format!("{} selects {source} for {destination}, but {name} does not know: the packet left as {}", policy(set, "an EgressPolicy"), exit.ends.src.addr),
                 )
                 .checked(format!("{set} of {peer} contains {source}, {set} of {name} does not"), list(set))
                 .checked(format!("{other} contains {destination}"), list(&other))
@@ -140,7 +155,7 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
                 Finding::new(
                     &c::EGRESS_DESTINATION_NOT_SELECTED,
                     Certain,
-                    format!("an EgressPolicy sends {source} to {destination} through the gateway, but {name} does not know that destination: the packet left as {}", exit.ends.src.addr),
+                    format!("{} sends {source} to {destination} through the gateway, but {name} does not know that destination: the packet left as {}", policy(set, "an EgressPolicy"), exit.ends.src.addr),
                 )
                 .checked(format!("{other} of {peer} contains {destination}, {other} of {name} does not"), list(&other))
                 .fix(format!("restart the egressgateway agent on {name}, read its log"))

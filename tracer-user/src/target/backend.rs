@@ -14,6 +14,7 @@ use crate::node::{Netns, printable};
 pub struct Target {
     /// As shown ("shop/checkout-7d9f"); safe to print.
     pub name: String,
+    pub kind: Kind,
     /// `None`: it does not run here.
     pub netns: Option<Netns>,
     /// Its addresses, without loopback and link-local ones.

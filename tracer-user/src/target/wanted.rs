@@ -59,6 +59,7 @@ pub fn find(wanted: &Wanted, backends: &[&dyn Backend]) -> Result<Vec<Target>, T
 fn bare(netns: Netns) -> Result<Target, TargetError> {
     let addresses = addresses(&netns)?;
     Ok(Target {
+        kind: Kind::Pods,
         name: netns.name().to_owned(),
         netns: Some(netns),
         addresses,
@@ -358,7 +359,7 @@ pub fn at_home(backend: &dyn Backend, known: Known) -> Result<Target, TargetErro
             None => format!("{name} runs on another node: followed here by its address"),
         });
     }
-    Ok(Target { name, netns, addresses, host_network, known: Some(known), remarks })
+    Ok(Target { name, kind: backend.kind(), netns, addresses, host_network, known: Some(known), remarks })
 }
 
 /// ` (did you mean "a" or "b"?)`, or how many there are to choose from, or nothing.

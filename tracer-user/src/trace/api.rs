@@ -42,7 +42,7 @@ impl ApiWatch {
 
     /// What is lost because the server did not say.
     pub(super) fn missing(&self, reach: &Reach) -> Vec<Missing> {
-        let all = "names of services, nodes and pods of other nodes";
+        let all = "names of services, nodes and pods of other nodes, egress policies";
         let cluster = match reach {
             Reach::At(cluster) => cluster,
             Reach::Unusable(why) => {
@@ -56,13 +56,20 @@ impl ApiWatch {
         }
         grouped(&self.said)
             .into_iter()
-            .map(|(why, kinds)| Missing {
-                what: what.clone(),
-                why: match why {
-                    Some(why) => format!("{} ({why})", plurals(&kinds)),
-                    None => format!("{}: no answer yet", plurals(&kinds)),
-                },
-                hides: kinds.iter().map(|kind| kind.gives).collect::<Vec<_>>().join(", "),
+            .map(|(why, kinds)| {
+                // Ten names for one reason are not read.
+                if kinds.len() >= self.said.len().saturating_sub(1) {
+                    let why = why.unwrap_or("no answer yet").to_owned();
+                    return Missing { what: what.clone(), why, hides: all.into() };
+                }
+                Missing {
+                    what: what.clone(),
+                    why: match why {
+                        Some(why) => format!("{} ({why})", plurals(&kinds)),
+                        None => format!("{}: no answer yet", plurals(&kinds)),
+                    },
+                    hides: kinds.iter().map(|kind| kind.gives).collect::<Vec<_>>().join(", "),
+                }
             })
             .collect()
     }

@@ -11,6 +11,7 @@ mod header;
 mod listeners;
 mod names;
 mod pods;
+pub(crate) mod policies;
 mod privileges;
 mod recording;
 mod run;

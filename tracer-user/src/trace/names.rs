@@ -22,6 +22,8 @@ pub(super) struct KernelNames {
     utc_offset_s: i32,
     /// Written by threads that look around, read when something is printed.
     owners: RwLock<Arc<Owners>>,
+    /// Of EgressGateway.
+    gateways: RwLock<Arc<Owners>>,
     listeners: RwLock<Arc<Listeners>>,
     entries: RwLock<HashMap<NetnsId, String>>,
     /// Of what does not run here.
@@ -44,6 +46,7 @@ impl KernelNames {
             offset_ns,
             utc_offset_s,
             owners: RwLock::default(),
+            gateways: RwLock::default(),
             listeners: RwLock::default(),
             entries: RwLock::default(),
             cluster,
@@ -52,6 +55,11 @@ impl KernelNames {
 
     pub(super) fn set_owners(&self, owners: Owners) {
         *self.owners.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(owners);
+    }
+
+    /// Addresses of EgressGateway's.
+    pub(super) fn set_gateways(&self, owners: Owners) {
+        *self.gateways.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(owners);
     }
 
     pub(super) fn set_listeners(&self, listeners: Listeners) {
@@ -86,7 +94,8 @@ impl Names for KernelNames {
     fn owner(&self, address: IpAddr) -> Option<Cow<'_, str>> {
         // Who runs pods here knows first.
         let own = self.owners.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
-        own.or_else(|| self.cluster.as_ref()?.names.owner(address)).map(Cow::Owned)
+        let gateway = || self.gateways.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
+        own.or_else(gateway).or_else(|| self.cluster.as_ref()?.names.owner(address)).map(Cow::Owned)
     }
     fn taker(&self, netns: NetnsId, protocol: u8, address: IpAddr, port: u16) -> Option<(Cow<'_, str>, u32)> {
         let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);

@@ -46,7 +46,7 @@ impl Evidence {
             };
             each.into_iter().map(join).collect::<BTreeMap<_, _>>()
         });
-        Self { netns }
+        Self { netns, policies: None }
     }
 }
 

@@ -13,6 +13,9 @@ use crate::node::{printable, quoted};
 /// How long to wait for the system's resolver, which has no limit of its own.
 const LIMIT: Duration = Duration::from_secs(3);
 
+/// Endpoints of a service whose names are asked for at once.
+const ENDPOINTS: usize = 8;
+
 /// Whoever turns names into addresses.
 pub trait Resolve {
     /// Every address of a name, without repetition. The error says why there is none.
@@ -76,6 +79,10 @@ impl Resolve for ClusterResolver<'_> {
                 let service = only(named, cluster, cluster.services_called(namespace, &named.name))?;
                 let meta = service.meta();
                 let slices = cluster.endpoints(&meta.namespace, &meta.name);
+                // They will be at the other end of a translation: their names are there by then.
+                for endpoint in slices.iter().flatten().flat_map(|slice| &slice.endpoints).take(ENDPOINTS) {
+                    endpoint.addresses().into_iter().for_each(|address| cluster.known().names.want(address));
+                }
                 let lost = slices
                     .as_ref()
                     .err()

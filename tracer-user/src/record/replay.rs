@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::format::{End, KnownNames, Line};
 use super::reader::{Reader, RecordError};
-use crate::explain::{Explainer, Tick, Told};
+use crate::explain::{Explainer, HopAuthors, Tick, Told};
 use crate::flow::{Journey, Names};
 use crate::node::Topology;
 use crate::node::evidence::Evidence;
@@ -32,6 +32,8 @@ pub struct Retold<'a> {
     pub topology: &'a Topology,
     pub names: &'a dyn Names,
     pub causes: &'a [Told],
+    /// The rules behind marks and translations.
+    pub authors: &'a [HopAuthors],
     pub evidence: Option<&'a Evidence>,
     /// It will not be told again.
     pub last: bool,
@@ -84,11 +86,13 @@ pub fn replay<R: BufRead>(
                 out.packets += u64::from(line.first);
                 let causes = explainer.observe(&line.journey, &topology, &names, evidence.as_ref());
                 let (journey, evidence) = (&line.journey, evidence.as_ref());
+                let authors = explainer.authors(journey, 0, &topology, &names, evidence);
                 each(&Retold {
                     journey,
                     topology: &topology,
                     names: &names,
                     causes: &causes,
+                    authors: &authors,
                     evidence,
                     last: line.last,
                 });
@@ -99,6 +103,7 @@ pub fn replay<R: BufRead>(
                     counters: &tick.counters,
                     destinations: &tick.destinations,
                     asked: &tick.asked,
+                    answered: &tick.answered,
                 };
                 explainer.tick(&now, &topology, &names, evidence.as_ref());
             }

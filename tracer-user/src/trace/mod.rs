@@ -10,6 +10,7 @@ mod evidence;
 mod header;
 mod listeners;
 mod names;
+mod nothing;
 mod pods;
 pub(crate) mod policies;
 mod privileges;

@@ -274,6 +274,37 @@ fn a_pod_of_this_node_that_no_runtime_knows() {
 }
 
 #[test]
+fn a_pod_that_is_followed_is_not_lost_with_the_server() {
+    use tracer_user::target::{Backend as _, ClusterPods, PodName, Wanted};
+    let server = shop();
+    server.put("pods", pod("shop", "web-2", "10.0.1.6", ("node1", "192.0.2.11")));
+    let mut ending = pod("shop", "web-3", "10.0.1.7", ("node2", "192.0.2.12"));
+    ending["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    server.put("pods", ending);
+    let here = vec![ip("192.0.2.11")];
+    let pods = ClusterPods::new(cluster(&server.kubeconfig("token: t")), here).following();
+    let wanted = Wanted::Pod(PodName { namespace: Some("shop".into()), name: "web-".into() });
+    let names = || -> Vec<String> {
+        pods.list_for(&wanted).unwrap().iter().map(|known| known.name.clone()).collect()
+    };
+    // Without the one of this node, which its runtime knows, and the one that ends.
+    assert_eq!(names(), ["web-1"]);
+    let asked = server.count("/pods");
+    assert_eq!(
+        (names(), server.count("/pods")),
+        (vec!["web-1".to_owned()], asked),
+        "not asked again at once"
+    );
+    server.answer("pods", Answer::Status(503, ""));
+    std::thread::sleep(Duration::from_millis(2100));
+    assert_eq!(names(), ["web-1"]);
+    assert!(server.count("/pods") > asked);
+    server.answer_again("pods");
+    server.delete("pods", "shop", "web-1");
+    until("its end", || names().is_empty());
+}
+
+#[test]
 fn services_as_destinations() {
     let server = shop();
     server.put("services", service("blog", "web", "10.96.0.20", json!([])));

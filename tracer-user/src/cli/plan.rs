@@ -229,7 +229,7 @@ mod tests {
             ),
             ("--netns no-such-netns", "no network namespace \"no-such-netns\";"),
             ("--dst 1.2.3.4 --node-netns no-such-node", "no network namespace \"no-such-node\";"),
-            ("-n shop --dst 1.2.3.4", "--namespace says where --pod and --selector look;"),
+            ("-n shop --dst 1.2.3.4", "--namespace says where --pod, --selector and svc/NAME look;"),
             ("--container x", "nothing that runs containers was found for --container \"x\""),
             ("--pid 0", "--pid \"0\": not a process id;"),
             ("--dst no-such-host.invalid", "--dst \"no-such-host.invalid\": no address found ("),

@@ -49,6 +49,12 @@ enum Source {
     ServiceAccount,
 }
 
+/// What a client shows in TLS; both are PEM.
+pub(super) struct Identity {
+    pub(super) certificate: Vec<u8>,
+    pub(super) key: Vec<u8>,
+}
+
 /// A way to the API server, not tried yet.
 #[derive(Clone, Debug)]
 pub struct Access {
@@ -105,8 +111,7 @@ impl Access {
         content("certificate-authority", file.as_deref(), data.as_deref())
     }
 
-    /// Certificate and key, PEM.
-    pub(super) fn client_certificate(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>, String> {
+    pub(super) fn client_certificate(&self) -> Result<Option<Identity>, String> {
         let data = |secret: &'_ Option<super::kubeconfig::Secret>| secret.as_ref().map(|s| s.0.clone());
         let user = &self.user;
         let certificate = content(
@@ -116,7 +121,7 @@ impl Access {
         )?;
         let key = content("client-key", user.client_key.as_deref(), data(&user.client_key_data).as_deref())?;
         match (certificate, key) {
-            (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+            (Some(certificate), Some(key)) => Ok(Some(Identity { certificate, key })),
             (None, None) => Ok(None),
             (Some(_), None) => Err("its client-key is missing".into()),
             (None, Some(_)) => Err("its client-certificate is missing".into()),

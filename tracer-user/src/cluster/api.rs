@@ -238,11 +238,12 @@ impl Api {
         serde_json::from_slice(&body).map_err(|error| unreadable(&error))
     }
 
-    /// Sends a question; an answer that is no success is an error. Credentials that are not taken any more were
-    /// renewed, perhaps: they are read again, and the question is asked again.
+    /// Sends a question; an answer that is no success is an error. Credentials that are not taken any more (a token by
+    /// its status, a certificate by a connection that fails) were renewed, perhaps: they are read again, and the question
+    /// is asked again.
     async fn ask(&self, path: &str, accept: &'static str) -> Result<Response<Incoming>, ApiError> {
         match self.ask_once(path, accept).await {
-            Err(error) if error.code() == Some(401) && self.may_renew() => {
+            Err(error) if self.may_renew(&error) => {
                 let client = Arc::new(made(self.make.clone()).await?);
                 *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
                 self.ask_once(path, accept).await
@@ -251,9 +252,14 @@ impl Api {
         }
     }
 
-    fn may_renew(&self) -> bool {
+    fn may_renew(&self, error: &ApiError) -> bool {
+        let after = match error {
+            ApiError::Status { code: 401, .. } => RENEWAL,
+            ApiError::Connect(_) => RENEWAL * 12,
+            _ => return false,
+        };
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = renewed.elapsed() > RENEWAL;
+        let may = renewed.elapsed() > after;
         if may {
             *renewed = Instant::now();
         }

@@ -32,7 +32,15 @@ pub(super) struct Client {
     /// Scheme, host and what stands before each path.
     base: String,
     headers: HeaderMap,
-    token_file: Option<(PathBuf, Mutex<Option<(Instant, HeaderValue)>>)>,
+    token_file: Option<TokenFile>,
+}
+
+/// A file in which the token is renewed.
+#[derive(Debug)]
+struct TokenFile {
+    path: PathBuf,
+    /// When it was read, and the header that it makes.
+    last: Mutex<Option<(Instant, HeaderValue)>>,
 }
 
 impl Client {
@@ -52,7 +60,7 @@ impl Client {
             legacy::Client::builder(TokioExecutor::new()).build(builder.enable_http1().wrap_connector(http));
         let user = &access.user;
         let token_file = match (&user.token, &user.token_file) {
-            (None, Some(file)) => Some((file.clone(), Mutex::default())),
+            (None, Some(path)) => Some(TokenFile { path: path.clone(), last: Mutex::default() }),
             _ => None,
         };
         Ok(Self { http, base: base(&access.url), headers: headers(&access)?, token_file })
@@ -74,14 +82,14 @@ impl Client {
 
     /// Of the file, as it is now or was a moment ago.
     fn token(&self) -> Result<Option<HeaderValue>, Failure> {
-        let Some((file, last)) = &self.token_file else { return Ok(None) };
+        let Some(TokenFile { path, last }) = &self.token_file else { return Ok(None) };
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((read, token)) = &*last
             && read.elapsed() < TOKEN
         {
             return Ok(Some(token.clone()));
         }
-        match fs::read_to_string(file).map(|token| bearer(&token)) {
+        match fs::read_to_string(path).map(|token| bearer(&token)) {
             Ok(Ok(token)) => {
                 *last = Some((Instant::now(), token.clone()));
                 Ok(Some(token))

@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::access::Access;
+use super::access::{Access, Identity};
 
 /// The error says what cannot be used, and nothing of what is in it.
 pub(super) fn config(access: &Access) -> Result<ClientConfig, String> {
@@ -25,7 +25,7 @@ pub(super) fn config(access: &Access) -> Result<ClientConfig, String> {
     };
     match access.client_certificate()? {
         None => Ok(builder.with_no_client_auth()),
-        Some((certificate, key)) => {
+        Some(Identity { certificate, key }) => {
             let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&certificate).collect();
             let chain = chain.ok().filter(|chain| !chain.is_empty());
             let chain = chain.ok_or("its client-certificate is no PEM")?;

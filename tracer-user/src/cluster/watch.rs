@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::api::{Api, ApiError, Change, Query};
 use super::object::Object;
@@ -13,6 +13,8 @@ use super::store::{State, Store};
 /// After the first failure; twice that after each further one.
 const SOON: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_secs(60);
+/// A stream that says nothing for this long has nothing to say; what is wrong with it shows at once.
+const QUIET: Duration = Duration::from_secs(2);
 /// A stream that lasted this long was a good one.
 const GOOD: Duration = Duration::from_secs(20);
 
@@ -48,7 +50,15 @@ async fn follow<K: Object>(api: &Api, query: &Query, store: &Store<K>, mut versi
         let begun = Instant::now();
         let error = match api.watch::<K>(query, &version).await {
             Ok(mut changes) => loop {
-                match changes.next::<K>().await {
+                let next = match timeout(QUIET, changes.next::<K>()).await {
+                    Ok(next) => next,
+                    // Nothing to tell is no trouble.
+                    Err(_) => {
+                        store.set_state(State::Known);
+                        changes.next::<K>().await
+                    }
+                };
+                match next {
                     Ok(Some(change)) => {
                         version = apply(store, change, version);
                         store.set_state(State::Known);

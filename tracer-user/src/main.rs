@@ -51,16 +51,7 @@ fn run() -> Result<u8> {
 
 fn trace(args: &TraceArgs) -> Result<u8> {
     // The command line first: whoever mistypes should not have to be root to be told.
-    let reach = Reach::find(&args.wish())?;
-    if let Some(cluster) = reach.cluster() {
-        cluster.watch();
-    }
-    let backends = Backends::of_this_node(args.runtime_endpoint.as_deref())?
-        .with_cluster(reach.cluster(), &cli::nodes(args)?);
-    let mut plan = Plan::new(args, &backends.all(), &ClusterResolver(&reach))?;
-    plan.runtimes = backends.sockets().to_vec();
-    drop(backends);
-    plan.reach = reach;
+    let plan = plan(args)?;
     trace::check_privileges()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -69,6 +60,20 @@ fn trace(args: &TraceArgs) -> Result<u8> {
     let fail_on_drop = plan.fail_on_drop;
     let outcome = runtime.block_on(trace::trace(plan))?;
     Ok(if fail_on_drop && outcome.dropped > 0 { EXIT_DROP_SEEN } else { EXIT_TRACED })
+}
+
+/// Everybody is asked who may know what was named: the node's runtimes, and the cluster.
+fn plan(args: &TraceArgs) -> Result<Plan> {
+    let reach = Reach::find(&args.wish())?;
+    if let Some(cluster) = reach.cluster() {
+        cluster.watch();
+    }
+    let backends = Backends::of_this_node(args.runtime_endpoint.as_deref())?
+        .with_cluster(reach.cluster(), &cli::nodes(args)?);
+    let mut plan = Plan::new(args, &backends.all(), &ClusterResolver(&reach))?;
+    plan.runtimes = backends.sockets().to_vec();
+    plan.reach = reach;
+    Ok(plan)
 }
 
 /// As the first process of a container it has to ask for the signals that end it.
@@ -86,14 +91,7 @@ fn wait() -> Result<u8> {
 
 /// Several packets are checked one after the other; one that is wrong decides.
 fn check(args: &TraceArgs) -> Result<u8> {
-    let reach = Reach::find(&args.wish())?;
-    if let Some(cluster) = reach.cluster() {
-        cluster.watch();
-    }
-    let backends = Backends::of_this_node(args.runtime_endpoint.as_deref())?
-        .with_cluster(reach.cluster(), &cli::nodes(args)?);
-    let mut plan = Plan::new(args, &backends.all(), &ClusterResolver(&reach))?;
-    plan.reach = reach.clone();
+    let plan = plan(args)?;
     let questions = cli::questions(&plan)?;
     let here = Netns::current()?;
     let others = !plan.pod_netns().is_empty() || plan.nodes.iter().any(|node| *node != here);

@@ -115,7 +115,7 @@ fn streams_that_end_and_changes_that_are_forgotten() {
     let cluster = cluster(&server.kubeconfig("token: t"));
     cluster.watch();
     let known = cluster.known();
-    until("streams", || server.world.lock().unwrap().streams == 2);
+    until("a stream", || server.count("/services?watch=1") == 1 && named(known, "10.96.0.9").is_some());
     server.close_streams();
     server.put("services", service("a", "during", "10.96.0.10", json!([])));
     until("a change while the stream was closed", || named(known, "10.96.0.10").is_some());

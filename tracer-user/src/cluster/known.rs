@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is known of the cluster by now. Written by the thread that asks, read by whoever prints.
+#![cfg_attr(not(feature = "kube"), expect(dead_code, reason = "written by who asks the server"))]
 
 use std::sync::{Arc, PoisonError, RwLock};
 

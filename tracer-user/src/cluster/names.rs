@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Whose an address is. Services and nodes are few and watched; pods are many, so only those are asked for whose
 //! addresses somebody wants to print, one at a time. Nobody who prints waits: a name is there with the next packet.
+#![cfg_attr(
+    all(not(feature = "kube"), not(test)),
+    expect(dead_code, reason = "written by who asks the server")
+)]
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;

@@ -14,13 +14,14 @@ use super::report::{Direction, Place, Report, Stage, Step};
 use super::start::start;
 use super::walker::{End, Found, Next, Walker};
 use super::world::{Host, World};
+use crate::cluster::egress::lines;
 use crate::explain::Certainty::Likely;
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
 use crate::explain::egress::{LEADS_ASTRAY, is_egress_tunnel, is_node_mark};
 use crate::explain::translated::{Diversion, FOLLOWS};
-use crate::node::NetnsId;
 use crate::node::evidence::PacketView;
+use crate::node::{IpPrefix, NetnsId};
 use crate::output::{escape, protocol_name};
 
 pub(super) const TCP: u8 = 6;
@@ -70,6 +71,7 @@ pub fn check(world: &mut dyn World, question: &Question) -> Report {
     let mut report = Report {
         packet: String::new(),
         assumed: question.assumed.clone(),
+        policies: Vec::new(),
         paths: Vec::new(),
         stages: Vec::new(),
         causes: Vec::new(),
@@ -84,6 +86,15 @@ pub fn check(world: &mut dyn World, question: &Question) -> Report {
             return report;
         }
     };
+    if let Some(objects) = world.policies() {
+        let pods: Vec<_> = objects
+            .pods
+            .iter()
+            .filter(|pod| packet.src.is_unspecified() || pod.addresses.contains(&packet.src))
+            .cloned()
+            .collect();
+        report.policies = lines(&objects, &pods, &[IpPrefix::host(packet.dst)]);
+    }
     for host in world.watched() {
         for text in &host.evidence.unreadable {
             report.unknown.push(format!("{}: {}", host.name(), crate::output::escape(text)));
@@ -139,7 +150,9 @@ impl Way {
         first.ct_direction = Some(crate::node::evidence::CtDirection::Original);
         first.ct_mark = Some(0);
         let main_tuple = Tuple::of(&first);
-        let judge = Judge { run: main, hosts: &hosts, start: main_tuple, packet: &first };
+        let objects = world.policies();
+        let objects = objects.as_deref();
+        let judge = Judge { run: main, hosts: &hosts, start: main_tuple, packet: &first, objects };
         let mut judged = judge.all();
         if let Some(diversion) = &main.diverted {
             for found in &mut judged {

@@ -6,6 +6,7 @@
 //! [`NetnsEvidence::unreadable`], never a failure.
 
 mod attribute;
+pub mod bytecode;
 mod collect;
 mod effect;
 mod ipset_save;
@@ -21,10 +22,11 @@ mod rule;
 mod set;
 mod walk;
 mod wording;
+mod xt;
 
 pub use attribute::{Attribution, attribute_drop, attribute_mark, attribute_nat};
-pub use collect::CounterFiles;
 pub(crate) use collect::listening;
+pub use collect::{CounterFiles, read_nftables};
 pub use effect::{Done, Effect};
 pub use ipset_save::parse_ipset_save;
 pub use matching::{Matched, Truth};

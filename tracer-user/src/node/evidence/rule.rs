@@ -149,6 +149,12 @@ pub enum Criterion {
         kind: u8,
         codes: Option<(u8, u8)>,
     },
+    /// Ranges of types, of any code.
+    IcmpTypes(Vec<(u8, u8)>),
+    /// Bytes of the IP packet, header and all.
+    Length(Vec<(u32, u32)>),
+    /// Time to live, hop limit.
+    Ttl(Vec<(u8, u8)>),
     /// A later fragment.
     Fragment,
     /// By chance or by count.
@@ -308,6 +314,12 @@ impl Rule {
         };
         let words = self.comments.iter().rev().find(|c| !is_hash(c));
         words.or(self.comments.first()).map(String::as_str)
+    }
+
+    /// In our words: for rules of which there is no text.
+    pub(super) fn in_words(&self) -> String {
+        let matches = self.matches.iter().map(ToString::to_string);
+        matches.chain(self.actions.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
     }
 
     /// What decides: the last thing it does.

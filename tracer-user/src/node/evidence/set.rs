@@ -42,6 +42,8 @@ pub enum MemberField {
     },
     /// Another set (list:set).
     Set(String),
+    /// All that is in no other member: nft's `*`.
+    Any,
     /// Not understood.
     Other(String),
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use crate::node::IpPrefix;
 use crate::node::evidence::rule::{IpRange, PortRange};
@@ -127,6 +128,43 @@ fn member(kind: &str, entry: &[u8]) -> Member {
 /// IPSET_ATTR_IPADDR_IPV4 or _IPV6 within.
 fn nested_ip(value: &[u8]) -> Option<IpAddr> {
     attributes(value).next().and_then(|(_, address)| ip(address))
+}
+
+/// A set's name by its number, as iptables' rules keep it (include/uapi/linux/netfilter/ipset/ip_set.h). Of the
+/// namespace of the calling thread.
+pub(super) fn name_of(index: u16) -> Option<String> {
+    const SO_IP_SET: libc::c_int = 83;
+    const IP_SET_OP_GET_BYINDEX: u32 = 7;
+    const NAME: usize = 32;
+    /// struct ip_set_req_get_set: the number goes in where the name comes out.
+    #[repr(C)]
+    struct Question {
+        op: u32,
+        version: u32,
+        set: [u8; NAME],
+    }
+    let socket = raw_socket()?;
+    let mut question = Question { op: IP_SET_OP_GET_BYINDEX, version: PROTOCOL.into(), set: [0; NAME] };
+    question.set[..2].copy_from_slice(&index.to_ne_bytes());
+    let mut length = size_of::<Question>() as libc::socklen_t;
+    // SAFETY: the struct and its length are valid for the call, which writes no more than that.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_IP,
+            SO_IP_SET,
+            (&raw mut question).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0 && question.set[0] != 0).then(|| text(&question.set))
+}
+
+fn raw_socket() -> Option<OwnedFd> {
+    // SAFETY: constants only.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) };
+    // SAFETY: a descriptor that was just opened and is nobody else's.
+    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[cfg(test)]

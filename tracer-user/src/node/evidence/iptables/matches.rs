@@ -35,10 +35,19 @@ const KNOWN: [&str; 23] = [
     "frag",
 ];
 
+/// Modules that hold for some packets and not for others that are equal.
+pub(in crate::node::evidence) fn is_chance(module: &str) -> bool {
+    matches!(module, "limit" | "hashlimit" | "recent" | "quota" | "connlimit" | "time")
+}
+
 /// The conditions and the comments in `words`, all before the target.
 pub(super) fn parse(words: &[Cow<'_, str>]) -> (Vec<Match>, Vec<String>) {
     let mut reader = Reader { words, at: 0, module: "", out: Vec::new(), comments: Vec::new(), other: None };
     while reader.option() {}
+    // It remembers the address, and holds.
+    let remembers =
+        |m: &Match| matches!(&m.what, Criterion::Statistic(text) if text.starts_with("-m recent --set "));
+    reader.out.retain(|m| !remembers(m));
     (reader.out, reader.comments)
 }
 
@@ -100,8 +109,8 @@ impl<'a> Reader<'a> {
         if !KNOWN.contains(&self.module) {
             self.other = Some(self.out.len());
             let text = printable(format!("-m {}", self.module));
-            let by_chance = matches!(self.module, "limit" | "hashlimit" | "recent" | "quota");
-            let what = if by_chance { Criterion::Statistic(text) } else { Criterion::Other(text) };
+            let what =
+                if is_chance(self.module) { Criterion::Statistic(text) } else { Criterion::Other(text) };
             self.out.push(Match { negated: false, what });
         }
     }

@@ -163,7 +163,7 @@ impl Reader {
             self.rules += 1;
             if self.rules <= MAX_RULES {
                 rule.number = number;
-                rule.text = text(&rule);
+                rule.text = rule.in_words();
                 chain.rules.push(rule);
             }
         }
@@ -215,10 +215,4 @@ fn base(object: &Value) -> Option<Base> {
 fn counters(value: &Value) -> Option<Counters> {
     let number = |name| value.get(name).and_then(Value::as_u64);
     Some(Counters { packets: number("packets")?, bytes: number("bytes")? })
-}
-
-/// The rule in our words: JSON has no text of it.
-fn text(rule: &Rule) -> String {
-    let matches = rule.matches.iter().map(ToString::to_string);
-    matches.chain(rule.actions.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
 }

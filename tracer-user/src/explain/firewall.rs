@@ -7,6 +7,7 @@ use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
 use super::packet;
+use super::services;
 use super::view::View;
 use crate::flow::{DropSite, Interval, candidates};
 use crate::node::evidence::{Backend, CtState, PacketView, attribute_drop};
@@ -196,6 +197,9 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     if !rule.text.is_empty() {
         finding = finding.fact(format!("the rule: {}", rule.text));
     }
+    if let Some(led_by) = &found.led_by {
+        finding = finding.fact(format!("{} is reached by {led_by}", rule.chain));
+    }
     if found.rules.len() > 1 {
         let others: Vec<String> = found.rules[1..].iter().take(3).map(ToString::to_string).collect();
         finding = finding.fact(format!("or it was {}", others.join(" or ")));
@@ -204,8 +208,8 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
         finding = finding.fact(format!("not decided: {what} of {at}"));
     }
     let comment = rule.comment.as_deref().unwrap_or_default();
-    let fix = if comment.contains("no endpoints") || comment.contains("no local endpoints") {
-        "the service has no (local) endpoint: check its selector, and that its pods are ready".to_owned()
+    let fix = if let Some(fix) = services::fix(rule, found.led_by.as_ref()) {
+        fix
     } else if rule.chain.starts_with("cali-") || comment.contains("polic") {
         format!("let a NetworkPolicy allow {}", what(view, site))
     } else if kind.id == c::CONNTRACK_INVALID.id {

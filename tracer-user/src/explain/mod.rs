@@ -23,6 +23,7 @@ mod reasons;
 mod routing;
 mod selection;
 mod service;
+pub(crate) mod services;
 mod silence;
 mod tunnel;
 mod view;

@@ -28,6 +28,9 @@ pub struct Attribution {
     pub undecided: Vec<(RuleRef, String)>,
     /// When no rule fits: which ones nearly did.
     pub near: Vec<NearMiss>,
+    /// When a rule is in a chain that others lead to: by which rule the packet came there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub led_by: Option<RuleRef>,
     /// Chains of type nat were not asked: the connection is not new, and its entry translates.
     pub by_conntrack: bool,
 }
@@ -98,14 +101,16 @@ pub fn attribute_drop(evidence: &NetnsEvidence, at: &Interval, packet: &PacketVi
     let walk = walk_hook(evidence, at.hook, at.priorities(), packet);
     let is_end = |verdict: &Verdict| matches!(verdict, Verdict::Drop | Verdict::Reject(_));
     let mut rules = Vec::new();
-    let certain = walk.verdict.as_ref().is_some_and(is_end);
-    if certain {
+    let ended = walk.verdict.as_ref().is_some_and(is_end);
+    rules.extend(walk.possible.iter().filter(|(verdict, _)| is_end(verdict)).map(|(_, at)| *at));
+    if ended {
         rules.extend(walk.decided_by);
-    } else {
-        rules.extend(walk.possible.iter().filter(|(verdict, _)| is_end(verdict)).map(|(_, at)| *at));
     }
+    let certain = ended && rules.iter().all(|at| rules.first().is_some_and(|first| first.is_same_rule(at)));
     let lone = |target: &Target| matches!(target, Target::Drop | Target::Reject { .. });
-    conclude(evidence, at.hook, at.priorities(), packet, &walk, rules, certain, &lone)
+    let led_by = rules.first().and_then(|at| walk.led_to(at)).map(|at| at.name());
+    let found = conclude(evidence, at.hook, at.priorities(), packet, &walk, rules, certain, &lone);
+    Attribution { led_by, ..found }
 }
 
 impl Interval {
@@ -152,6 +157,7 @@ fn conclude<'e>(
         certain: certain && found,
         undecided: undecided(walk),
         near,
+        led_by: None,
         by_conntrack: false,
     }
 }

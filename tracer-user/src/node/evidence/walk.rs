@@ -177,9 +177,14 @@ impl<'e> Walker<'e, '_> {
         }
         // Whoever accepted it: what is registered next sees it.
         let said = self.out.possible.get(earlier..).unwrap_or_default();
+        let last = said.last().map(|(verdict, _)| verdict.clone());
         if said.iter().all(|(verdict, _)| *verdict == Verdict::Accept) {
             self.gone = false;
             self.out.decided_by = Some(by);
+        } else if said.iter().all(|(verdict, _)| Some(verdict) == last.as_ref()) {
+            // Whichever it was: that is its end.
+            self.out.decided_by = Some(by);
+            self.out.verdict = last;
         } else {
             self.out.decided_by = None;
             self.out.verdict = None;
@@ -297,7 +302,34 @@ impl<'e> Walker<'e, '_> {
     }
 }
 
+impl<'e> Walk<'e> {
+    /// The rule by which the packet came to the chain of this one; `None` in a base chain.
+    pub fn led_to(&self, at: &At<'_>) -> Option<At<'e>> {
+        if at.chain.base.is_some() {
+            return None;
+        }
+        let until = self.trace.iter().rposition(|step| step.at.is(at)).unwrap_or(self.trace.len());
+        let leads = |step: &&Step<'e>| {
+            let to = step.at.rule.and_then(Rule::target);
+            !matches!(step.matched, Matched::No(_))
+                && std::ptr::eq(step.at.table, at.table)
+                && matches!(to, Some(Target::Jump(name) | Target::Goto(name)) if *name == at.chain.name)
+        };
+        self.trace.get(..until)?.iter().rev().find(leads).map(|step| step.at)
+    }
+}
+
 impl<'e> At<'e> {
+    /// They are one to whoever made it: what a map becomes is one rule.
+    pub(super) fn is_same_rule(&self, other: &At<'_>) -> bool {
+        std::ptr::eq(self.chain, other.chain) && self.rule.map(|r| r.number) == other.rule.map(|r| r.number)
+    }
+
+    fn is(&self, other: &At<'_>) -> bool {
+        let rule = |at: &At<'_>| at.rule.map(std::ptr::from_ref);
+        std::ptr::eq(self.chain, other.chain) && rule(self) == rule(other)
+    }
+
     pub fn name(&self) -> RuleRef {
         match self.rule {
             Some(rule) => self.table.rule_ref(self.chain, rule),

@@ -41,6 +41,8 @@ pub(super) struct Draft {
     pub(super) actions: Vec<Target>,
     pub(super) comments: Vec<String>,
     pub(super) counters: Option<Counters>,
+    /// Named maps that were followed.
+    pub(super) maps: Vec<String>,
     /// An extension of iptables whose data was not understood.
     pub(super) opaque: bool,
 }
@@ -119,6 +121,9 @@ impl Reader<'_, '_> {
                 variant.matches.push(chance(words.clone()));
             }
             variant.comments.extend(element.comment.clone());
+            if !map.is_anonymous() {
+                variant.maps.push(map.name.clone());
+            }
             variant.give(element, into);
             self.run(rest, variant);
         }

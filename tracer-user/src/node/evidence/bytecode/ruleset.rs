@@ -216,11 +216,12 @@ impl Reader {
             if draft.opaque && iptables && !self.out.opaque.contains(&family) {
                 self.out.opaque.push(family);
             }
+            let maps: String = draft.maps.iter().map(|map| format!(", of map {map}")).collect();
             let mut rule = draft.rule();
             rule.comments.extend(comment.clone());
             rule.number = number;
             rule.handle = handle;
-            rule.text = if iptables { iptables::print(&chain.name, &rule) } else { rule.in_words() };
+            rule.text = if iptables { iptables::print(&chain.name, &rule) } else { rule.in_words() + &maps };
             chain.rules.push(rule);
         }
         Some(())

@@ -5,7 +5,7 @@ use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::view::View;
-use super::{firewall, reasons, routing, silence, tunnel};
+use super::{elsewhere, firewall, reasons, routing, silence, tunnel};
 use crate::flow::{DropSite, Endpoint, NatKind, Place as At};
 use crate::node::evidence::Routed;
 use crate::node::{DeviceKind, Hook, NetnsId, PathRole, Role};
@@ -29,6 +29,7 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
             firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour(view, site)))
         }
         "ip6_forward" => routing::forwarding_off(view, site, Likely),
+        "nf_queue" => elsewhere::queued(view, site),
         name if name.ends_with("_enqueue") => Some(queue_full(view, site)),
         _ => None,
     };

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::catalogue as c;
+use super::elsewhere;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
 use super::packet;
@@ -14,7 +15,7 @@ use crate::node::evidence::{Backend, CtState, PacketView, attribute_drop};
 use crate::node::{Family, Hook, HookEntry, HookOwner, Role};
 
 pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
-    let at = site.interval?;
+    let Some(at) = site.interval else { return elsewhere::beside(view, site) };
     let place = Place { hook: Some(at.hook.name().to_owned()), ..view.place(site.netns, site.ifindex) };
     // What an equal packet showed need not hold for this one.
     let whole = Interval { after: i32::MIN, until: i32::MAX, ..at };
@@ -42,7 +43,7 @@ pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
         }
     }
     if tables.is_empty() {
-        return None;
+        return elsewhere::beside(view, site);
     }
     // Where the rules were read and none of them did it, they changed, or the interval is wrong.
     let sure = if tables.len() == 1 && view.of(site.netns).is_none() { Certain } else { Likely };
@@ -88,7 +89,7 @@ pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
 }
 
 /// What a rule would have to accept.
-fn what(view: &View<'_>, site: &DropSite) -> String {
+pub(super) fn what(view: &View<'_>, site: &DropSite) -> String {
     if let Some(outer) = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i))) {
         return format!("UDP {} from {}", outer.dst.port, outer.src.addr);
     }

@@ -12,6 +12,7 @@ pub(crate) mod catalogue;
 mod connections;
 mod drops;
 pub(crate) mod egress;
+mod elsewhere;
 mod explainer;
 mod finding;
 mod firewall;

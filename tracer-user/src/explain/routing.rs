@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::catalogue as c;
+use super::elsewhere;
 use super::finding::Certainty::{self, Certain, Likely};
 use super::finding::Finding;
 use super::view::{Lookup, View};
@@ -139,6 +140,9 @@ pub(super) fn ttl_used_up(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     if !looped && journey.packet.ttl <= 16 {
         // Sent with a small TTL: traceroute.
         return None;
+    }
+    if !looped && let Some(found) = elsewhere::ttl_lowered(view, site) {
+        return Some(found);
     }
     let mut by: Vec<String> = Vec::new();
     for lookup in view.lookups().filter(|l| l.error == 0 && !l.reverse && l.ifindex != 0) {

@@ -98,8 +98,46 @@ pub fn attribute_nat(
 
 /// Who dropped or rejected `packet`.
 pub fn attribute_drop(evidence: &NetnsEvidence, at: &Interval, packet: &PacketView) -> Attribution {
-    let walk = walk_hook(evidence, at.hook, at.priorities(), packet);
     let is_end = |verdict: &Verdict| matches!(verdict, Verdict::Drop | Verdict::Reject(_));
+    let lone = |target: &Target| matches!(target, Target::Drop | Target::Reject { .. });
+    attribute_end(evidence, at, packet, &is_end, &lone)
+}
+
+/// Who handed `packet` to a program.
+pub fn attribute_queue(evidence: &NetnsEvidence, at: &Interval, packet: &PacketView) -> Attribution {
+    let is_end = |verdict: &Verdict| *verdict == Verdict::Queue;
+    attribute_end(evidence, at, packet, &is_end, &|target| matches!(target, Target::Queue(_)))
+}
+
+/// A rule that sets or lowers the TTL of `packet` at one of these hooks.
+pub fn lowers_ttl(evidence: &NetnsEvidence, hooks: &[Hook], packet: &PacketView) -> Option<RuleRef> {
+    let lowers = |target: &Target| {
+        let words = [
+            "TTL --ttl-set",
+            "TTL --ttl-dec",
+            "HL --hl-set",
+            "HL --hl-dec",
+            "ip ttl set",
+            "ip6 hoplimit set",
+        ];
+        matches!(target, Target::Log(text) if words.iter().any(|start| text.starts_with(start)))
+    };
+    hooks.iter().find_map(|hook| {
+        let walk = walk_hook(evidence, *hook, i32::MIN..i32::MAX, packet);
+        let does = |at: &At<'_>| at.rule.is_some_and(|rule| rule.actions.iter().any(lowers));
+        let steps = walk.trace.iter().filter(|step| step.matched == Matched::Yes && step.certain);
+        steps.map(|step| step.at).find(does).map(|at| at.name())
+    })
+}
+
+fn attribute_end(
+    evidence: &NetnsEvidence,
+    at: &Interval,
+    packet: &PacketView,
+    is_end: &dyn Fn(&Verdict) -> bool,
+    lone: &dyn Fn(&Target) -> bool,
+) -> Attribution {
+    let walk = walk_hook(evidence, at.hook, at.priorities(), packet);
     let mut rules = Vec::new();
     let ended = walk.verdict.as_ref().is_some_and(is_end);
     rules.extend(walk.possible.iter().filter(|(verdict, _)| is_end(verdict)).map(|(_, at)| *at));
@@ -107,9 +145,8 @@ pub fn attribute_drop(evidence: &NetnsEvidence, at: &Interval, packet: &PacketVi
         rules.extend(walk.decided_by);
     }
     let certain = ended && rules.iter().all(|at| rules.first().is_some_and(|first| first.is_same_rule(at)));
-    let lone = |target: &Target| matches!(target, Target::Drop | Target::Reject { .. });
     let led_by = rules.first().and_then(|at| walk.led_to(at)).map(|at| at.name());
-    let found = conclude(evidence, at.hook, at.priorities(), packet, &walk, rules, certain, &lone);
+    let found = conclude(evidence, at.hook, at.priorities(), packet, &walk, rules, certain, lone);
     Attribution { led_by, ..found }
 }
 
@@ -148,7 +185,8 @@ fn conclude<'e>(
     let mut names: Vec<RuleRef> = Vec::new();
     for at in rules {
         let name = at.name();
-        if !names.contains(&name) {
+        // What a map becomes has one name.
+        if !names.iter().any(|known| known.place() == name.place()) {
             names.push(name);
         }
     }

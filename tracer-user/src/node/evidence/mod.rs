@@ -6,6 +6,7 @@
 //! [`NetnsEvidence::unreadable`], never a failure.
 
 mod attribute;
+mod beside;
 pub mod bytecode;
 mod collect;
 mod effect;
@@ -24,7 +25,10 @@ mod walk;
 mod wording;
 mod xt;
 
-pub use attribute::{Attribution, attribute_drop, attribute_mark, attribute_nat};
+pub use attribute::{
+    Attribution, attribute_drop, attribute_mark, attribute_nat, attribute_queue, lowers_ttl,
+};
+pub use beside::{Beside, attribute_beside};
 pub(crate) use collect::listening;
 pub use collect::{CounterFiles, read_nftables};
 pub use effect::{Done, Effect};

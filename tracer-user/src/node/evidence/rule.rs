@@ -24,6 +24,9 @@ pub enum TableFamily {
     Ip,
     Ip6,
     Inet,
+    Bridge,
+    /// At devices.
+    Netdev,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -53,6 +56,9 @@ pub struct Base {
     /// nft's chain type: filter, nat, route.
     pub kind: String,
     pub policy: Policy,
+    /// Of chains at devices (netdev, ingress of inet): which. Their hook is PREROUTING for ingress, POSTROUTING for egress.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -274,6 +280,7 @@ impl Table {
             TableFamily::Ip => family == Family::Ipv4,
             TableFamily::Ip6 => family == Family::Ipv6,
             TableFamily::Inet => true,
+            TableFamily::Bridge | TableFamily::Netdev => false,
         }
     }
 
@@ -379,6 +386,8 @@ impl fmt::Display for TableFamily {
             Self::Ip => "ip",
             Self::Ip6 => "ip6",
             Self::Inet => "inet",
+            Self::Bridge => "bridge",
+            Self::Netdev => "netdev",
         })
     }
 }

@@ -10,7 +10,7 @@ use super::effect::{Done, Effect};
 use super::matching::{Matched, Truth};
 use super::model::NetnsEvidence;
 use super::packet::{CtDirection, CtState, PacketView};
-use super::rule::{Base, Chain, Policy, Rule, RuleRef, Table, Target};
+use super::rule::{Backend, Base, Chain, Policy, Rule, RuleRef, Table, Target};
 use crate::node::Hook;
 
 /// Chains within chains; nftables allows 16.
@@ -99,7 +99,7 @@ pub fn walk_hook_by_chance<'e>(
     walk_chains(evidence, evidence.bases(hook, priorities, packet), packet, chance)
 }
 
-fn walk_chains<'e>(
+pub(super) fn walk_chains<'e>(
     evidence: &'e NetnsEvidence,
     chains: impl IntoIterator<Item = (&'e Table, &'e Chain, &'e Base)>,
     packet: &PacketView,
@@ -259,14 +259,20 @@ impl<'e> Walker<'e, '_> {
                 },
                 // Back from there is back from here.
                 Target::Goto(name) => return Some(self.jump(at, name, depth, unsure)),
-                Target::Dnat(_)
-                | Target::Snat(_)
-                | Target::Masquerade { .. }
-                | Target::Redirect { .. }
-                | Target::Tproxy(_) => {
+                Target::Dnat(_) | Target::Snat(_) | Target::Masquerade { .. } | Target::Redirect { .. } => {
                     self.effect(at, target, unsure);
                     return over(Verdict::Accept);
                 }
+                // Of iptables: without a socket that takes it, it drops (net/netfilter/xt_TPROXY.c).
+                Target::Tproxy(text) if at.table.backend != Backend::Nft => {
+                    self.effect(at, target, unsure);
+                    if !self.evidence.has_proxy(text, &self.packet) {
+                        self.out.possible.push((Verdict::Drop, at));
+                        self.gone = true;
+                    }
+                    return over(Verdict::Accept);
+                }
+                Target::Tproxy(_) => self.effect(at, target, unsure),
                 // It may end the walk or not.
                 Target::Other(_) => {
                     self.effect(at, target, unsure);
@@ -351,10 +357,21 @@ impl NetnsEvidence {
             .filter(|table| table.sees(packet.family()))
             .flat_map(|table| table.chains.iter().map(move |chain| (table, chain)))
             .filter_map(|(table, chain)| Some((table, chain, chain.base.as_ref()?)))
-            .filter(|(.., base)| base.hook == hook && priorities.contains(&base.stands_at()))
+            .filter(|(.., base)| {
+                base.hook == hook && base.devices.is_empty() && priorities.contains(&base.stands_at())
+            })
             .collect();
         found.sort_by_key(|(.., base)| (base.stands_at(), base.priority));
         found
+    }
+}
+
+impl NetnsEvidence {
+    /// A socket that a TPROXY rule hands the packet to: one at its port, or, without, at the packet's own.
+    fn has_proxy(&self, rule: &str, packet: &PacketView) -> bool {
+        let port = rule.split_once("--on-port ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        let port = port.filter(|port| *port != 0).or(packet.dst_port);
+        self.sockets.iter().any(|s| s.proto == packet.proto && port.is_none_or(|port| s.local.port() == port))
     }
 }
 

@@ -138,6 +138,18 @@ impl Draft {
                     words::payload(base, offset, length),
                     value.map_or("?".into(), words::value)
                 );
+                // TTL is written with the byte behind it, for the checksum.
+                if let (1, Some((_, name))) = (
+                    base,
+                    [(8, "ip ttl"), (6, "ip6 hoplimit"), (7, "ip6 hoplimit")]
+                        .iter()
+                        .find(|(at, _)| *at == offset),
+                ) {
+                    return Some(Target::Log(format!(
+                        "{name} set {}",
+                        value.map_or("?".into(), words::value)
+                    )));
+                }
                 // The first bytes of IP are type of service and the like, which no other rule's way depends on.
                 Some(if base == 1 && offset < 2 { Target::Log(text) } else { Target::Other(text) })
             }

@@ -146,10 +146,6 @@ pub(super) fn any_of(
             _ => return None,
         },
         Field::DeviceName(side) => sided(*side, names()?, Criterion::Input, Criterion::Output),
-        Field::PhysName(side) => {
-            let [name] = <[String; 1]>::try_from(names()?).ok()?;
-            sided(*side, name, Criterion::PhysIn, Criterion::PhysOut)
-        }
         Field::DeviceIndex(side) => {
             let all = numbers()?.into_iter();
             let name = |(first, last)| if first == last { (outside.device)(first) } else { None };

@@ -20,8 +20,6 @@ pub(super) const META_IIFTYPE: u32 = 8;
 const META_SKUID: u32 = 10;
 pub(super) const META_NFPROTO: u32 = 15;
 pub(super) const META_L4PROTO: u32 = 16;
-const META_BRI_IIFNAME: u32 = 17;
-const META_BRI_OIFNAME: u32 = 18;
 const META_SDIFNAME: u32 = 34;
 const CT_STATE: u32 = 0;
 const CT_DIRECTION: u32 = 1;
@@ -45,7 +43,6 @@ pub(super) enum Field {
     EtherType,
     DeviceName(Side),
     DeviceIndex(Side),
-    PhysName(Side),
     Mark,
     Connmark,
     State,
@@ -94,7 +91,6 @@ impl Field {
                 META_IIF | META_OIF => Self::DeviceIndex(side(*key == META_IIF)),
                 META_IIFNAME | META_SDIFNAME => Self::DeviceName(Side::Source),
                 META_OIFNAME => Self::DeviceName(Side::Destination),
-                META_BRI_IIFNAME | META_BRI_OIFNAME => Self::PhysName(side(*key == META_BRI_IIFNAME)),
                 META_SKUID => Self::Uid,
                 META_NFPROTO => Self::Family,
                 META_L4PROTO => Self::Protocol,

@@ -11,6 +11,7 @@ use super::wire::{self, Attributes};
 use crate::node::evidence::iptables;
 use crate::node::evidence::rule::{Backend, Base, Chain, Policy, Rule, Table, TableFamily};
 use crate::node::evidence::set::IpSet;
+use crate::node::netlink::text;
 use crate::node::{Family, Hook};
 
 // include/uapi/linux/netfilter/nf_tables.h
@@ -21,6 +22,11 @@ const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_CHAIN_TYPE: u16 = 7;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
 const NFTA_HOOK_PRIORITY: u16 = 2;
+const NFTA_HOOK_DEV: u16 = 3;
+const NFTA_HOOK_DEVS: u16 = 4;
+/// NF_NETDEV_EGRESS; NF_NETDEV_INGRESS is 0.
+const NETDEV_EGRESS: u32 = 1;
+const NF_INET_INGRESS: u32 = 5;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_HANDLE: u16 = 3;
@@ -80,7 +86,7 @@ type TableKey = (TableFamily, String);
 
 type Sets = FxHashMap<TableKey, FxHashMap<String, Set>>;
 
-/// Reads rules, one message after the other. Those of other families (bridge, arp, netdev) are passed over.
+/// Reads rules, one message after the other. Those of arp are passed over.
 pub struct Reader {
     out: Ruleset,
     sets: Sets,
@@ -101,6 +107,8 @@ fn family(fixed: u8) -> Option<TableFamily> {
         libc::NFPROTO_IPV4 => Some(TableFamily::Ip),
         libc::NFPROTO_IPV6 => Some(TableFamily::Ip6),
         libc::NFPROTO_INET => Some(TableFamily::Inet),
+        libc::NFPROTO_BRIDGE => Some(TableFamily::Bridge),
+        libc::NFPROTO_NETDEV => Some(TableFamily::Netdev),
         _ => None,
     }
 }
@@ -170,7 +178,7 @@ impl Reader {
             Place { table: tables.len() - 1, chains: FxHashMap::default() }
         });
         let Some(table) = tables.get_mut(place.table) else { return };
-        let base = base(chain);
+        let base = base(family, chain);
         place.chains.insert(name.clone(), table.chains.len());
         table.chains.push(Chain { name, base, rules: Vec::new() });
     }
@@ -194,7 +202,7 @@ impl Reader {
             family: match family {
                 TableFamily::Ip => Some(Family::Ipv4),
                 TableFamily::Ip6 => Some(Family::Ipv6),
-                TableFamily::Inet => None,
+                TableFamily::Inet | TableFamily::Bridge | TableFamily::Netdev => None,
             },
             sets: self.sets.get(&(family, name)).unwrap_or(&self.none),
             outside,
@@ -240,12 +248,24 @@ impl Draft {
     }
 }
 
-fn base(chain: Attributes<'_>) -> Option<Base> {
+fn base(family: TableFamily, chain: Attributes<'_>) -> Option<Base> {
     let at = chain.nested(NFTA_CHAIN_HOOK)?;
+    let number = at.u32(NFTA_HOOK_HOOKNUM)?;
+    let hook = match family {
+        TableFamily::Netdev if number == NETDEV_EGRESS => Hook::Postrouting,
+        TableFamily::Netdev => Hook::Prerouting,
+        TableFamily::Inet if number == NF_INET_INGRESS => Hook::Prerouting,
+        _ => u8::try_from(number).ok().and_then(Hook::parse)?,
+    };
+    let many = at.nested(NFTA_HOOK_DEVS).into_iter().flat_map(|all| all.each().map(|(_, name)| text(name)));
+    let mut devices: Vec<String> = at.text(NFTA_HOOK_DEV).into_iter().chain(many).collect();
+    devices.sort();
+    devices.dedup();
     Some(Base {
-        hook: at.u32(NFTA_HOOK_HOOKNUM).and_then(|hook| u8::try_from(hook).ok()).and_then(Hook::parse)?,
+        hook,
         priority: at.u32(NFTA_HOOK_PRIORITY)? as i32,
         kind: chain.text(NFTA_CHAIN_TYPE).unwrap_or_default(),
         policy: if chain.u32(NFTA_CHAIN_POLICY) == Some(NF_DROP) { Policy::Drop } else { Policy::Accept },
+        devices,
     })
 }

@@ -9,7 +9,10 @@ use crate::node::evidence::rule::{Criterion, Match, Side};
 use crate::node::printable;
 
 /// Modules whose options are all read by their own names; the others are told as [`Criterion::Other`].
-const KNOWN: [&str; 23] = [
+const KNOWN: [&str; 26] = [
+    "hl",
+    "length",
+    "ttl",
     "addrtype",
     "comment",
     "connmark",
@@ -194,6 +197,13 @@ impl<'a> Reader<'a> {
             ("addrtype", "--dst-type") => self.address_type(Side::Destination),
             ("addrtype", "--limit-iface-in") => return self.limit_iface(Side::Source),
             ("addrtype", "--limit-iface-out") => return self.limit_iface(Side::Destination),
+            ("length", "--length") => {
+                let range = super::words::port_range(self.value(), ':')?;
+                Criterion::Length(vec![(range.first.into(), range.last.into())])
+            }
+            ("ttl" | "hl", name) => {
+                ttl(name.rsplit('-').next().unwrap_or_default(), self.value().parse().ok()?)?
+            }
             ("mac", "--mac-source") => Criterion::SourceMac(mac(self.value())?),
             ("owner", "--uid-owner") => {
                 let text = self.value();
@@ -256,6 +266,17 @@ fn range<T>(ranges: Vec<T>, what: fn(Vec<T>) -> Criterion) -> Option<Read> {
 
 fn mark(text: &str, what: fn(u32, u32) -> Criterion) -> Option<Criterion> {
     value_mask(text).map(|(value, mask)| what(value, mask))
+}
+
+/// `--ttl-eq`, `--ttl-lt`, `--ttl-gt`; `--hl-*` as well.
+fn ttl(than: &str, value: u8) -> Option<Criterion> {
+    let range = match than {
+        "eq" => (value, value),
+        "lt" => (0, value.checked_sub(1)?),
+        "gt" => (value.checked_add(1)?, u8::MAX),
+        _ => return None,
+    };
+    Some(Criterion::Ttl(vec![range]))
 }
 
 fn device(text: &str) -> String {

@@ -93,6 +93,10 @@ fn condition(m: &Match, protocol: Option<u8>, out: &mut String) {
             let code = codes.map_or(String::new(), |(first, _)| format!("/{first}"));
             write!(out, " {not}--{option} {kind}{code}")
         }
+        Criterion::Length(ranges) if ranges.len() == 1 => {
+            write!(out, " -m length {not}--length {}:{}", ranges[0].0, ranges[0].1)
+        }
+        Criterion::Ttl(ranges) if ranges.len() == 1 => ttl(out, protocol == Some(58), not, ranges[0]),
         Criterion::Fragment => write!(out, " {not}-f"),
         Criterion::Statistic(text) if text.starts_with("--mode") => write!(out, " -m statistic {text}"),
         Criterion::Statistic(text) | Criterion::Other(text) if text.starts_with("-m ") => {
@@ -104,6 +108,15 @@ fn condition(m: &Match, protocol: Option<u8>, out: &mut String) {
         // Not in iptables' words: made by nft in a table of its.
         _ => write!(out, " [{m}]"),
     };
+}
+
+fn ttl(out: &mut String, six: bool, not: &str, (first, last): (u8, u8)) -> std::fmt::Result {
+    let name = if six { "hl" } else { "ttl" };
+    match (first, last) {
+        (first, last) if first == last => write!(out, " -m {name} {not}--{name}-eq {first}"),
+        (0, last) => write!(out, " -m {name} {not}--{name}-lt {}", u16::from(last) + 1),
+        (first, _) => write!(out, " -m {name} {not}--{name}-gt {}", first - 1),
+    }
 }
 
 fn ports(

@@ -81,7 +81,8 @@ fn declare(text: &str, table: &mut Table, index: &mut FxHashMap<String, usize>) 
 /// Its base chains are those that iptables makes: it can show the table, and made it.
 pub(in crate::node::evidence) fn made(table: &Table) -> bool {
     const TABLES: [&str; 5] = ["filter", "mangle", "nat", "raw", "security"];
-    let named = TABLES.contains(&table.name.as_str()) && table.family != TableFamily::Inet;
+    let named =
+        TABLES.contains(&table.name.as_str()) && matches!(table.family, TableFamily::Ip | TableFamily::Ip6);
     let as_made = |chain: &Chain, found: &Base| {
         found.hook.name() == chain.name
             && Base { policy: found.policy, ..base(&table.name, found.hook, found.policy) } == *found
@@ -102,7 +103,7 @@ fn base(table: &str, hook: Hook, policy: Policy) -> Base {
         ("security", _) => (libc::NF_IP_PRI_SECURITY, "filter"),
         _ => (libc::NF_IP_PRI_FILTER, "filter"),
     };
-    Base { hook, priority, kind: kind.to_owned(), policy }
+    Base { hook, priority, kind: kind.to_owned(), policy, devices: Vec::new() }
 }
 
 /// `[packets:bytes] -A CHAIN ...`.

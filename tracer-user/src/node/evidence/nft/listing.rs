@@ -209,6 +209,7 @@ fn base(object: &Value) -> Option<Base> {
             Some("drop") => Policy::Drop,
             _ => Policy::Accept,
         },
+        devices: Vec::new(),
     })
 }
 

@@ -40,6 +40,10 @@ pub(in crate::node::evidence) fn matches(
         ("iprange", 1) => iprange(s, family?)?,
         ("physdev", 0) => physdev(s)?,
         ("recent", 0 | 1) => recent(s)?,
+        ("length", 0) => {
+            vec![m(s.u8(4)? != 0, Criterion::Length(vec![(s.u16(0)?.into(), s.u16(2)?.into())]))]
+        }
+        ("ttl" | "hl", 0) => vec![ttl(s)?],
         _ => return None,
     };
     Some(Read::Matches(found))
@@ -251,6 +255,18 @@ fn physdev(s: Struct<'_>) -> Option<Vec<Match>> {
         out.push(m(inverted & OUT != 0, Criterion::PhysOut(name(32)?)));
     }
     Some(out)
+}
+
+/// struct ipt_ttl_info, ip6t_hl_info.
+fn ttl(s: Struct<'_>) -> Option<Match> {
+    let (mode, value) = (s.u8(0)?, s.u8(1)?);
+    let range = match mode {
+        0 | 1 => (value, value),
+        2 => (0, value.checked_sub(1)?),
+        3 => (value.checked_add(1)?, u8::MAX),
+        _ => return None,
+    };
+    Some(m(mode == 1, Criterion::Ttl(vec![range])))
 }
 
 /// struct xt_recent_mtinfo: one that only remembers the address always holds.

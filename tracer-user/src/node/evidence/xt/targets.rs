@@ -45,8 +45,24 @@ pub(in crate::node::evidence) fn target(
             prefix if prefix.is_empty() => "LOG".to_owned(),
             prefix => format!("LOG --log-prefix {prefix}"),
         }),
+        ("TPROXY", 1) => tproxy(s, family?)?,
+        ("TTL" | "HL", _) => {
+            // struct ipt_TTL_info, ip6t_HL_info.
+            let mode = ["set", "inc", "dec"].get(usize::from(s.u8(0)?))?;
+            Target::Log(format!("{name} --{}-{mode} {}", name.to_lowercase(), s.u8(1)?))
+        }
+        ("NFQUEUE", _) => Target::Queue(format!("NFQUEUE --queue-num {}", s.u16(0)?)),
         _ => return None,
     })
+}
+
+/// struct xt_tproxy_target_info_v1.
+fn tproxy(s: Struct<'_>, family: Family) -> Option<Target> {
+    let (mask, value) = (s.u32(0)?, s.u32(4)?);
+    let (address, port) = (s.address(8, family)?, s.be16(24)?);
+    Some(Target::Tproxy(format!(
+        "TPROXY --on-port {port} --on-ip {address} --tproxy-mark {value:#x}/{mask:#x}"
+    )))
 }
 
 /// struct xt_connmark_tginfo1, 2.

@@ -8,12 +8,42 @@ use tracer_user::node::evidence::bytecode::{Dump, Outside, Reader};
 use tracer_user::node::evidence::{Backend, TableFamily, iptables};
 
 const MATCHES: [&str; 20] = [
-    "comment", "tcp", "udp", "icmp", "icmp6", "conntrack", "state", "mark", "connmark", "addrtype", "set", "mac",
-    "multiport", "statistic", "owner", "iprange", "physdev", "recent", "limit", "string",
+    "comment",
+    "tcp",
+    "udp",
+    "icmp",
+    "icmp6",
+    "conntrack",
+    "state",
+    "mark",
+    "connmark",
+    "addrtype",
+    "set",
+    "mac",
+    "multiport",
+    "statistic",
+    "owner",
+    "iprange",
+    "physdev",
+    "recent",
+    "limit",
+    "string",
 ];
 const TARGETS: [&str; 14] = [
-    "MARK", "CONNMARK", "DNAT", "SNAT", "MASQUERADE", "REDIRECT", "REJECT", "CT", "TCPMSS", "LOG", "TPROXY", "TTL",
-    "NFQUEUE", "NETMAP",
+    "MARK",
+    "CONNMARK",
+    "DNAT",
+    "SNAT",
+    "MASQUERADE",
+    "REDIRECT",
+    "REJECT",
+    "CT",
+    "TCPMSS",
+    "LOG",
+    "TPROXY",
+    "TTL",
+    "NFQUEUE",
+    "NETMAP",
 ];
 
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
@@ -37,11 +67,13 @@ fuzz_target!(|data: &[u8]| {
         ("match", MATCHES[usize::from(*name) % MATCHES.len()])
     };
     let info = &info[..info.len().min(4096)];
-    let inner = [string(1, name), attribute(2, &u32::from(revision % 5).to_be_bytes()), attribute(3, info)].concat();
+    let inner =
+        [string(1, name), attribute(2, &u32::from(revision % 5).to_be_bytes()), attribute(3, info)].concat();
     let one = attribute(1 | 0x8000, &[string(1, expression), attribute(2 | 0x8000, &inner)].concat());
     let fixed = [if six { 10 } else { 2 }, 0, 0, 0];
     let hook = [attribute(1, &2u32.to_be_bytes()), attribute(2, &0u32.to_be_bytes())].concat();
-    let parts = [string(1, "filter"), string(3, "FORWARD"), attribute(4 | 0x8000, &hook), string(7, "filter")];
+    let parts =
+        [string(1, "filter"), string(3, "FORWARD"), attribute(4 | 0x8000, &hook), string(7, "filter")];
     let chain = [&fixed[..], &parts.concat()].concat();
     let parts = [string(1, "filter"), string(2, "FORWARD"), attribute(4 | 0x8000, &one)];
     let rule = [&fixed[..], &parts.concat()].concat();

@@ -3,8 +3,9 @@
 //! netdev, and the ingress hook of inet).
 
 use super::model::NetnsEvidence;
+use super::names::RuleRef;
 use super::packet::PacketView;
-use super::rule::{Base, Chain, RuleRef, Table, TableFamily};
+use super::rule::{Base, Chain, Table, TableFamily};
 use super::walk::{Verdict, Walk, walk_chains};
 
 /// A rule that drops the packet there.

@@ -4,12 +4,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::field::{Context, Field};
+use super::masks::{half, masked};
 use super::register::{Source, Value};
 use super::ruleset::Outside;
 use super::words;
 use crate::node::evidence::packet::{CtDirection, CtState};
 use crate::node::evidence::rule::{Criterion, IpRange, Match, PortRange, Side};
-use crate::node::{Family, IpPrefix, printable};
+use crate::node::{Family, printable};
 
 /// enum nft_cmp_ops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +27,6 @@ pub(super) enum Op {
 pub(super) type Bytes = (Vec<u8>, Vec<u8>);
 
 const ARPHRD_ETHER: [u8; 2] = 1u16.to_ne_bytes();
-/// struct iphdr's fragment offset, without the flags.
-const IP_OFFSET: [u8; 2] = 0x1fffu16.to_be_bytes();
 const IPV6_HEADER: u32 = 40;
 
 impl Op {
@@ -194,86 +193,6 @@ pub(super) fn any_of(
     })
 }
 
-/// `field & mask` against a value.
-fn masked(field: &Field, value: &Value, op: Op, mask: &[u8], bytes: &[u8]) -> Option<Match> {
-    let negated = match op {
-        Op::Eq => false,
-        Op::Ne => true,
-        _ => return None,
-    };
-    let zero = bytes.iter().all(|byte| *byte == 0);
-    let is = |what| Some(Match { negated, what });
-    // "Some of these bits": not equal to none of them.
-    let some = |what| zero.then_some(Match { negated: !negated, what });
-    match field {
-        Field::Address(side, family) if value.length == mask.len() => {
-            let ones: u32 = mask.iter().map(|byte| byte.count_ones()).sum();
-            let leading = mask.iter().take_while(|byte| **byte == 0xff).count() * 8
-                + mask.iter().find(|byte| **byte != 0xff).map_or(0, |byte| byte.leading_ones() as usize);
-            let (address, _) = (address(bytes, *family)?, ());
-            let prefix = IpPrefix::new(
-                address,
-                u8::try_from(ones).ok().filter(|ones| usize::from(*ones) == leading)?,
-            )?;
-            // Bits beyond the mask: it never holds.
-            (prefix.address() == address).then_some(())?;
-            is(sided(*side, vec![IpRange::from(prefix)], Criterion::Source, Criterion::Destination))
-        }
-        Field::Mark => is(Criterion::Mark { value: number(bytes, true)?, mask: number(mask, true)? }),
-        Field::Connmark => is(Criterion::Connmark { value: number(bytes, true)?, mask: number(mask, true)? }),
-        Field::State => {
-            let bits = number(mask, true)?;
-            let all = (0..32).map(|bit| 1u32 << bit).filter(|bit| bits & bit != 0);
-            some(Criterion::CtState(all.map(state_of).collect::<Option<_>>()?))
-        }
-        Field::Status => {
-            let states = match number(mask, true)? {
-                0x10 => vec![CtState::Snat],
-                0x20 => vec![CtState::Dnat],
-                0x30 => vec![CtState::Snat, CtState::Dnat],
-                _ => return None,
-            };
-            some(Criterion::CtState(states))
-        }
-        Field::TcpFlags => is(Criterion::TcpFlags { mask: *mask.first()?, value: *bytes.first()? }),
-        Field::Fragment if mask == IP_OFFSET => some(Criterion::Fragment),
-        _ => None,
-    }
-}
-
-/// The range that `<`, `<=`, `>` or `>=` means.
-fn half(op: Op, bytes: &[u8], host: bool) -> Option<Bytes> {
-    let mut number = bytes.to_vec();
-    let big = host && cfg!(target_endian = "little");
-    if big {
-        number.reverse();
-    }
-    let step = |up: bool| {
-        let mut out = number.clone();
-        for byte in out.iter_mut().rev() {
-            let (next, over) = if up { byte.overflowing_add(1) } else { byte.overflowing_sub(1) };
-            *byte = next;
-            if !over {
-                return Some(out);
-            }
-        }
-        None
-    };
-    let (least, most) = (vec![0; bytes.len()], vec![0xff; bytes.len()]);
-    let (mut first, mut last) = match op {
-        Op::Lt => (least, step(false)?),
-        Op::Le => (least, number),
-        Op::Gt => (step(true)?, most),
-        Op::Ge => (number, most),
-        Op::Eq | Op::Ne => return None,
-    };
-    if big {
-        first.reverse();
-        last.reverse();
-    }
-    Some((first, last))
-}
-
 /// Numbers that lie in the register in the machine's order; all others are in network order.
 fn is_number(field: &Field) -> bool {
     matches!(
@@ -339,7 +258,7 @@ pub(super) fn device_name((first, last): &Bytes) -> Option<String> {
 }
 
 /// NF_CT_STATE_*.
-fn state_of(bit: u32) -> Option<CtState> {
+pub(super) fn state_of(bit: u32) -> Option<CtState> {
     Some(match bit {
         1 => CtState::Invalid,
         2 => CtState::Established,
@@ -366,7 +285,12 @@ pub(in crate::node::evidence) fn address_type(kind: u32) -> Option<String> {
     usize::try_from(kind).ok().and_then(|kind| names.get(kind)).map(|name| (*name).to_owned())
 }
 
-fn sided<T>(side: Side, value: T, source: fn(T) -> Criterion, destination: fn(T) -> Criterion) -> Criterion {
+pub(super) fn sided<T>(
+    side: Side,
+    value: T,
+    source: fn(T) -> Criterion,
+    destination: fn(T) -> Criterion,
+) -> Criterion {
     match side {
         Side::Source => source(value),
         Side::Destination => destination(value),

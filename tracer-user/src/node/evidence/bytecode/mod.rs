@@ -11,6 +11,7 @@ mod decode;
 mod expression;
 mod field;
 mod load;
+mod masks;
 mod register;
 mod ruleset;
 mod sets;

@@ -146,6 +146,7 @@ impl Set {
             ipv6: self.kinds.contains(&TYPE_IP6ADDR),
             members: self.elements.iter().map(member).collect(),
             cut: self.cut,
+            netmask: None,
             name,
         }
     }

@@ -10,6 +10,7 @@ mod sysctl;
 mod tool;
 
 pub use counters::CounterFiles;
+pub use ipset::parse as parse_ipset_dump;
 pub(crate) use sockets::listening;
 
 use std::collections::BTreeMap;

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use super::flags::{icmp, tcp_flags, ttl};
 use super::words::{address_range, mac, networks, number, ports, protocol, value_mask};
 use crate::node::evidence::packet::{CtDirection, CtState};
 use crate::node::evidence::rule::{Criterion, Match, Side};
@@ -268,17 +269,6 @@ fn mark(text: &str, what: fn(u32, u32) -> Criterion) -> Option<Criterion> {
     value_mask(text).map(|(value, mask)| what(value, mask))
 }
 
-/// `--ttl-eq`, `--ttl-lt`, `--ttl-gt`; `--hl-*` as well.
-fn ttl(than: &str, value: u8) -> Option<Criterion> {
-    let range = match than {
-        "eq" => (value, value),
-        "lt" => (0, value.checked_sub(1)?),
-        "gt" => (value.checked_add(1)?, u8::MAX),
-        _ => return None,
-    };
-    Some(Criterion::Ttl(vec![range]))
-}
-
 fn device(text: &str) -> String {
     printable(text)
 }
@@ -289,33 +279,6 @@ fn side(text: &str) -> Option<Side> {
         "dst" => Some(Side::Destination),
         _ => None,
     }
-}
-
-fn tcp_flags(text: &str) -> Option<u8> {
-    let bit = |flag: &str| {
-        Some(match flag {
-            "FIN" => 1,
-            "SYN" => 2,
-            "RST" => 4,
-            "PSH" => 8,
-            "ACK" => 16,
-            "URG" => 32,
-            "ECE" => 64,
-            "CWR" => 128,
-            "ALL" => 63,
-            "NONE" | "" => 0,
-            _ => return None,
-        })
-    };
-    text.split(',').try_fold(0, |all, flag| Some(all | bit(flag)?))
-}
-
-fn icmp(text: &str) -> Option<Criterion> {
-    let (kind, code) = match text.split_once('/') {
-        Some((kind, code)) => (kind, Some(code.parse().ok()?)),
-        None => (text, None),
-    };
-    Some(Criterion::Icmp { kind: kind.parse().ok()?, codes: code.map(|code| (code, code)) })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What `iptables-save` prints, read. The text comes from outside: anything may be in it.
 
+mod flags;
 mod matches;
 mod print;
 mod save;

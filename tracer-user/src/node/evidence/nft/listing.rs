@@ -120,6 +120,7 @@ impl Reader {
             ipv6: kinds.iter().any(|kind| kind == "ipv6_addr"),
             members: members.collect(),
             cut: elements.len().saturating_sub(MAX_MEMBERS),
+            netmask: None,
             name: name.clone(),
         };
         self.out.sets.insert(name, set);

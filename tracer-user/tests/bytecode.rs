@@ -444,3 +444,108 @@ fn rules_of_nft_are_read_as_its_own_tool_prints_them() {
         }
     }
 }
+
+/// Numbers that look random and are the same each time.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self, below: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % below
+    }
+
+    fn of<'t>(&mut self, all: &[&'t str]) -> &'t str {
+        all[self.next(all.len())]
+    }
+
+    fn address(&mut self, six: bool) -> String {
+        let length = [8, 13, 16, 20, 24, 31, 32][self.next(7)];
+        if six {
+            return format!("fd00:{:x}::{:x}/{}", self.next(65535), self.next(65535), length * 4);
+        }
+        format!("10.{}.{}.{}/{length}", self.next(256), self.next(256), self.next(256))
+    }
+
+    fn ports(&mut self) -> String {
+        let first = self.next(60000);
+        if self.next(2) == 0 { first.to_string() } else { format!("{first}:{}", first + 1 + self.next(5000)) }
+    }
+}
+
+/// Conditions of several kinds at once, as one would combine them.
+fn random_rule(random: &mut Random, six: bool) -> String {
+    const NOT: [&str; 3] = ["", "", "! "];
+    let mut out = String::new();
+    for side in ["-s", "-d"] {
+        if random.next(3) == 0 {
+            let _ = write!(out, " {}{side} {}", random.of(&NOT), random.address(six));
+        }
+    }
+    for device in ["-i", "-o"] {
+        if random.next(4) == 0 {
+            let _ = write!(
+                out,
+                " {}{device} {}",
+                random.of(&NOT),
+                random.of(&["eth0", "cali+", "v", "flannel.1"])
+            );
+        }
+    }
+    match random.next(4) {
+        0 => {
+            let _ = write!(out, " -p {}", random.of(&["tcp", "udp"]));
+            // Not both negated: iptables-nft 1.8.9 makes one comparison of the two, which says "not both of them", and
+            // prints them as two.
+            for (port, not) in [("--sport", ""), ("--dport", random.of(&NOT))] {
+                if random.next(2) == 0 {
+                    let _ = write!(out, " {not}{port} {}", random.ports());
+                }
+            }
+        }
+        1 => {
+            let many = [random.ports(), random.ports(), random.ports()].join(",");
+            let which = random.of(&["--sports", "--dports", "--ports"]);
+            let _ = write!(out, " -p tcp -m multiport {}{which} {many}", random.of(&NOT));
+        }
+        2 if !six => {
+            let _ = write!(out, " -p icmp --icmp-type {}", random.next(19));
+        }
+        _ => {}
+    }
+    for words in ["a", "default/web:http -> 10.0.0.1:80", "it's \\\"quoted\\\""] {
+        if random.next(5) == 0 {
+            let _ = write!(out, " -m comment --comment \"{words}\"");
+        }
+    }
+    if random.next(3) == 0 {
+        let (value, mask) = (random.next(1 << 31), random.next(1 << 31));
+        let kind = random.of(&["mark", "connmark"]);
+        let _ = write!(out, " -m {kind} {}--mark {:#x}/{mask:#x}", random.of(&NOT), value & mask);
+    }
+    if random.next(4) == 0 {
+        let states = random.of(&["NEW", "ESTABLISHED,RELATED", "INVALID", "DNAT", "UNTRACKED,NEW"]);
+        let _ = write!(out, " -m conntrack {}--ctstate {states}", random.of(&NOT));
+    }
+    if random.next(6) == 0 {
+        let _ = write!(out, " -m statistic --mode random --probability 0.{}", 1 + random.next(9));
+    }
+    let mark = format!("-j MARK --set-xmark {:#x}/{:#x}", random.next(1 << 31), random.next(1 << 31));
+    out + " " + random.of(&["-j ACCEPT", "-j DROP", "-j RETURN", "-j OWN", "-g OWN", "", mark.as_str()])
+}
+
+#[test]
+fn random_rules_of_iptables_are_read_alike() {
+    let Some(node) = Node::new("random") else { return };
+    for (tool, family) in [("iptables-nft", TableFamily::Ip), ("ip6tables-nft", TableFamily::Ip6)] {
+        let mut random = Random(20_261_121);
+        let mut text = String::from("*mangle\n:FORWARD ACCEPT [0:0]\n:OWN - [0:0]\n");
+        for _ in 0..400 {
+            let _ = writeln!(text, "-A FORWARD{}", random_rule(&mut random, family == TableFamily::Ip6));
+        }
+        text.push_str("COMMIT\n");
+        node.run(&format!("{tool}-restore"), &text).unwrap();
+        let printed = node.run(&format!("{tool}-save -c"), "").unwrap();
+        let theirs = iptables::parse(&printed, family, Backend::IptablesNft).tables;
+        compare(&theirs, &native(&node, family), Backend::IptablesNft);
+    }
+}

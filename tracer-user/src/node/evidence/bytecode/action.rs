@@ -41,8 +41,7 @@ impl Draft {
             b"nat" => {
                 const NFT_NAT_DNAT: u32 = 1;
                 let mut to = self.translation(a.u32(7), (a.u32(5), a.u32(6)));
-                let family =
-                    a.u32(2).and_then(|f| if f == 10 { Some(Family::Ipv6) } else { Some(Family::Ipv4) })?;
+                let family = a.u32(2).map(|f| if f == 10 { Family::Ipv6 } else { Family::Ipv4 })?;
                 let constant = |register| self.registers.one(register).and_then(Value::as_constant);
                 if let Some(first) = constant(a.u32(3)) {
                     let last = constant(a.u32(4)).unwrap_or(first);

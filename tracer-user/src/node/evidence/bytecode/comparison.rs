@@ -119,7 +119,7 @@ pub(super) fn any_of(
     let bytes = || -> Option<Vec<(u8, u8)>> {
         ranges.iter().map(|(first, last)| Some((*first.first()?, *last.first()?))).collect()
     };
-    let names = || ranges.iter().map(|range| device_name(range)).collect::<Option<Vec<_>>>();
+    let names = || ranges.iter().map(device_name).collect::<Option<Vec<_>>>();
     let one =
         || numbers().and_then(|all| <[_; 1]>::try_from(all).ok()).filter(|[(a, b)]| a == b).map(|[(a, _)]| a);
     Some(match field {

@@ -153,7 +153,7 @@ impl Reader<'_, '_> {
             }
             let what = match Field::of(value, context).as_slice() {
                 [(field, _)] if value.mask().is_none() && !value.is_xored() => {
-                    comparison::any_of(field, &[range.clone()], value.swapped, self.table.outside)
+                    comparison::any_of(field, std::slice::from_ref(&range), value.swapped, self.table.outside)
                 }
                 [(Field::Mark, _)] if range.0 == range.1 => masked_mark(value, &range.0, false),
                 [(Field::Connmark, _)] if range.0 == range.1 => masked_mark(value, &range.0, true),

@@ -51,8 +51,8 @@ fn condition(m: &Match, protocol: Option<u8>, out: &mut String) {
         Criterion::Source(ranges) => write!(out, " {not}-s {}", list(ranges, network)),
         Criterion::Destination(ranges) => write!(out, " {not}-d {}", list(ranges, network)),
         Criterion::Protocol(all) => write!(out, " {not}-p {}", list(all, |p| protocol_name(*p))),
-        Criterion::Input(names) => write!(out, " {not}-i {}", list(names, device)),
-        Criterion::Output(names) => write!(out, " {not}-o {}", list(names, device)),
+        Criterion::Input(names) => write!(out, " {not}-i {}", list(names, |name| device(name))),
+        Criterion::Output(names) => write!(out, " {not}-o {}", list(names, |name| device(name))),
         Criterion::SourcePort(ranges) => ports(out, protocol, not, "sport", ranges),
         Criterion::DestinationPort(ranges) => ports(out, protocol, not, "dport", ranges),
         Criterion::EitherPort(ranges) => write!(out, " -m multiport {not}--ports {}", list(ranges, port)),
@@ -202,10 +202,10 @@ fn port(range: &PortRange) -> String {
     }
 }
 
-fn device(name: &String) -> String {
+fn device(name: &str) -> String {
     match name.strip_suffix('*') {
         Some(start) => format!("{start}+"),
-        None => name.clone(),
+        None => name.to_owned(),
     }
 }
 

@@ -12,13 +12,13 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
 use tests::{
     Lab, Spec,
-    causes::{Attempt, CASES, Case, HEALTHY, Trace, VARIANTS, Watch, binary, fill},
+    causes::{Attempt, CASES, Case, HEALTHY, Trace, VARIANTS, WAYS, Watch, binary, fill},
     skip_unless_root,
     topology::Family,
 };
@@ -104,6 +104,12 @@ fn each_variant_is_named() -> Result<()> {
 }
 
 #[test]
+#[ignore = "eighty labs: four minutes; run with --ignored"]
+fn each_wrong_way_is_named() -> Result<()> {
+    try_all(WAYS, None)
+}
+
+#[test]
 fn healthy_traffic_has_no_cause() -> Result<()> {
     skip_unless_root!();
     if !is_here() {
@@ -114,9 +120,10 @@ fn healthy_traffic_has_no_cause() -> Result<()> {
     for (probe, flow) in HEALTHY {
         let name = format!("healthy-{}", probe.name());
         let trace = Trace::start(&lab, &name, &fill(flow, Family::V4), Watch::Both)?;
+        let began = Instant::now();
         let report = probe.run(&lab, Family::V4)?;
         thread::sleep(Duration::from_millis(300));
-        let found = trace.stop(&name)?;
+        let found = trace.stop(&name, began)?;
         let right = found.causes.is_empty();
         println!("{} {:10} {report} → {found}", if right { "right" } else { "WRONG" }, probe.name());
         if !right {

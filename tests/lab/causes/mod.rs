@@ -4,14 +4,19 @@
 mod cases;
 mod trace;
 mod variants;
+mod ways;
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 
 pub use cases::{CASES, HEALTHY};
 pub use trace::{Found, Trace, binary};
 pub use variants::{VARIANTS, What};
+pub use ways::WAYS;
 
 use crate::{
     Backend, Lab, Spec, faults,
@@ -83,9 +88,10 @@ impl Attempt {
         let probe = self.apply(&lab)?;
         let name = self.name().replace(' ', "-");
         let trace = Trace::start(&lab, &name, &fill(self.case.flow, self.family), self.case.watch)?;
+        let began = Instant::now();
         probe.run(&lab, self.family)?;
         thread::sleep(Duration::from_millis(self.patience()));
-        trace.stop(&name)
+        trace.stop(&name, began)
     }
 
     /// A lone packet's silence is told after some time.

@@ -10,7 +10,7 @@ use super::view::View;
 use crate::flow::{Cause, Hop, Interval, Journey, Names, NatKind};
 use crate::node::Topology;
 use crate::node::evidence::{
-    Attribution, CtState, Evidence, NetnsEvidence, PacketView, attribute_mark, attribute_nat,
+    Attribution, CtDirection, CtState, Evidence, NetnsEvidence, PacketView, attribute_mark, attribute_nat,
 };
 
 /// Answers that are remembered: packets of one connection meet the same rules.
@@ -68,7 +68,15 @@ impl Authors {
             self.known.clear();
             self.read = read.collect();
         }
-        let view = View { journey, topology, names, evidence: Some(evidence), routes: &[], exit: None };
+        let view = View {
+            journey,
+            topology,
+            names,
+            evidence: Some(evidence),
+            routes: &[],
+            exit: None,
+            tunnel: None,
+        };
         let mut out = Vec::new();
         for (at, hop) in journey.hops.iter().enumerate().skip(from).filter(|(_, hop)| changed(hop)) {
             let Some(netns) = evidence.of(hop.netns) else { continue };
@@ -124,13 +132,7 @@ impl Authors {
         // Rules are asked for a connection's first packet only, and its entry then remembers: they are the same
         // for all that follow, as long as they are not changed.
         self.ask(view, at, hop, &interval, Deed::Nat, |packet| {
-            let first = PacketView {
-                ct_state: Some(CtState::New),
-                ct_direction: Some(crate::node::evidence::CtDirection::Original),
-                ct_snat: None,
-                ct_dnat: None,
-                ..packet.clone()
-            };
+            let first = first_packet(packet);
             attribute_nat(netns, &interval, &first, nat.kind, to)
         })
     }
@@ -161,5 +163,16 @@ impl Authors {
         }
         self.known.insert(question, Arc::clone(&found));
         (!found.rules.is_empty()).then_some(found)
+    }
+}
+
+/// As the first packet of its connection: the only one that rules of nat tables are asked for.
+pub(super) fn first_packet(packet: &PacketView) -> PacketView {
+    PacketView {
+        ct_state: Some(CtState::New),
+        ct_direction: Some(CtDirection::Original),
+        ct_snat: None,
+        ct_dnat: None,
+        ..packet.clone()
     }
 }

@@ -8,10 +8,11 @@ use super::catalogue as c;
 use super::egress::is_node_mark;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
-use super::view::{Exit, Lookup, View};
+use super::translated::Translation;
+use super::view::{Entry, Exit, Lookup, View};
 use super::waiting::Waiting;
-use super::{beyond, lost, selection, silence};
-use crate::flow::{Addr, Ending, Endpoint, Hop, NatKind, Place};
+use super::{beyond, egress, lost, selection, silence};
+use crate::flow::{Addr, Ending, Endpoint, Ends, Hop, NatKind, Place};
 use crate::node::{Hook, NetnsId};
 
 /// Flows that are remembered.
@@ -47,6 +48,20 @@ pub(super) struct FlowState {
     pub(super) last_lookup: Option<Lookup>,
     /// How packets of the forward direction were routed, by namespace.
     pub(super) routes: Vec<Lookup>,
+    /// Its first packet that was translated by rules, or by its conntrack entry.
+    pub(super) translation: Option<Translation>,
+    /// The ends of the last packet of the forward direction, where it was seen last.
+    pub(super) ends: Option<Ends>,
+    /// It came by the egress tunnel into this namespace.
+    pub(super) tunnelled_into: Option<Entry>,
+    /// Routers that would rather have the packets sent to another one, on the same network.
+    pub(super) redirected_by: Vec<Addr>,
+    /// Drops of unknown cause: where, and how many.
+    pub(super) dropped: Option<((NetnsId, u64), u32)>,
+    /// The TTL that it was sent with.
+    pub(super) ttl: u8,
+    /// When the first answer to the SYN was seen.
+    pub(super) first_answer_ns: Option<u64>,
     /// Where the last packet of the forward direction left a node without an outer header.
     pub(super) exit: Option<Exit>,
 }
@@ -89,6 +104,7 @@ impl Connections {
             {
                 return Some(found);
             }
+            let unheard = lost::unheard(view, state).or_else(|| lost::dropped_again(view, state));
             let refused = beyond::refused(view, state);
             self.flow(journey.flow).answered = true;
             self.unanswered.over(journey.flow);
@@ -100,7 +116,7 @@ impl Connections {
             if refused.is_none() {
                 self.alive.insert(journey.packet.ends.src);
             }
-            return refused;
+            return refused.or(unheard);
         }
         let marked = journey.hops.iter().find_map(|h| {
             let mark = h.mark_change?.to;
@@ -127,6 +143,12 @@ impl Connections {
         {
             state.translated = Some((hop.netns, nat.from.dst, hop.ends.dst));
         }
+        if state.translation.is_none() {
+            state.translation = Translation::of(view);
+        }
+        state.ends = journey.hops.last().map(|h| h.ends);
+        state.ttl = journey.packet.ttl;
+        state.tunnelled_into = state.tunnelled_into.or_else(|| egress::came_by_tunnel(view));
         let first = state.sent == 0;
         if first {
             state.first_ns = journey.start_ns;
@@ -174,10 +196,31 @@ impl Connections {
         if let Some(finding) = lost::vanished(view, state) {
             return Some(finding);
         }
+        if let Some(finding) = lost::dropped_again(view, state) {
+            return Some(finding);
+        }
         if !state.answered && !state.explained {
             self.unanswered.sent(view);
         }
         silence::explain(view, self)
+    }
+
+    /// Routers that sent redirects for a flow.
+    pub(super) fn redirected_by(&self, flow: u32) -> &[Addr] {
+        self.flows.get(&flow).map_or(&[], |state| &state.redirected_by)
+    }
+
+    /// Any packet of what is followed was seen.
+    pub(super) fn saw_any(&self) -> bool {
+        !self.flows.is_empty()
+    }
+
+    /// What changed the packet, or the one that an ICMP error is about.
+    pub(super) fn translation(&mut self, view: &View<'_>) -> Option<Translation> {
+        match view.journey.packet.icmp_error {
+            Some(_) => self.flow(view.journey.flow).translation.clone(),
+            None => Translation::of(view),
+        }
     }
 
     /// By how much a counter of a namespace rose since the start.
@@ -217,6 +260,23 @@ impl Connections {
                 .at(view.place(site.netns, site.ifindex)),
             );
         }
+        if matches!((ipv6, icmp_type, code), (false, 11, 0) | (true, 3, 0)) {
+            let state = self.flow(journey.flow);
+            let own = view.owner(journey.packet.ends.src.addr.ip()).is_some();
+            // Traceroute sends with a small TTL.
+            return (!own && !state.explained && state.ttl > 16)
+                .then(|| beyond::ttl_used_up(view, state.ends));
+        }
+        if matches!((ipv6, icmp_type), (false, 5) | (true, 137)) {
+            let from = journey.packet.ends.src.addr;
+            let state = self.flow(journey.flow);
+            if state.redirected_by.len() < 4 && !state.redirected_by.contains(&from) {
+                state.redirected_by.push(from);
+            }
+            // What is sent again has no answer.
+            let waits = state.sent >= 2 && !state.answered;
+            return beyond::redirected(view, &state.redirected_by, state.ends).filter(|_| waits);
+        }
         let unreachable = matches!((ipv6, icmp_type), (false, 3) | (true, 1));
         if !unreachable {
             // Redirects and quenches are no answer.
@@ -234,7 +294,7 @@ impl Connections {
             let host = matches!((ipv6, code), (false, 1) | (true, 3));
             let there = state.routes.iter().find(|l| l.netns == own).copied();
             let lookup = there.or(state.last_lookup).filter(|l| host && l.netns == own)?;
-            return Some(beyond::unresolved(view, &lookup));
+            return Some(beyond::unresolved(view, &lookup, state.ends));
         }
         let (from, tcp) = (journey.packet.ends.src.addr, state.syn);
         let port = matches!((ipv6, icmp_type, code), (false, 3, 3) | (true, 1, 4));

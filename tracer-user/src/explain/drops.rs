@@ -5,9 +5,11 @@ use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::view::View;
-use super::{elsewhere, firewall, reasons, routing, silence, tunnel};
+use super::{
+    beside, detour, duplicate, egress_reply, firewall, loops, macs, neighbour, reasons, routing, silence,
+    tunnel,
+};
 use crate::flow::{DropSite, Endpoint, NatKind, Place as At};
-use crate::node::evidence::Routed;
 use crate::node::{DeviceKind, Hook, NetnsId, PathRole, Role};
 
 /// The cause of a drop, if one is singled out.
@@ -26,33 +28,34 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
         | "ip6_pkt_prohibit"
         | "ip6_pkt_prohibit_out" => routing::refused(view, site),
         "neigh_invalidate" | "arp_error_report" | "ndisc_error_report" => {
-            firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour(view, site)))
+            firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour::failed(view, site)))
         }
         "ip6_forward" => routing::forwarding_off(view, site, Likely),
-        "nf_queue" => elsewhere::queued(view, site),
+        "nf_queue" => beside::queued(view, site),
         name if name.ends_with("_enqueue") => Some(queue_full(view, site)),
         _ => None,
     };
     match &*reason {
         "IP_RPFILTER" => silence::not_masqueraded(view).or_else(|| Some(reverse_path(view, site))),
-        "NETFILTER_DROP" => firewall::dropped(view, site),
+        "IP_LOCAL_SOURCE" => duplicate::own_source(view, site),
+        "NETFILTER_DROP" => firewall::dropped(view, site).or_else(|| firewall::elsewhere(view, site)),
         "IP_OUTNOROUTES" if view.is_vxlan(site.netns, site.ifindex) => tunnel::no_way_out(view, site),
         "IP_INNOROUTES" | "IP_OUTNOROUTES" => routing::refused(view, site),
         "IP_INADDRERRORS" if symbol == "ip_error" || symbol == "ip6_forward" => {
             routing::forwarding_off(view, site, Certain)
         }
         "NEIGH_FAILED" | "NEIGH_QUEUEFULL" | "NEIGH_DEAD" | "NEIGH_CREATEFAIL" => {
-            firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour(view, site)))
+            firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour::failed(view, site)))
         }
         "NO_TX_TARGET" | "VXLAN_NO_REMOTE" => tunnel::no_peer(view, site),
         "VXLAN_VNI_NOT_FOUND" => Some(tunnel::vni(view, site)),
-        "OTHERHOST" => other_host(view, site.netns, site.ifindex),
+        "OTHERHOST" => macs::wrong_entries(view).or_else(|| other_host(view, site.netns, site.ifindex)),
         "NO_SOCKET" => no_socket(view, site),
         "PKT_TOO_BIG" => Some(too_big(view, site)),
         "QDISC_DROP" | "QDISC_OVERLIMIT" | "QDISC_CONGESTED" | "FQ_BAND_LIMIT" | "FQ_FLOW_LIMIT" => {
             Some(queue_full(view, site))
         }
-        "IP_INHDR" if matches!(view.icmp_sent(), Some((11 | 3, 0))) => routing::ttl_used_up(view, site),
+        "IP_INHDR" if matches!(view.icmp_sent(), Some((11 | 3, 0))) => loops::ttl_used_up(view, site),
         "NOT_SPECIFIED" => by_symbol(),
         other => reasons::explain(view, site, other).or_else(by_symbol),
     }
@@ -67,6 +70,15 @@ fn reverse_path(view: &View<'_>, site: &DropSite) -> Finding {
     let device = view.device_name(site.netns, site.ifindex);
     let source = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends).src.addr;
     let back = view.lookups().rev().find(|l| l.reverse && l.netns == site.netns && l.error == 0);
+    if let Some(found) = egress_reply::reply_by_another_way(view, site) {
+        return found;
+    }
+    if let Some(found) = detour::of_way_back(view, site, source.ip()) {
+        return found;
+    }
+    if let Some(found) = routing::way_back_refused(view, site, source.ip()) {
+        return found;
+    }
     let named = back.filter(|l| l.ifindex != 0 && l.ifindex != site.ifindex);
     let title = match named {
         Some(l) => format!(
@@ -99,68 +111,6 @@ fn reverse_path(view: &View<'_>, site: &DropSite) -> Finding {
         .at(view.place(site.netns, site.ifindex))
 }
 
-fn neighbour(view: &View<'_>, site: &DropSite) -> Finding {
-    let device = view.device_name(site.netns, site.ifindex);
-    let encap = site.encap.is_some();
-    let lookup = view.last_lookup(site.netns, encap).filter(|l| l.error == 0);
-    let ends = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends);
-    let gateway = match lookup {
-        Some(lookup) => (!lookup.gateway.is_none()).then_some(lookup.gateway.ip()),
-        // IPv6 sockets look their route up unseen: as the tables say.
-        None if !encap => view.of(site.netns).and_then(|e| {
-            match e.routed(Some(ends.src.addr.ip()), ends.dst.addr.ip(), site.mark) {
-                Routed::By(route) => route.next_hops.first().and_then(|hop| hop.gateway),
-                _ => None,
-            }
-        }),
-        None => None,
-    };
-    let outer = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i)));
-    let next = gateway.unwrap_or(outer.map_or(ends.dst.addr, |o| o.dst.addr).ip());
-    let check = view.command(site.netns, format!("ip neigh show {next} dev {device}"));
-    let place = view.place(site.netns, site.ifindex);
-    if view.is_vxlan(site.netns, site.ifindex) {
-        return Finding::new(
-            &c::TUNNEL_NEIGHBOUR_MISSING,
-            Certain,
-            format!(
-                "{device} has no neighbour entry for its peer {next}: that node was not made known to it"
-            ),
-        )
-        .checked("the neighbour could not be resolved: NEIGH_FAILED".to_owned(), check)
-        .fix(format!("the agent that owns {device} must add the peer (restart it, read its log)"))
-        .at(place);
-    }
-    let what = match gateway {
-        Some(gw) if view.namespace(site.netns).is_some_and(|ns| ns.role == Role::Pod) => {
-            format!(
-                "the pod's gateway {gw} does not answer on {device}: wrong gateway, or its host is not there"
-            )
-        }
-        Some(gw) => format!("the gateway {gw} does not answer on {device}"),
-        None => format!("{next} does not answer on {device}: no such host or pod, or it is down"),
-    };
-    let translated = gateway.is_none()
-        && view.journey.conntrack.iter().any(|e| e.reply.src.addr.ip() == next && e.translates());
-    let fix = if translated {
-        let original =
-            view.journey.conntrack.iter().find(|e| e.reply.src.addr.ip() == next).map(|e| e.original.dst);
-        let original = original.map(|o| o.to_string()).unwrap_or_default();
-        format!(
-            "{next} is where {original} is translated to: if that endpoint is gone, remove its rule and `conntrack -D -d {}`",
-            original.split(':').next().unwrap_or_default()
-        )
-    } else if gateway.is_some() {
-        format!("set a gateway that exists: {}", view.command(site.netns, "ip route"))
-    } else {
-        format!("start {next}, or correct the address that was asked for")
-    };
-    Finding::new(&c::NEIGHBOUR_SILENT, Certain, what)
-        .checked("address resolution failed: NEIGH_FAILED", check)
-        .fix(fix)
-        .at(place)
-}
-
 /// The frame is not for the device's MAC.
 pub(super) fn other_host(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Option<Finding> {
     let known = view.device(netns, ifindex)?;
@@ -187,6 +137,7 @@ pub(super) fn other_host(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Optio
             .fix(format!(
                 "recreate {device} on this node, or correct its MAC in the peer's neighbour and FDB entries"
             ))
+            .about("inner frame")
             .at(place),
         );
     }
@@ -218,7 +169,9 @@ pub(super) fn other_host(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Optio
     }
     // A switch floods what it does not know: a frame is a fault here only if this host is meant.
     let packet = &view.journey.packet;
-    let (from, to) = (packet.ends.src.addr, packet.ends.dst.addr);
+    let outer =
+        view.journey.hops.last().and_then(|h| h.encap).and_then(|i| view.journey.encaps.get(usize::from(i)));
+    let (from, to) = outer.map_or((packet.ends.src.addr, packet.ends.dst.addr), |o| (o.src.addr, o.dst.addr));
     let answers = view.journey.reply
         && view.exit.is_some_and(|e| (e.netns, e.ifindex, e.ends.src.addr) == (netns, ifindex, to));
     let here = view.owner(to.ip()).is_some_and(|(ns, _)| ns.id == netns);
@@ -245,6 +198,7 @@ pub(super) fn other_host(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Optio
             format!("who answers for {to}, and with which MAC"),
             format!("from the network of {device}: arping -c 3 {to} (IPv6: ndisc6)"),
         )
+        .about(to)
         .fix(if lone_port {
             format!("on {from}: `ip neigh` shows {to_mac}; delete that entry")
         } else {
@@ -268,12 +222,19 @@ fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let name = view.netns(site.netns);
     // A SYN-ACK (or an answer) that its own client does not know.
     if view.journey.reply && (!packet.is_tcp() || packet.tcp_flags & 0x12 == 0x12) {
-        return Some(unasked(view, site, ends.src, &name).at(place));
+        return duplicate::answered_elsewhere(view, site.netns)
+            .or_else(|| Some(unasked(view, site, ends.src, &name).at(place)));
     }
     if packet.is_tcp() && !view.is_syn() {
         return None;
     }
     let to = ends.dst;
+    if let Some(found) = duplicate::taken(view, site.netns, to.addr.ip()) {
+        return Some(found);
+    }
+    if let Some(found) = routing::into_itself(view, site, to.addr.ip()) {
+        return Some(found);
+    }
     let check = view.command(
         site.netns,
         format!("ss -{}lnp sport = :{}", if packet.is_tcp() { 't' } else { 'u' }, to.port),

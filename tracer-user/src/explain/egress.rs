@@ -5,7 +5,8 @@
 use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
-use super::view::{Lookup, View};
+use super::view::{Entry, View};
+use super::{egress_reply, fwmark};
 use crate::flow::{Hop, NatKind, Place as At};
 use crate::node::evidence::{Done, PacketView, Routed, walk_hook};
 use crate::node::rtnl::Link;
@@ -30,19 +31,46 @@ pub(crate) fn is_egress_tunnel(link: &Link) -> bool {
     link.vxlan.as_ref().is_some_and(|v| link.name == DEVICE || (v.vni == VNI && v.port == PORT))
 }
 
-fn is_tunnel(view: &View<'_>, netns: NetnsId, ifindex: u32) -> bool {
+pub(super) fn is_tunnel(view: &View<'_>, netns: NetnsId, ifindex: u32) -> bool {
     view.device(netns, ifindex).is_some_and(|d| match d.kind {
         DeviceKind::Vxlan { vni, port, .. } => d.name == DEVICE || (vni == VNI && port == PORT),
         _ => false,
     })
 }
 
+/// With these a packet takes another way than its own; what comes of that follows from it.
+pub(super) const LEADS_ASTRAY: &[&str] = &[
+    c::FWMARK_WITHOUT_RULE.id,
+    c::FWMARK_RULE_PREEMPTED.id,
+    c::FWMARK_TABLE_EMPTY.id,
+    c::FWMARK_TABLE_WRONG.id,
+    c::REPLY_NOT_MARKED.id,
+];
+
+/// Where the packet came in by an egress tunnel.
+pub(super) fn came_by_tunnel(view: &View<'_>) -> Option<Entry> {
+    let hops = &view.journey.hops;
+    let (at, netns, ifindex) = hops.iter().enumerate().find_map(|(at, h)| match h.place {
+        At::Device { ifindex, egress: false } if h.encap.is_none() && is_tunnel(view, h.netns, ifindex) => {
+            Some((at, h.netns, ifindex))
+        }
+        _ => None,
+    })?;
+    let outer = hops[..at].iter().rev().find_map(|h| h.encap);
+    let node = outer.and_then(|i| view.journey.encaps.get(usize::from(i))).map(|outer| outer.src.addr);
+    Some(Entry { netns, ifindex, node })
+}
+
 /// The first divergence from the egress path that the journey itself proves.
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
-    if view.journey.reply || view.journey.packet.icmp_error.is_some() {
+    if view.journey.packet.icmp_error.is_some() {
         return None;
     }
-    masqueraded(view).or_else(|| fwmark(view)).or_else(|| without_snat(view))
+    if view.journey.reply {
+        return fwmark::explain(view)
+            .or_else(|| egress_reply::reply_not_marked(view).filter(|_| view.dropped().is_some()));
+    }
+    masqueraded(view).or_else(|| fwmark::explain(view)).or_else(|| without_snat(view))
 }
 
 fn masqueraded(view: &View<'_>) -> Option<Finding> {
@@ -78,117 +106,6 @@ fn out_of(hop: &Hop) -> u32 {
         At::Hook { out_ifindex, .. } => out_ifindex,
         At::Device { ifindex, .. } | At::Route { ifindex, .. } => ifindex,
     }
-}
-
-/// Marked for a gateway, but not routed by the mark's table.
-fn fwmark(view: &View<'_>) -> Option<Finding> {
-    let found = view.lookups().find(|l| {
-        !l.reverse && !l.encap && l.error == 0 && is_node_mark(l.mark) && l.table != l.mark && l.table != 255
-    })?;
-    let mark = found.mark;
-    let asked = view.lookups().any(|l| l.netns == found.netns && l.table == mark && l.error != 0);
-    let out = view.device_name(found.netns, found.ifindex);
-    let name = view.netns(found.netns);
-    let table = crate::output::table_name(found.table);
-    let tunnel = view
-        .namespace(found.netns)
-        .and_then(|ns| ns.devices.values().find(|d| is_tunnel(view, ns.id, d.ifindex)));
-    let place = view.place(found.netns, found.ifindex);
-    let ip = view.ip_command();
-    if asked {
-        let why = match tunnel {
-            None => format!("{DEVICE} does not exist on {name}"),
-            Some(d) if !d.up => format!("{} is down", d.name),
-            Some(_) => "its route is missing".to_owned(),
-        };
-        return Some(
-            Finding::new(
-                &c::FWMARK_TABLE_EMPTY,
-                Certain,
-                format!(
-                    "the routing table of mark {mark:#x} is empty ({why}): the packet leaks out of {out}"
-                ),
-            )
-            .checked(
-                format!("the lookup in table {mark} failed, table {table} was used"),
-                view.command(found.netns, format!("{ip} route show table {mark}")),
-            )
-            .checked(why, view.command(found.netns, format!("ip -d link show {DEVICE}")))
-            .fix(format!("restart the egressgateway agent on {name}: it makes {DEVICE} and the route again"))
-            .at(place),
-        );
-    }
-    if let Some(finding) = preempted(view, &found) {
-        return Some(finding);
-    }
-    Some(
-        Finding::new(
-            &c::FWMARK_WITHOUT_RULE,
-            Certain,
-            format!(
-                "the packet has mark {mark:#x}, but no ip rule for it: table {table} sent it out of {out}"
-            ),
-        )
-        .checked(
-            format!("table {mark} was never asked"),
-            view.command(found.netns, format!("{ip} rule show fwmark {mark:#x}")),
-        )
-        .fix(view.command(found.netns, format!("{ip} rule add priority 99 fwmark {mark:#x} lookup {mark}")))
-        .at(place),
-    )
-}
-
-/// The mark's rule is there, but the lookup never came to it.
-fn preempted(view: &View<'_>, found: &Lookup) -> Option<Finding> {
-    let evidence = view.of(found.netns)?;
-    let ipv6 = view.journey.packet.ipv6;
-    let own = evidence.rules.iter().find(|r| {
-        r.ipv6 == ipv6 && r.mask != 0 && !r.inverted && found.mark & r.mask == r.mark && r.table == found.mark
-    })?;
-    let ends = view.journey.packet.ends;
-    let (source, destination) = (ends.src.addr.ip(), ends.dst.addr.ip());
-    let first = evidence.rules.iter().find(|r| {
-        r.priority <= own.priority
-            && r.table == found.table
-            && *r != own
-            && r.matches(source, destination, found.mark)
-    });
-    let out = view.device_name(found.netns, found.ifindex);
-    let table = crate::output::table_name(found.table);
-    let show = view.command(found.netns, format!("{} rule show", view.ip_command()));
-    let (certainty, title) = match first {
-        Some(first) => (
-            Certain,
-            format!(
-                "ip rule {} ({}) comes before rule {} of mark {:#x}: table {table} sent the packet out of {out}",
-                first.priority,
-                first.selector(),
-                own.priority,
-                found.mark
-            ),
-        ),
-        None => (
-            Likely,
-            format!(
-                "ip rule {} of mark {:#x} did not apply to the packet ({}): table {table} sent it out of {out}",
-                own.priority,
-                found.mark,
-                own.selector()
-            ),
-        ),
-    };
-    let fix = match first {
-        Some(first) => {
-            format!("delete ip rule {}, or give it a priority number above {}", first.priority, own.priority)
-        }
-        None => format!("see what ip rule {} asks for besides the mark", own.priority),
-    };
-    Some(
-        Finding::new(&c::FWMARK_RULE_PREEMPTED, certainty, title)
-            .checked(format!("table {} was never asked", own.table), show)
-            .fix(fix)
-            .at(view.place(found.netns, found.ifindex)),
-    )
 }
 
 /// Out of the tunnel, out of the gateway, with the source that it came with.

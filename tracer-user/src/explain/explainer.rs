@@ -11,7 +11,7 @@ use super::connections::Connections;
 use super::finding::Finding;
 use super::ledger::{Ledger, Told};
 use super::view::View;
-use super::{drops, egress, lookups, routing, selection, service, silence};
+use super::{catalogue, drops, egress, lookups, neighbour, selection, service, silence, translated, unsent};
 use crate::flow::{Ending, Journey, Names};
 use crate::node::evidence::Evidence;
 use crate::node::{NetnsId, Topology};
@@ -28,6 +28,17 @@ pub struct Tick<'a> {
     pub destinations: &'a [IpAddr],
     /// Who asked for MACs since the last time.
     pub asked: &'a [Asked],
+    /// Who answered.
+    pub answered: &'a [Answered],
+}
+
+/// An answer to such a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Answered {
+    pub netns: NetnsId,
+    pub address: IpAddr,
+    /// Whose it is, as the answer says.
+    pub mac: [u8; 6],
 }
 
 /// ARP requests or neighbour solicitations for one address.
@@ -63,22 +74,35 @@ impl Explainer {
             return Vec::new();
         }
         let state = self.connections.flow(journey.flow);
-        let exit = state.exit;
+        let (exit, tunnel) = (state.exit, state.tunnelled_into);
         let routes = std::mem::take(&mut state.routes);
-        let view = View { journey, topology, names, evidence, routes: &routes, exit };
+        let view = View { journey, topology, names, evidence, routes: &routes, exit, tunnel };
         let mut found = explain(&view);
         self.connections.flow(journey.flow).routes.clone_from(&routes);
         let view = View { routes: &[], ..view };
-        if found.iter().any(Finding::breaks) {
+        // Of an address that nobody has, no answer is to be expected.
+        let nobodys = |f: &Finding| {
+            f.id == catalogue::SNAT_TO_ANOTHER_ADDRESS.id
+                && journey.hops.last().is_some_and(|h| view.owner(h.ends.src.addr.ip()).is_none())
+        };
+        if found.iter().any(|f| f.breaks() || nobodys(f)) {
             self.connections.flow(journey.flow).explained = true;
         }
         let together = self.connections.observe(&view);
         // The ICMP error that was dropped is a fault of its own only for what it would have told.
-        if together.is_some() && journey.packet.icmp_error.is_some() {
+        if journey.packet.icmp_error.is_some() && (together.is_some() || !view.is_too_big()) {
             found.clear();
         }
         if !found.iter().any(Finding::breaks) {
             found.extend(together);
+        }
+        let translation = self.connections.translation(&view);
+        if let Some(translation) = translation {
+            for finding in &mut found {
+                if let Some(better) = translation.explains(&view, finding) {
+                    *finding = better;
+                }
+            }
         }
         if found.iter().any(Finding::breaks) {
             self.connections.flow(journey.flow).explained = true;
@@ -93,6 +117,26 @@ impl Explainer {
         found.into_iter().filter_map(|found| self.ledger.tell(found, journey)).collect()
     }
 
+    /// Something that breaks the flow of this packet is known.
+    pub fn is_explained(&mut self, journey: &Journey) -> bool {
+        self.connections.flow(journey.flow).explained
+    }
+
+    /// Looks at a packet under way that may wait for its next hop's link-layer address.
+    pub fn held(
+        &mut self,
+        journey: &Journey,
+        topology: &Topology,
+        names: &dyn Names,
+        evidence: Option<&Evidence>,
+    ) -> Option<Told> {
+        let view = View { journey, topology, names, evidence, routes: &[], exit: None, tunnel: None };
+        let found = neighbour::pending(&view)?;
+        self.connections.flow(journey.flow).explained = true;
+        self.connections.askers.silence(&found, journey);
+        self.ledger.expect(found, journey)
+    }
+
     /// Looks at what no packet shows: answers that do not come, counters. Call it every half second or so.
     pub fn tick(
         &mut self,
@@ -103,17 +147,24 @@ impl Explainer {
     ) -> Vec<Told> {
         let mut told = Vec::new();
         for journey in self.connections.unanswered.overdue(now.now_ns) {
-            let exit = self.connections.flow(journey.flow).exit;
-            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit };
+            let (exit, tunnel) = {
+                let state = self.connections.flow(journey.flow);
+                (state.exit, state.tunnelled_into)
+            };
+            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit, tunnel };
             if let Some(found) = silence::lone(&view, &mut self.connections) {
+                let translation = self.connections.translation(&view);
+                let found = translation.and_then(|t| t.explains(&view, &found)).unwrap_or(found);
                 self.connections.flow(journey.flow).explained = true;
                 self.connections.askers.silence(&found, &journey);
                 told.extend(self.ledger.tell(found, &journey));
             }
         }
         self.connections.askers.hear(now.asked, now.now_ns);
+        self.connections.askers.hear_answers(now.answered, now.now_ns);
         for journey in self.connections.askers.silent() {
-            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit: None };
+            let view =
+                View { journey: &journey, topology, names, evidence, routes: &[], exit: None, tunnel: None };
             if let Some(found) = silence::unclaimed(&view, &self.connections) {
                 told.extend(self.ledger.tell(found, &journey));
                 self.connections.askers.over(journey.flow);
@@ -127,11 +178,21 @@ impl Explainer {
             }
         }
         let nobody = Journey::default();
-        let view = View { journey: &nobody, topology, names, evidence, routes: &[], exit: None };
+        let view =
+            View { journey: &nobody, topology, names, evidence, routes: &[], exit: None, tunnel: None };
         for (netns, risen) in now.counters {
             for destination in now.destinations {
-                if let Some(found) = routing::nowhere_to_go(&view, *netns, *destination, risen) {
+                if let Some(found) = unsent::nowhere_to_go(&view, *netns, *destination, risen) {
                     told.extend(self.ledger.tell(found, &nobody));
+                }
+            }
+        }
+        if !self.connections.saw_any() {
+            for destination in now.destinations {
+                for finding in unsent::refused_at_once(&view, *destination) {
+                    if !self.ledger.knows(&finding) {
+                        told.extend(self.ledger.tell(finding, &nobody));
+                    }
                 }
             }
         }
@@ -169,7 +230,12 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
     found.extend(lookups::slow(view));
     found.extend(selected);
     if dropped {
-        found.extend(drops::explain(view));
+        let follows = found.iter().any(|f| egress::LEADS_ASTRAY.contains(&f.id));
+        let drop = drops::explain(view);
+        let again = |drop: &Finding| {
+            translated::FOLLOWS.contains(&drop.id) || drop.id == catalogue::REPLY_NOT_MARKED.id
+        };
+        found.extend(drop.filter(|drop| !(follows && again(drop))));
     } else {
         found.extend(selection::sidecar_bypassed(view));
         found.extend(service::not_translated(view));

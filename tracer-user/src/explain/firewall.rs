@@ -3,19 +3,19 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::beside;
 use super::catalogue as c;
-use super::elsewhere;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
 use super::packet;
 use super::services;
 use super::view::View;
-use crate::flow::{DropSite, Interval, candidates};
-use crate::node::evidence::{Backend, CtState, PacketView, attribute_drop};
+use crate::flow::{DropSite, Interval, Place as At, candidates};
+use crate::node::evidence::{Backend, CtState, PacketView, RuleRef, attribute_drop};
 use crate::node::{Family, Hook, HookEntry, HookOwner, Role};
 
 pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
-    let Some(at) = site.interval else { return elsewhere::beside(view, site) };
+    let Some(at) = site.interval else { return beside::dropped(view, site) };
     let place = Place { hook: Some(at.hook.name().to_owned()), ..view.place(site.netns, site.ifindex) };
     // What an equal packet showed need not hold for this one.
     let whole = Interval { after: i32::MIN, until: i32::MAX, ..at };
@@ -43,7 +43,7 @@ pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
         }
     }
     if tables.is_empty() {
-        return elsewhere::beside(view, site);
+        return beside::dropped(view, site);
     }
     // Where the rules were read and none of them did it, they changed, or the interval is wrong.
     let sure = if tables.len() == 1 && view.of(site.netns).is_none() { Certain } else { Likely };
@@ -184,15 +184,7 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     } else if kind.id == c::CONNTRACK_INVALID.id {
         title.push_str(": conntrack knows no such connection (it saw only part of it)");
     }
-    let tool = match rule.backend {
-        Backend::Nft => format!("nft -a list chain {} {} {}", rule.family, rule.table, rule.chain),
-        Backend::IptablesNft => {
-            format!("{} -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
-        }
-        Backend::IptablesLegacy => {
-            format!("{}-legacy -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
-        }
-    };
+    let tool = list_of(view, rule);
     let mut finding = Finding::new(kind, sure, title)
         .checked(format!("NETFILTER_DROP in {}", at.hook.name()), view.command(site.netns, tool));
     if !rule.text.is_empty() {
@@ -222,6 +214,53 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     };
     let place = Place { rule: Some(rule.place()), ..Place::default() };
     Some(finding.fix(fix).about(rule.place()).at(place))
+}
+
+/// A rule that is not asked at a hook of IPv4 or IPv6: nft's families netdev and bridge, ebtables.
+pub(super) fn elsewhere(view: &View<'_>, site: &DropSite) -> Option<Finding> {
+    let calls = view.calls(site);
+    let through = |part: &str| calls.iter().any(|name| name.contains(part));
+    let device = view.device(site.netns, site.ifindex)?;
+    let last = view.journey.hops.iter().rev().find(|h| !matches!(h.place, At::Route { .. }))?;
+    let at_device = matches!(last.place, At::Device { ifindex, .. } if ifindex == site.ifindex);
+    let (family, hook) = if through("br_") || (device.master.is_some() && !at_device) {
+        ("bridge", "the bridge")
+    } else if at_device {
+        let out = matches!(last.place, At::Device { egress: true, .. });
+        ("netdev", if out { "egress" } else { "ingress" })
+    } else {
+        return None;
+    };
+    let (name, on) = (view.netns(site.netns), view.device_name(site.netns, site.ifindex));
+    let whose = if site.encap.is_some() { "the tunnel's outer packet" } else { "the packet" };
+    let tool = if family == "bridge" {
+        "nft -a list ruleset bridge; ebtables -L --Lc"
+    } else {
+        "nft -a list ruleset netdev"
+    };
+    Some(
+        Finding::new(
+            &c::RULE,
+            Likely,
+            format!("a rule of nft's {family} family drops {whose} on {name}, at {hook} of {on}: iptables does not show it"),
+        )
+        .checked("NETFILTER_DROP, and no hook of IPv4 or IPv6 was entered there", view.command(site.netns, tool))
+        .fix(format!("remove or correct that rule, or accept {} before it", what(view, site)))
+        .at(Place { hook: Some(hook.to_owned()), ..view.place(site.netns, site.ifindex) }),
+    )
+}
+
+/// The command that lists the chain of a rule.
+pub(super) fn list_of(view: &View<'_>, rule: &RuleRef) -> String {
+    match rule.backend {
+        Backend::Nft => format!("nft -a list chain {} {} {}", rule.family, rule.table, rule.chain),
+        Backend::IptablesNft => {
+            format!("{} -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
+        }
+        Backend::IptablesLegacy => {
+            format!("{}-legacy -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
+        }
+    }
 }
 
 /// IPv6: a pod's neighbour solicitation is a packet like any other, and where the bridge asks netfilter, a rule there

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Drops by routing: no route, routes that refuse, forwarding that is off, loops.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::catalogue as c;
-use super::elsewhere;
 use super::finding::Certainty::{self, Certain, Likely};
 use super::finding::Finding;
 use super::view::{Lookup, View};
-use crate::flow::{DropSite, NoteKind};
+use crate::flow::{DropSite, Place};
 use crate::node::evidence::Routed;
-use crate::node::{NetnsId, Role};
+use crate::node::rtnl::Rule;
+use crate::node::{Hook, NetnsId};
 
 /// A lookup that a route ended, by errno.
 fn refusal(lookup: &Lookup) -> Option<&'static c::CauseKind> {
@@ -55,6 +54,9 @@ pub(super) fn refused(view: &View<'_>, site: &DropSite) -> Option<Finding> {
             .at(place),
         );
     }
+    if let Some(found) = refused_by_rule(view, site, &get) {
+        return Some(found);
+    }
     if reason.contains("NOROUTES") {
         return Some(no_route(view, site, &get));
     }
@@ -74,11 +76,130 @@ pub(super) fn refused(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     )
 }
 
-fn article(word: &str) -> &'static str {
+/// An ip rule that refuses by itself: no table was asked for more.
+fn refused_by_rule(view: &View<'_>, site: &DropSite, get: &str) -> Option<Finding> {
+    let ends = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends);
+    let encap = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i)));
+    let (source, to) = encap.map_or((ends.src.addr, ends.dst.addr), |o| (o.src.addr, o.dst.addr));
+    let evidence = view.of(site.netns)?;
+    let came_in = view.journey.hops.iter().rev().find_map(|h| match h.place {
+        Place::Hook { hook: Hook::Prerouting, ifindex, .. } if h.netns == site.netns => Some(ifindex),
+        Place::Hook { hook: Hook::Output, .. } if h.netns == site.netns => Some(0),
+        _ => None,
+    });
+    let from = match came_in.unwrap_or(site.ifindex) {
+        0 => "lo".to_owned(),
+        ifindex => view.device_name(site.netns, ifindex),
+    };
+    let Routed::Refused(rule) = evidence.routed_from(&from, Some(source.ip()), to.ip(), site.mark) else {
+        return None;
+    };
+    Some(
+        by_rule(view, site.netns, to.ip(), rule)
+            .checked("no table was asked for a route to it", get)
+            .at(view.place(site.netns, site.ifindex)),
+    )
+}
+
+/// `ip rule` itself says no.
+pub(super) fn by_rule(view: &View<'_>, netns: NetnsId, to: IpAddr, rule: &Rule) -> Finding {
+    let kind = match rule.does() {
+        "blackhole" => &c::ROUTE_BLACKHOLE,
+        "prohibit" => &c::ROUTE_PROHIBIT,
+        _ => &c::ROUTE_UNREACHABLE,
+    };
+    let name = view.netns(netns);
+    let ip = if to.is_ipv6() { "ip -6" } else { "ip" };
+    Finding::new(
+        kind,
+        Certain,
+        format!(
+            "ip rule {} of {name} ({} {}) refuses packets to {to}",
+            rule.priority,
+            rule.selector(),
+            rule.does()
+        ),
+    )
+    .checked(
+        format!("ip rule {} fits the packet and says {}", rule.priority, rule.does()),
+        view.command(netns, format!("{ip} rule show")),
+    )
+    .fix(
+        view.command(netns, format!("{ip} rule del priority {}", rule.priority))
+            + ", or let it spare this packet",
+    )
+    .about(format!("{to} rule {}", rule.priority))
+}
+
+/// The check of the source found a route that refuses: the filter only says what the route means.
+pub(super) fn way_back_refused(view: &View<'_>, site: &DropSite, source: IpAddr) -> Option<Finding> {
+    let back = view.lookups().rev().find(|l| l.reverse && l.netns == site.netns)?;
+    let kind = refusal(&back)?;
+    let word = kind.id.strip_prefix("route-").unwrap_or(kind.id);
+    let (name, device) = (view.netns(site.netns), view.device_name(site.netns, site.ifindex));
+    Some(
+        Finding::new(
+            kind,
+            Certain,
+            format!(
+                "{name} has {} {word} route for {source} in table {}: it refuses packets from there",
+                article(word),
+                table_name(back.table)
+            ),
+        )
+        .checked(
+            format!("dropped on arrival by {device}: the lookup of the way back ended with that route"),
+            view.command(
+                site.netns,
+                format!("{} route show table {} type {word}", view.ip_command(), back.table),
+            ),
+        )
+        .fix(format!("delete that route, so that answers to {source} find their way"))
+        .about(source)
+        .at(view.place(site.netns, site.ifindex)),
+    )
+}
+
+/// Delivered where the destination is no address of the host: its route leads into the loopback.
+pub(super) fn into_itself(view: &View<'_>, site: &DropSite, to: IpAddr) -> Option<Finding> {
+    let ns = view.namespace(site.netns)?;
+    let own = ns.devices.values().any(|d| d.addresses.contains(&to));
+    let translated = view.journey.conntrack.iter().any(|e| e.translates());
+    let here = view.journey.hops.iter().all(|h| h.netns == site.netns);
+    if own || translated || !here || to.is_loopback() {
+        return None;
+    }
+    let earlier = view.routes.iter().find(|l| l.netns == site.netns).copied();
+    let looked = view.last_lookup(site.netns, false).or(earlier)?;
+    let name = view.netns(site.netns);
+    let device = view.device_name(site.netns, looked.ifindex);
+    Some(
+        Finding::new(
+            &c::WRONG_ROUTE,
+            Certain,
+            format!(
+                "{name} routes {to} into itself by {device} (table {}), though it does not have that address",
+                table_name(looked.table)
+            ),
+        )
+        .checked(
+            "the packet came back by the loopback, and no socket takes it: NO_SOCKET",
+            view.command(site.netns, format!("{} route get {to}", view.ip_command())),
+        )
+        .fix(format!(
+            "correct that route: {}",
+            view.command(site.netns, format!("{} route show table all", view.ip_command()))
+        ))
+        .about(to)
+        .at(view.place(site.netns, site.ifindex)),
+    )
+}
+
+pub(super) fn article(word: &str) -> &'static str {
     if word.starts_with('u') { "an" } else { "a" }
 }
 
-fn table_name(table: u32) -> String {
+pub(super) fn table_name(table: u32) -> String {
     crate::output::table_name(table).into_owned()
 }
 
@@ -130,91 +251,5 @@ pub(super) fn forwarding_off(view: &View<'_>, site: &DropSite, sure: Certainty) 
         .fact("no ICMP error was sent, as there would be without a route")
         .fix(view.command(site.netns, format!("sysctl -w {key}=1")))
         .at(view.place(site.netns, site.ifindex)),
-    )
-}
-
-/// TTL or hop limit is used up.
-pub(super) fn ttl_used_up(view: &View<'_>, site: &DropSite) -> Option<Finding> {
-    let journey = view.journey;
-    let looped = journey.notes.iter().any(|n| matches!(n.what, NoteKind::Looped { .. }));
-    if !looped && journey.packet.ttl <= 16 {
-        // Sent with a small TTL: traceroute.
-        return None;
-    }
-    if !looped && let Some(found) = elsewhere::ttl_lowered(view, site) {
-        return Some(found);
-    }
-    let mut by: Vec<String> = Vec::new();
-    for lookup in view.lookups().filter(|l| l.error == 0 && !l.reverse && l.ifindex != 0) {
-        let name = view.device_name(lookup.netns, lookup.ifindex);
-        if !by.contains(&name) && by.len() < 3 {
-            by.push(name);
-        }
-    }
-    let by = if by.is_empty() { String::new() } else { format!(" by {}", by.join(" and ")) };
-    Some(
-        Finding::new(
-            &c::ROUTING_LOOP,
-            if looped { Certain } else { Likely },
-            format!("packets to {} go round in circles{by} until their TTL is used up", journey.packet.ends.dst.addr),
-        )
-        .fact(if looped { "seen at the same place again and again with a smaller TTL" } else { "its TTL was used up here" })
-        .checked(
-            format!("the way it takes from {}", view.netns(site.netns)),
-            view.command(site.netns, format!("{} rule; {} route get {}", view.ip_command(), view.ip_command(), journey.packet.ends.dst.addr)),
-        )
-        .fix(if site.mark >> 24 == 0x26 {
-            "an EgressGateway mark is put on packets that come back from the gateway: upgrade the agent to 0.6.6 or later"
-        } else {
-            "two nodes route to each other: correct the route (or the mark that chooses it) on one of them"
-        })
-        .at(view.place(site.netns, site.ifindex)),
-    )
-}
-
-/// Counters of connections and datagrams that found no route: there is no packet to see.
-const NOWHERE: [&str; 2] = ["Ip.OutNoRoutes", "Ip6.OutNoRoutes"];
-
-/// A namespace that sends has no route to the destination, and something in it just tried in vain.
-pub(super) fn nowhere_to_go(
-    view: &View<'_>,
-    netns: NetnsId,
-    destination: IpAddr,
-    risen: &BTreeMap<String, u64>,
-) -> Option<Finding> {
-    let counter = NOWHERE[usize::from(destination.is_ipv6())];
-    let times = *risen.get(counter)?;
-    let pod = view.namespace(netns)?.role == Role::Pod;
-    let evidence = view.of(netns)?;
-    if !pod || evidence.routed(None, destination, 0) != Routed::NoRoute {
-        return None;
-    }
-    let name = view.netns(netns);
-    let ip = if destination.is_ipv6() { "ip -6" } else { "ip" };
-    let any = if destination.is_ipv6() { "::/0" } else { "0.0.0.0/0" };
-    let default = evidence.routes.iter().any(|r| r.destination.to_string() == any && r.kind == 1);
-    let why = if default { "" } else { ", not even a default route" };
-    Some(
-        Finding::new(
-            &c::NO_ROUTE,
-            Certain,
-            format!(
-                "{name} has no route to {destination}{why}: connecting fails at once, and no packet is sent"
-            ),
-        )
-        .checked(
-            format!("no table that its ip rules lead to has a route for {destination}"),
-            view.command(netns, format!("{ip} route get {destination}")),
-        )
-        .checked(
-            format!("{counter} rose by {times}: something in {name} tried in vain just now"),
-            view.command(netns, "nstat -az IpOutNoRoutes Ip6OutNoRoutes"),
-        )
-        .fix(
-            view.command(netns, format!("{ip} route add default via GATEWAY"))
-                + " (the CNI plugin should have done so: see its log)",
-        )
-        .about(destination)
-        .at(view.place(netns, 0)),
     )
 }

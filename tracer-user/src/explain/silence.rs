@@ -4,15 +4,12 @@
 use super::catalogue as c;
 use super::connections::Connections;
 use super::finding::Certainty::{Certain, Likely, Possible};
-use super::finding::{Finding, Place};
-use super::packet::before_hop;
+use super::finding::Finding;
 use super::view::View;
+use super::{beyond, detour, duplicate, lost, macs, tunnel, unmasqueraded};
 use crate::flow::{Ending, NatKind, NoteKind, Place as At};
-use crate::node::evidence::{
-    Criterion, CtDirection, CtState, Match, Matched, Miss, NearMiss, PacketView, Routed, Socket, Target,
-    near_misses, walk_hook,
-};
-use crate::node::{Hook, NetnsId, PathRole};
+use crate::node::evidence::Socket;
+use crate::node::{NetnsId, PathRole};
 
 /// Connections that a listening socket refused because its queue was full.
 const OVERFLOWS: &str = "TcpExt.ListenOverflows";
@@ -54,13 +51,26 @@ fn say(view: &View<'_>, seen: &Connections, count: u32) -> Option<Finding> {
     match journey.ending {
         Ending::Left { .. } => not_masqueraded(view)
             .or_else(|| unclaimed(view, seen))
+            .or_else(|| contested(view, seen))
+            .or_else(|| tunnel::wrong_peer(view))
+            .or_else(|| lost::never_arrived(view))
+            .or_else(|| beyond::redirected(view, seen.redirected_by(journey.flow), None))
             .or_else(|| Some(after_leaving(view, count))),
-        Ending::Delivered { .. } | Ending::Unwatched { .. } => not_masqueraded(view).or_else(|| {
-            let alive = seen.alive.contains(&journey.packet.ends.dst);
-            not_accepted(view, seen, alive, count)
-        }),
+        Ending::Delivered { .. } | Ending::Unwatched { .. } => {
+            not_masqueraded(view).or_else(|| contested(view, seen)).or_else(|| {
+                let alive = seen.alive.contains(&journey.packet.ends.dst);
+                not_accepted(view, seen, alive, count)
+            })
+        }
         _ => None,
     }
+}
+
+/// Two hosts answer for the next hop.
+fn contested(view: &View<'_>, seen: &Connections) -> Option<Finding> {
+    let (netns, _, next) = duplicate::next_hop(view)?;
+    let (macs, again) = seen.askers.contested(netns, next)?;
+    Some(duplicate::contested(view, netns, next, &macs, again))
 }
 
 /// From outside to a service, and on to another node with the client's own address.
@@ -111,9 +121,17 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
     let ends = last.map_or(journey.packet.ends, |h| h.ends);
     let bare = view.bare_exit().is_some();
     let from_pod = view.is_pod_address(ends.src.addr.ip());
+    if let Some((netns, ifindex, next)) = duplicate::next_hop(view)
+        && let Some(found) = macs::written(view, netns, ifindex, next)
+    {
+        return found;
+    }
+    if bare && let Some(found) = detoured(view, netns, ends.dst.addr.ip()) {
+        return found;
+    }
     if bare
         && from_pod
-        && let Some(found) = uncovered(view, netns, ifindex)
+        && let Some(found) = unmasqueraded::explain(view, netns, ifindex)
     {
         return found;
     }
@@ -168,6 +186,21 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
             )
         })
         .at(place)
+}
+
+/// A pod's packets leave by another route than the one made for them.
+fn detoured(view: &View<'_>, netns: NetnsId, to: std::net::IpAddr) -> Option<Finding> {
+    let lookup = view.last_lookup(netns, false).filter(|l| l.error == 0)?;
+    if let Some(found) = detour::of_network(view, netns, to, &lookup) {
+        return Some(found);
+    }
+    let first = view.journey.hops.iter().find(|h| h.netns == netns).map(|h| h.ends)?;
+    let way = (lookup.in_ifindex, Some(first.src.addr.ip()));
+    let found = detour::find(view, netns, way, to, lookup.mark)?;
+    if found.used.table != lookup.table {
+        return None;
+    }
+    Some(found.say(view, netns, to, "they leave the node as they are, and nothing came back"))
 }
 
 /// Somebody out there wants to answer, asks for the MAC of the packet's source, and nobody has it.
@@ -276,79 +309,4 @@ fn not_accepted(view: &View<'_>, seen: &Connections, alive: bool, count: u32) ->
 fn queue_is_full(view: &View<'_>, seen: &Connections, netns: NetnsId, port: u16) -> bool {
     let full = |s: &&Socket| s.proto == 6 && s.local.port() == port && s.backlog > 0 && s.queued > s.backlog;
     seen.counted(netns, OVERFLOWS) > 0 || view.of(netns).is_some_and(|e| e.sockets.iter().any(|s| full(&s)))
-}
-
-/// Why no rule gave the packet another source, where the rules tell.
-fn uncovered(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Option<Finding> {
-    let journey = view.journey;
-    let evidence = view.of(netns)?;
-    let at = journey.hops.iter().rposition(|h| {
-        h.netns == netns && h.encap.is_none() && matches!(h.place, At::Hook { hook: Hook::Postrouting, .. })
-    })?;
-    let packet = PacketView {
-        ct_state: Some(CtState::New),
-        ct_direction: Some(CtDirection::Original),
-        ..before_hop(view, at)?
-    };
-    let (device, source) = (view.device_name(netns, ifindex), packet.src);
-    let to = packet.dst;
-    let place = Place { hook: Some("POSTROUTING".to_owned()), ..view.place(netns, ifindex) };
-    let walk = walk_hook(evidence, Hook::Postrouting, i32::MIN..i32::MAX, &packet);
-    let spares = walk.trace.iter().find(|step| {
-        let names = |m: &Match| {
-            !m.negated && matches!(&m.what, Criterion::Destination(r) if r.iter().any(|r| r.contains(to)))
-        };
-        step.matched == Matched::Yes
-            && step.at.table.name == "nat"
-            && step.at.rule.is_some_and(|rule| {
-                matches!(rule.target(), Some(Target::Return | Target::Accept))
-                    && rule.matches.iter().any(names)
-            })
-    });
-    let by_default = match evidence.routed(None, to, 0) {
-        Routed::By(route) => route.destination.is_empty(),
-        _ => false,
-    };
-    if let (Some(step), true) = (spares, by_default) {
-        let rule = step.at.name();
-        return Some(
-            Finding::new(
-                &c::POD_ROUTE_MISSING,
-                Likely,
-                format!("{} has no route to the pods' network of {to}: packets leave {device} for the default gateway as they are", view.netns(netns)),
-            )
-            .checked(
-                format!("the lookup found only the default route for {to}"),
-                view.command(netns, format!("{} route get {to}", view.ip_command())),
-            )
-            .checked(
-                format!("{to} is one of the cluster's addresses: {rule} spares it from masquerading"),
-                view.command(netns, format!("{} -t nat -vnL {} --line-numbers", view.iptables(), rule.chain)),
-            )
-            .fix(format!("let the CNI write its routes again (flannel, Calico: restart its agent on {}); see that the other node is registered", view.netns(netns)))
-            .at(Place { hook: None, ..place }),
-        );
-    }
-    let translates = |m: &NearMiss| m.action.starts_with("MASQUERADE") || m.action.starts_with("SNAT");
-    let near = near_misses(evidence, Hook::Postrouting, "nat", &packet).into_iter().find(translates)?;
-    let why = match &near.miss {
-        Miss::Failed { why, .. } => why.clone(),
-        Miss::NotReached { by, verdict } => format!("{by} ({verdict}) ends the walk before it"),
-        Miss::NotEntered { jump, why, .. } => format!("{jump} does not lead there: {why}"),
-    };
-    let rule = near.rule;
-    Some(
-        Finding::new(
-            &c::POD_ADDRESS_ON_THE_WIRE,
-            Likely,
-            format!("packets to {to} leave {device} with the pod's own address {source}, so no answer finds the way back: {rule} does not translate them, {why}"),
-        )
-        .checked(
-            why,
-            view.command(netns, format!("{} -t nat -vnL {} --line-numbers", view.iptables(), rule.chain)),
-        )
-        .fact(format!("{rule} is the rule that would have"))
-        .fix(format!("let {rule} apply to {to} (Calico: no ippool may contain {to}, or its address is not masqueraded)"))
-        .at(Place { rule: Some(rule.place()), ..place }),
-    )
 }

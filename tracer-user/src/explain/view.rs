@@ -22,6 +22,18 @@ pub(super) struct View<'a> {
     pub(super) routes: &'a [Lookup],
     /// Where an earlier packet of the flow's forward direction left a node, and what its ends were then.
     pub(super) exit: Option<Exit>,
+    /// Where the flow's forward direction came in by the egress tunnel.
+    pub(super) tunnel: Option<Entry>,
+}
+
+/// A packet's coming out of a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) netns: NetnsId,
+    /// The tunnel device.
+    pub(super) ifindex: u32,
+    /// The node that sent the outer packet, where it was seen.
+    pub(super) node: Option<Addr>,
 }
 
 /// A packet's leaving.
@@ -40,6 +52,8 @@ pub(super) struct Lookup {
     pub(super) error: i32,
     pub(super) gateway: Addr,
     pub(super) ifindex: u32,
+    /// The device that the packet came in by; 0 or 1: sent here.
+    pub(super) in_ifindex: u32,
     pub(super) reverse: bool,
     pub(super) mark: u32,
     pub(super) encap: bool,
@@ -64,6 +78,15 @@ impl<'a> View<'a> {
     pub(super) fn symbol(&self, site: &DropSite) -> String {
         let name = self.names.symbol(site.location).unwrap_or_default();
         name.split(['.', '+']).next().unwrap_or_default().to_owned()
+    }
+
+    /// The functions on the way to where it was freed, innermost first.
+    pub(super) fn calls(&self, site: &DropSite) -> Vec<String> {
+        let stack = site.stack.iter().take_while(|address| **address != 0);
+        stack
+            .filter_map(|address| self.names.symbol(*address))
+            .map(|name| name.split(['.', '+']).next().unwrap_or_default().to_owned())
+            .collect()
     }
 
     pub(super) fn namespace(&self, netns: NetnsId) -> Option<&'a Namespace> {
@@ -173,6 +196,20 @@ impl<'a> View<'a> {
         self.owner(address).is_some_and(|(ns, _)| ns.role == Role::Pod)
     }
 
+    /// An ICMP error that tells of a smaller MTU.
+    pub(super) fn is_too_big(&self) -> bool {
+        let packet = &self.journey.packet;
+        packet
+            .icmp_error
+            .is_some_and(|(kind, code)| matches!((packet.ipv6, kind, code), (false, 3, 4) | (true, 2, _)))
+    }
+
+    /// The second packet of a handshake.
+    pub(super) fn is_syn_ack(&self) -> bool {
+        let packet = &self.journey.packet;
+        packet.is_tcp() && packet.tcp_flags & 0x12 == 0x12
+    }
+
     pub(super) fn is_syn(&self) -> bool {
         let packet = &self.journey.packet;
         packet.is_tcp() && packet.tcp_flags & 0x12 == 0x02
@@ -181,12 +218,13 @@ impl<'a> View<'a> {
 
 fn lookup(hop: &Hop) -> Option<Lookup> {
     match hop.place {
-        At::Route { table, error, gateway, ifindex, reverse, .. } => Some(Lookup {
+        At::Route { table, error, gateway, ifindex, in_ifindex, reverse, .. } => Some(Lookup {
             netns: hop.netns,
             table,
             error,
             gateway,
             ifindex,
+            in_ifindex,
             reverse,
             mark: hop.mark,
             encap: hop.encap.is_some(),

@@ -17,7 +17,7 @@ mod screen;
 
 use self::follow::{add_end, add_found_ends, followed_words};
 use self::screen::Screen;
-use super::askers::Askers;
+use super::askers::{Askers, Heard};
 use super::attach::{Attachments, Changes};
 use super::counters::CounterReader;
 use super::debug;
@@ -25,6 +25,7 @@ use super::evidence::EvidenceReader;
 use super::header::header;
 use super::listeners::ListenerWatch;
 use super::names::{KernelNames, monotonic_ns};
+use super::nothing::Nothing;
 use super::pods::{News, PodWatch};
 use super::recording::{Recording, RecordingError};
 use crate::bpf::btf::{BtfError, KernelBtf};
@@ -54,6 +55,10 @@ const FORMER: usize = 64;
 const COUNTERS: Duration = Duration::from_millis(100);
 /// How often is looked for what no packet shows: answers that do not come, counters of the kernel.
 const SILENCE: Duration = Duration::from_millis(500);
+/// How long a packet may wait for its next hop's link-layer address before the cause is looked for.
+const HELD_NS: u64 = 1_000_000_000;
+/// Such packets that are looked at.
+const HELD: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
@@ -139,6 +144,7 @@ struct Run<'a> {
     silence_due: Instant,
     kernel: CounterReader,
     askers: Askers,
+    nothing: Nothing,
 }
 
 impl<'a> Run<'a> {
@@ -242,6 +248,7 @@ impl<'a> Run<'a> {
             silence_due: Instant::now(),
             kernel,
             askers,
+            nothing: Nothing::default(),
         })
     }
 
@@ -346,10 +353,32 @@ impl<'a> Run<'a> {
         self.silence_due = Instant::now() + SILENCE;
         let counters = self.kernel.risen();
         let hosts: Vec<_> = self.filter.dst.iter().map(IpPrefix::address).collect();
-        let asked = self.askers.take();
-        let tick = Tick { now_ns: monotonic_ns(), counters: &counters, destinations: &hosts, asked: &asked };
+        let Heard { asked, answered } = self.askers.take();
+        let tick = Tick {
+            now_ns: monotonic_ns(),
+            counters: &counters,
+            destinations: &hosts,
+            asked: &asked,
+            answered: &answered,
+        };
         self.screen.tick(&self.topology, &tick);
+        self.nothing.count(&counters);
+        self.remark_on_silence(false);
+        self.screen.held(&self.topology, self.tracker.held(tick.now_ns, HELD_NS).take(HELD));
         self.screen.flush();
+    }
+
+    /// No packet at all: what is known then.
+    fn remark_on_silence(&mut self, ends: bool) {
+        if self.tracker.packets() > 0 || self.screen.has_causes() {
+            return;
+        }
+        let now_ns = monotonic_ns();
+        let pods: Vec<_> = self.plan.targets.iter().filter_map(|t| Some(t.netns.as_ref()?.id())).collect();
+        let since = now_ns.saturating_sub(self.ready_ns);
+        for text in self.nothing.remark(since, ends, &self.topology, &pods, &self.plan.check) {
+            self.screen.notice(&self.topology, &Notice::Text { ts: now_ns, text });
+        }
     }
 
     /// With `--debug-bpf`, what the programs say of themselves; an unwritable standard error stops nothing.
@@ -504,6 +533,7 @@ impl<'a> Run<'a> {
                 "{missed} events not seen: they came while the program for them was at work on that CPU"
             ));
         }
+        self.remark_on_silence(true);
         let mut topology = Topology::clone(&self.topology);
         for (id, namespace) in std::mem::take(&mut self.former) {
             topology.namespaces.entry(id).or_insert(namespace);

@@ -9,7 +9,7 @@ mod route;
 mod rule;
 
 pub use address::Address;
-pub use link::{Link, Vxlan};
+pub use link::{Link, Port, Vxlan};
 pub use neighbour::{FdbEntry, Neighbour};
 pub use query::{Found, RouteAnswer, RouteQuestion, Rtnl};
 pub use route::{NextHop, Route};

@@ -13,7 +13,7 @@ use crate::node::evidence::{attribute_beside, attribute_queue, lowers_ttl};
 use crate::node::{Family, Hook};
 
 /// Dropped where IP has no hook: at a device, or in a bridge.
-pub(super) fn beside(view: &View<'_>, site: &DropSite) -> Option<Finding> {
+pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let evidence = view.of(site.netns)?;
     let device = view.device_name(site.netns, site.ifindex);
     let mut packet = packet::at_drop(view, site, &whole(view, site, Hook::Prerouting));

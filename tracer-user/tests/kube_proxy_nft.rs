@@ -5,21 +5,28 @@
 
 use std::net::IpAddr;
 
+use proptest::prelude::*;
 use tracer_user::flow::{Interval, NatKind};
 use tracer_user::node::evidence::bytecode::{Dump, Outside, Reader};
 use tracer_user::node::evidence::{
-    Backend, CtDirection, CtState, NetnsEvidence, PacketView, attribute_drop, attribute_mark, attribute_nat,
-    walk_hook,
+    Backend, CtDirection, CtState, NetnsEvidence, PacketView, TableFamily, attribute_drop, attribute_mark,
+    attribute_nat, iptables, walk_hook,
 };
 use tracer_user::node::{Family, Hook};
 
 const DUMP: &[u8] = include_bytes!("fixtures/firewall/kube-proxy.nftables");
 
 fn node() -> NetnsEvidence {
+    let evidence = read(DUMP);
+    assert!(evidence.rulesets.iter().all(|table| table.backend == Backend::Nft));
+    evidence
+}
+
+fn read(bytes: &[u8]) -> NetnsEvidence {
     let (mut dump, mut rules) = (Dump::default(), Vec::new());
-    let mut rest = DUMP;
+    let mut rest = bytes;
     while let [kind, low, high, after @ ..] = rest {
-        let (message, next) = after.split_at(usize::from(u16::from_le_bytes([*low, *high])));
+        let (message, next) = after.split_at(usize::from(u16::from_le_bytes([*low, *high])).min(after.len()));
         match kind {
             0 => dump.chains.push(message.to_vec()),
             1 => dump.sets.push(message.to_vec()),
@@ -34,7 +41,6 @@ fn node() -> NetnsEvidence {
         reader.rule(message, &outside);
     }
     let ruleset = reader.finish();
-    assert!(ruleset.tables.iter().all(|table| table.backend == Backend::Nft));
     NetnsEvidence { rulesets: ruleset.tables, sets: ruleset.sets, ..NetnsEvidence::default() }
 }
 
@@ -118,4 +124,65 @@ fn source_ranges_of_a_load_balancer_drop_before_the_translation() {
     let mut inside = packet("10.96.100.201", 80);
     inside.src = ip("203.0.113.5");
     assert!(attribute_drop(&node(), &all_of(Hook::Prerouting), &inside).rules.is_empty());
+}
+
+/// An attribute as netlink has it.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut out = u16::try_from(value.len() + 4).unwrap().to_ne_bytes().to_vec();
+    out.extend(kind.to_ne_bytes());
+    out.extend(value);
+    out.resize(out.len().next_multiple_of(4), 0);
+    out
+}
+
+fn string(kind: u16, text: &str) -> Vec<u8> {
+    attribute(kind, format!("{text}\0").as_bytes())
+}
+
+proptest! {
+    #[test]
+    fn damaged_dumps_never_panic(
+        changes in proptest::collection::vec((0..DUMP.len(), any::<u8>()), 1..40),
+        cut in 0..DUMP.len() * 4,
+    ) {
+        let mut bytes = DUMP.to_vec();
+        for (at, byte) in changes {
+            bytes[at] = byte;
+        }
+        bytes.truncate(cut.max(64));
+        let evidence = read(&bytes);
+        for hook in Hook::ALL {
+            let _ = walk_hook(&evidence, hook, i32::MIN..i32::MAX, &packet("10.96.100.202", 80));
+        }
+    }
+
+    #[test]
+    fn extensions_with_any_data_never_panic_and_are_printed_as_rules(
+        name in proptest::sample::select(vec![
+            "comment", "tcp", "udp", "icmp", "conntrack", "state", "mark", "connmark", "addrtype", "set", "mac", "multiport",
+            "statistic", "owner", "iprange", "physdev", "recent", "length", "ttl", "string", "MARK", "CONNMARK", "DNAT",
+            "SNAT", "MASQUERADE", "REDIRECT", "REJECT", "CT", "TCPMSS", "LOG", "TPROXY", "TTL", "NFQUEUE", "NETMAP",
+        ]),
+        six: bool,
+        revision in 0u32..5,
+        info in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let kind = if name.starts_with(char::is_uppercase) { "target" } else { "match" };
+        let inner = [string(1, name), attribute(2, &revision.to_be_bytes()), attribute(3, &info)].concat();
+        let one = attribute(1 | 0x8000, &[string(1, kind), attribute(2 | 0x8000, &inner)].concat());
+        let fixed = [if six { 10 } else { 2 }, 0, 0, 0];
+        let hook = [attribute(1, &2u32.to_be_bytes()), attribute(2, &0u32.to_be_bytes())].concat();
+        let parts = [string(1, "filter"), string(3, "FORWARD"), attribute(4 | 0x8000, &hook), string(7, "filter")];
+        let chain = [&fixed[..], &parts.concat()].concat();
+        let parts = [string(1, "filter"), string(2, "FORWARD"), attribute(4 | 0x8000, &one)];
+        let rule = [&fixed[..], &parts.concat()].concat();
+        let mut reader = Reader::new(&Dump { chains: vec![chain], ..Dump::default() });
+        reader.rule(&rule, &Outside { device: &|_| None, ipset: &|i| Some(format!("set{i}")) });
+        let tables = reader.finish().tables;
+        prop_assert_eq!(tables[0].backend, Backend::IptablesNft);
+        let family = if six { TableFamily::Ip6 } else { TableFamily::Ip };
+        let text = format!("*filter\n:FORWARD ACCEPT [0:0]\n{}\nCOMMIT\n", tables[0].chains[0].rules[0].text);
+        let again = iptables::parse(&text, family, Backend::IptablesNft);
+        prop_assert_eq!(again.tables[0].chains[0].rules.len(), 1, "{}", text);
+    }
 }

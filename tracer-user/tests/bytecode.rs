@@ -140,7 +140,9 @@ fn plain_action(target: Target) -> Target {
     }
 }
 
-const MATCHES_V4: [&str; 62] = [
+const MATCHES_V4: [&str; 64] = [
+    "-p tcp --syn -m tcpmss --mss 100:1400",
+    "-m physdev --physdev-is-bridged",
     "-s 10.1.2.3",
     "! -s 10.0.0.0/8",
     "-d 10.96.0.0/12",
@@ -219,7 +221,9 @@ const MATCHES_V6: [&str; 10] = [
 ];
 
 /// Table, chain, target.
-const TARGETS: [(&str, &str, &str); 30] = [
+const TARGETS: [(&str, &str, &str); 32] = [
+    ("raw", "PREROUTING", "-m rpfilter --loose --validmark --invert -j DROP"),
+    ("mangle", "PREROUTING", "-p tcp -m socket --transparent -j ACCEPT"),
     ("filter", "FORWARD", "-j ACCEPT"),
     ("filter", "FORWARD", "-j DROP"),
     ("filter", "FORWARD", "-j RETURN"),

@@ -138,6 +138,8 @@ impl<'a> Reader<'a> {
             }
             _ => {
                 self.other = name.starts_with("--").then_some(self.out.len());
+                let named = self.other.is_some() && !self.module.is_empty();
+                let text = if named { format!("-m {} {text}", self.module) } else { text };
                 self.out.push(Match { negated: false, what: Criterion::Other(text) });
             }
         }

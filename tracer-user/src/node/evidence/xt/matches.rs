@@ -36,10 +36,19 @@ pub(in crate::node::evidence) fn matches(
         ("mac", 0) => vec![m(s.u32(8)? != 0, Criterion::SourceMac(s.bytes(0)?))],
         ("multiport", 1) => vec![multiport(s)?],
         ("statistic", 0) => vec![statistic(s)?],
-        ("owner", 1) => vec![owner(s)?],
+        ("owner", 1) => owner(s)?,
         ("iprange", 1) => iprange(s, family?)?,
         ("physdev", 0) => physdev(s)?,
         ("recent", 0 | 1) => recent(s)?,
+        ("rpfilter", 0) => {
+            const NAMES: [(u8, &str); 4] =
+                [(1, "--loose"), (2, "--validmark"), (4, "--accept-local"), (8, "--invert")];
+            flags("rpfilter", s.u8(0)?, &NAMES)?
+        }
+        ("socket", 1..=3) => {
+            flags("socket", s.u8(0)?, &[(1, "--transparent"), (2, "--nowildcard"), (4, "--restore-skmark")])?
+        }
+        ("tcpmss", 0) => vec![words("tcpmss", s.u8(4)? != 0, &format!("--mss {}:{}", s.u16(0)?, s.u16(2)?))],
         ("length", 0) => {
             vec![m(s.u8(4)? != 0, Criterion::Length(vec![(s.u16(0)?.into(), s.u16(2)?.into())]))]
         }
@@ -207,12 +216,35 @@ fn statistic(s: Struct<'_>) -> Option<Match> {
     Some(plain(Criterion::Statistic(text)))
 }
 
-/// struct xt_owner_match_info: users only.
-fn owner(s: Struct<'_>) -> Option<Match> {
+/// struct xt_owner_match_info: users, and groups by their text.
+fn owner(s: Struct<'_>) -> Option<Vec<Match>> {
     const UID: u8 = 1;
+    const GID: u8 = 2;
     let (asked, inverted) = (s.u8(16)?, s.u8(17)?);
-    (asked == UID).then_some(())?;
-    Some(m(inverted & UID != 0, Criterion::OwnerUid { first: s.u32(0)?, last: s.u32(4)? }))
+    (asked & !(UID | GID) == 0).then_some(())?;
+    let mut out = Vec::new();
+    if asked & UID != 0 {
+        out.push(m(inverted & UID != 0, Criterion::OwnerUid { first: s.u32(0)?, last: s.u32(4)? }));
+    }
+    if asked & GID != 0 {
+        let (first, last) = (s.u32(8)?, s.u32(12)?);
+        let group = if first == last { first.to_string() } else { format!("{first}-{last}") };
+        out.push(words("owner", inverted & GID != 0, &format!("--gid-owner {group}")));
+    }
+    Some(out)
+}
+
+/// What cannot be decided, as iptables prints it.
+fn words(module: &str, negated: bool, options: &str) -> Match {
+    let not = if negated { "! " } else { "" };
+    plain(Criterion::Other(format!("-m {module} {not}{options}")))
+}
+
+/// Options that are bits.
+fn flags(module: &str, bits: u8, names: &[(u8, &str)]) -> Option<Vec<Match>> {
+    let known: u8 = names.iter().map(|(bit, _)| bit).sum();
+    let set = names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect::<Vec<_>>();
+    (bits & !known == 0).then(|| vec![words(module, false, &set.join(" "))])
 }
 
 /// struct xt_iprange_mtinfo.
@@ -229,14 +261,11 @@ fn iprange(s: Struct<'_>, family: Family) -> Option<Vec<Match>> {
     Some(out)
 }
 
-/// struct xt_physdev_info: the names only.
+/// struct xt_physdev_info: names, and by their text whether there are ports at all.
 fn physdev(s: Struct<'_>) -> Option<Vec<Match>> {
     const IN: u8 = 1;
     const OUT: u8 = 2;
     let (inverted, asked) = (s.u8(64)?, s.u8(65)?);
-    if asked & !(IN | OUT) != 0 {
-        return None;
-    }
     let name = |at: usize| {
         let mask = s.0.get(at + 16..at + 32)?;
         let name = printable(s.text(at, 16)?);
@@ -253,6 +282,11 @@ fn physdev(s: Struct<'_>) -> Option<Vec<Match>> {
     }
     if asked & OUT != 0 {
         out.push(m(inverted & OUT != 0, Criterion::PhysOut(name(32)?)));
+    }
+    for (bit, option) in [(4, "bridged"), (8, "in"), (16, "out")] {
+        if asked & bit != 0 {
+            out.push(words("physdev", inverted & bit != 0, &format!("--physdev-is-{option}")));
+        }
     }
     Some(out)
 }

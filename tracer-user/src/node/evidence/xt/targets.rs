@@ -2,6 +2,7 @@
 //! What rules do.
 
 use super::structs::Struct;
+use crate::node::evidence::iptables::is_passing;
 use crate::node::evidence::rule::{ConnmarkOp, IpRange, NatTo, PortRange, Target};
 use crate::node::{Family, printable};
 
@@ -45,6 +46,7 @@ pub(in crate::node::evidence) fn target(
             prefix if prefix.is_empty() => "LOG".to_owned(),
             prefix => format!("LOG --log-prefix {prefix}"),
         }),
+        ("CT", 0..=2) => Target::Ct(format!("CT --zone {}", s.u16(2)?)),
         ("TPROXY", 1) => tproxy(s, family?)?,
         ("TTL" | "HL", _) => {
             // struct ipt_TTL_info, ip6t_HL_info.
@@ -52,6 +54,8 @@ pub(in crate::node::evidence) fn target(
             Target::Log(format!("{name} --{}-{mode} {}", name.to_lowercase(), s.u8(1)?))
         }
         ("NFQUEUE", _) => Target::Queue(format!("NFQUEUE --queue-num {}", s.u16(0)?)),
+        // Nobody's way depends on their options.
+        (name, _) if is_passing(name) => Target::Log(printable(name)),
         _ => return None,
     })
 }

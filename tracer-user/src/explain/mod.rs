@@ -27,6 +27,7 @@ mod lost;
 mod macs;
 mod neighbour;
 mod packet;
+pub(crate) mod policies;
 mod reasons;
 mod routing;
 mod selection;

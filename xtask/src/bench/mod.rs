@@ -6,6 +6,7 @@ mod cost;
 mod kernel;
 mod load;
 mod net;
+mod pods;
 mod report;
 mod sections;
 mod snapshot;
@@ -66,6 +67,8 @@ enum Section {
     Start,
     /// Milliseconds that reading a node of 10,000 rules takes.
     Snapshot,
+    /// Time to the first line on a node with 500 pods.
+    Pods,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -127,6 +130,9 @@ pub(crate) fn run(find: impl FnOnce() -> Result<Workspace>, args: &Args) -> Resu
     }
     if let (true, Some(workspace)) = (wanted(Section::Snapshot), &workspace) {
         results.insert("snapshot".into(), snapshot::run(&bench, &build::example(workspace, "snapshot")?)?);
+    }
+    if wanted(Section::Pods) {
+        results.insert("pods".into(), pods::run(&bench, &Workspace::find()?)?);
     }
     if let Some(file) = &args.json {
         let mut text = serde_json::to_string_pretty(&results).context("writing JSON")?;

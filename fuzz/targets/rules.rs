@@ -3,17 +3,18 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use tracer_user::node::Hook;
 use tracer_user::node::evidence::{
     Backend, CtDirection, CtState, NetnsEvidence, PacketView, TableFamily, iptables, near_misses, nft,
     parse_ipset_save, walk_hook,
 };
-use tracer_user::node::Hook;
 
 fuzz_target!(|text: &str| {
     // The three parts are divided by lines of one `%`.
     let mut parts = text.split("\n%\n");
     let mut evidence = NetnsEvidence {
-        rulesets: iptables::parse(parts.next().unwrap_or_default(), TableFamily::Ip, Backend::IptablesNft).tables,
+        rulesets: iptables::parse(parts.next().unwrap_or_default(), TableFamily::Ip, Backend::IptablesNft)
+            .tables,
         sets: parse_ipset_save(parts.next().unwrap_or_default()),
         ..NetnsEvidence::default()
     };

@@ -42,6 +42,7 @@ pub mod containers;
 pub mod drops;
 pub mod faults;
 pub mod helper;
+pub mod kube_nft;
 mod lab;
 mod links;
 pub mod ns;

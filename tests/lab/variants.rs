@@ -5,7 +5,7 @@
 use anyhow::Result;
 
 use crate::{
-    Lab, links, rules,
+    Lab, kube_nft, links, rules,
     topology::{self as t, Family},
 };
 
@@ -69,6 +69,20 @@ impl Lab {
         self.ns("node1").exec(&["ipset", "restore"], Some(&sets))?;
         self.iptables_restore("node1", Family::V4, &rules::calico(insert))?;
         self.iptables_without("node1", Family::V4, "nat", |line| line.contains("FLANNEL"))
+    }
+
+    /// Makes kube-proxy of both nodes one in nftables mode.
+    ///
+    /// # Errors
+    /// When a table cannot be written.
+    pub fn use_nftables_kube_proxy(&self, family: Family) -> Result<()> {
+        for node in [&t::NODE1, &t::NODE2] {
+            for table in ["nat", "filter"] {
+                self.iptables_without(node.name, family, table, |line| line.contains("KUBE-"))?;
+            }
+            self.ns(node.name).exec(&["nft", "-f", "-"], Some(&kube_nft::text(family)))?;
+        }
+        Ok(())
     }
 
     /// Adds `ctr`, a container of nerdctl on node1, whose port 443 is mapped to the node's.

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use tracer_user::flow::{Interval, NatKind};
 use tracer_user::node::evidence::{
-    Backend, CtDirection, CtState, Evidence, MemberField, NetnsEvidence, PacketView, Verdict, attribute_drop,
-    attribute_nat, near_misses, walk,
+    Backend, CtDirection, CtState, Evidence, MemberField, NetnsEvidence, PacketView, Side, Truth, Verdict,
+    attribute_drop, attribute_nat, near_misses, walk,
 };
 use tracer_user::node::{Family, Hook, Netns};
 
@@ -109,6 +109,8 @@ fn both_back_ends_sets_and_sysctls() {
         "ipset create pods hash:net",
         "ipset add pods 10.200.0.0/24",
         "ipset add pods 10.200.0.22 nomatch",
+        "ipset create wide hash:ip netmask 16",
+        "ipset add wide 10.201.7.7",
         "ipset create ports hash:ip,port",
         "ipset add ports 10.96.0.1,udp:53",
         "iptables-nft -t mangle -A PREROUTING -m set --match-set pods src -j MARK --set-mark 7",
@@ -124,6 +126,8 @@ fn both_back_ends_sets_and_sysctls() {
     assert_eq!(evidence.sysctl("net/ipv4/conf/br0/rp_filter"), Some(1));
     assert!(evidence.rules.iter().any(|rule| rule.mark == 7 && rule.table == 99));
     assert_eq!(evidence.sets["pods"].members.len(), 2);
+    let wide = PacketView::new(6, ip("10.201.9.9"), ip("1.1.1.1"));
+    assert_eq!(evidence.in_set("wide", &[Side::Source], &wide), Truth::Yes);
     let port = &evidence.sets["ports"].members[0].fields[1];
     assert!(matches!(port, MemberField::Port { proto: 17, .. }), "{port:?}");
     let backends: Vec<_> = evidence.rulesets.iter().map(|table| table.backend).collect();

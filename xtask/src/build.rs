@@ -13,3 +13,9 @@ pub(crate) fn run(workspace: &Workspace) -> Result<PathBuf> {
     bpf::build(workspace)?;
     process::build_executable(workspace.cargo().args(["build", "--release", "--locked", "-p", "tracer-user"]))
 }
+
+/// Returns the path of an example of tracer-user's.
+pub(crate) fn example(workspace: &Workspace, name: &str) -> Result<PathBuf> {
+    let arguments = ["build", "--release", "--locked", "-p", "tracer-user", "--example", name];
+    process::build_executable(workspace.cargo().args(arguments))
+}

@@ -133,6 +133,37 @@ pub const VARIANTS: &[Case] = &[
         ("node1", "nft add chain inet fw forward { type filter hook forward priority 10 ; }"),
         ("node1", "nft add rule inet fw forward {nftip} daddr {pod2} tcp dport 80 counter drop"),
     ], RULE).of(EACH, BOTH),
+    lines("nft-map-drop", Probe::Pod2, POD2, &[
+        ("node1", "nft add table inet fw"),
+        ("node1", "nft add chain inet fw guard"),
+        ("node1", "nft add rule inet fw guard drop"),
+        ("node1", "nft add chain inet fw forward { type filter hook forward priority 10 ; }"),
+        ("node1", "nft add rule inet fw forward {nftip} daddr . tcp dport vmap { {pod2} . 80 : jump guard }"),
+    ], RULE).of(EACH, NFT),
+    lines("nft-chance-drop", Probe::Pod2, POD2, &[
+        ("node1", "nft add table inet fw"),
+        ("node1", "nft add chain inet fw forward { type filter hook forward priority 10 ; }"),
+        ("node1", "nft add rule inet fw forward {nftip} daddr {pod2} numgen random mod 2 vmap { 0 : drop , 1 : drop }"),
+    ], RULE).of(EACH, NFT),
+    lines("nft-device-drop", Probe::Pod2, POD2, &[
+        ("node2", "nft add table netdev nd"),
+        ("node2", "nft add chain netdev nd in { type filter hook ingress device eth0 priority 0 ; }"),
+        ("node2", "nft add rule netdev nd in udp dport 8472 drop"),
+    ], RULE),
+    lines("nft-bridge-drop", Probe::Podb, PODB, &[
+        ("node1", "nft add table bridge br"),
+        ("node1", "nft add chain bridge br f { type filter hook forward priority 0 ; }"),
+        ("node1", "nft add rule bridge br f {nftip} daddr {podb} tcp dport 80 drop"),
+    ], RULE).of(EACH, NFT),
+    lines("queue-without-reader", Probe::Pod2, POD2, &[
+        ("node2", "ipt -I FORWARD -d {pod2} -p tcp -j NFQUEUE --queue-num 9"),
+    ], RULE).of(EACH, BOTH),
+    lines("ttl-taken", Probe::Pod2, POD2, &[
+        ("node2", "ipt -t mangle -I PREROUTING -d {pod2} -j TTL --ttl-set 1"),
+    ], RULE).of(FOUR, BOTH),
+    lines("length-drop", Probe::Pod2, POD2, &[
+        ("node2", "ipt -I FORWARD -d {pod2} -p tcp -m length --length 0:100 -j DROP"),
+    ], RULE).of(FOUR, NFT),
     lines("nft-input-policy", Probe::Egw, EGW, &[
         ("node2", "nft add table inet fw"),
         ("node2", "nft add chain inet fw in { type filter hook input priority 5 ; policy drop ; }"),

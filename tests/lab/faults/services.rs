@@ -84,6 +84,55 @@ pub(super) const FAULTS: &[Fault] = &[
         },
     },
     Fault {
+        name: "nft-ok",
+        about: "control: kube-proxy in nftables mode",
+        probe: Probe::Svc,
+        expect: Expect::Answer,
+        expect6: Some(Expect::Answer),
+        apply: |lab, family| lab.use_nftables_kube_proxy(family),
+    },
+    Fault {
+        name: "nft-no-endpoints",
+        about: "kube-proxy in nftables mode: the service has no endpoints",
+        probe: Probe::SvcEmpty,
+        expect: Expect::Refused,
+        expect6: Some(Expect::Refused),
+        apply: |lab, family| lab.use_nftables_kube_proxy(family),
+    },
+    Fault {
+        name: "nft-no-port",
+        about: "kube-proxy in nftables mode: the service has no such port",
+        probe: Probe::Svc,
+        expect: Expect::Refused,
+        expect6: Some(Expect::Refused),
+        apply: |lab, family| {
+            lab.use_nftables_kube_proxy(family)?;
+            let element = format!("service-ips {{ {} . tcp . 80 }}", t::cluster_ip(family));
+            nft(lab, &format!("delete element {} kube-proxy {element}", family.pick("ip", "ip6")))
+        },
+    },
+    Fault {
+        name: "nft-source-ranges",
+        about: "kube-proxy in nftables mode: loadBalancerSourceRanges leave the client out",
+        probe: Probe::Svc,
+        expect: Expect::TimesOut,
+        expect6: Some(Expect::TimesOut),
+        apply: |lab, family| {
+            lab.use_nftables_kube_proxy(family)?;
+            let (ip, others) = (family.pick("ip", "ip6"), family.pick("203.0.113.0/25", "2001:db8::/64"));
+            let chain = format!("{ip} kube-proxy firewall-VALHGL43-default/nginx-expose/tcp/");
+            nft(
+                lab,
+                &format!(
+                    "add chain {chain}\nadd rule {chain} {ip} saddr != {{ {others} }} drop\n\
+                     add element {ip} kube-proxy firewall-ips {{ {} . tcp . 80 comment \"default/nginx-expose\" : goto {} }}",
+                    t::cluster_ip(family),
+                    chain.rsplit(' ').next().unwrap_or_default()
+                ),
+            )
+        },
+    },
+    Fault {
         name: "dns-down",
         about: "the DNS pod does not listen",
         probe: Probe::Dns,
@@ -107,6 +156,11 @@ pub(super) const FAULTS: &[Fault] = &[
         },
     },
 ];
+
+/// To node1's nftables.
+fn nft(lab: &Lab, text: &str) -> Result<()> {
+    lab.ns("node1").exec(&["nft", "-f", "-"], Some(&format!("{text}\n"))).map(drop)
+}
 
 /// A server on all of pod2's addresses.
 pub(super) fn serve_pod2(lab: &Lab, name: &str, kind: &str, port: u16, label: &str) -> Result<()> {

@@ -12,6 +12,7 @@ use crate::explain::Certainty::Certain;
 use crate::explain::Finding;
 use crate::explain::Place as At;
 use crate::explain::catalogue as c;
+use crate::explain::services;
 use crate::explain::translated::{Diversion, is_ordinary};
 use crate::node::Hook;
 use crate::node::evidence::{Backend, RuleRef, Target};
@@ -182,7 +183,14 @@ fn list(rule: &RuleRef, ipv6: bool) -> String {
 }
 
 /// A rule or policy that ends the packet.
-pub(super) fn dropped(host: &Host, hook: Hook, rule: &RuleRef, rejects: bool, flight: &Flight) -> Finding {
+/// `led_by`: the rule that leads to its chain.
+pub(super) fn dropped(
+    host: &Host,
+    hook: Hook,
+    (rule, led_by): (&RuleRef, Option<&RuleRef>),
+    rejects: bool,
+    flight: &Flight,
+) -> Finding {
     let whose = if flight.inside.is_some() { "the tunnel's outer packet" } else { "the packet" };
     let comment = rule.comment.as_deref().unwrap_or_default();
     let what = if flight.inside.is_some() {
@@ -206,8 +214,8 @@ pub(super) fn dropped(host: &Host, hook: Hook, rule: &RuleRef, rejects: bool, fl
         ),
         _ => (&c::RULE, format!("{rule} on {} drops {whose}", host.name())),
     };
-    let fix = if comment.contains("no endpoints") || comment.contains("no local endpoints") {
-        "the service has no (local) endpoint: check its selector, and that its pods are ready".to_owned()
+    let fix = if let Some(fix) = services::fix(rule, led_by) {
+        fix
     } else if rule.chain.starts_with("cali-") || comment.contains("polic") {
         format!("let a NetworkPolicy allow {what}")
     } else if kind.id == c::POLICY.id {
@@ -219,6 +227,10 @@ pub(super) fn dropped(host: &Host, hook: Hook, rule: &RuleRef, rejects: bool, fl
         .checked(format!("{} of {} ends there for it", hook.name(), host.name()), host.command(list));
     let finding =
         if rule.text.is_empty() { finding } else { finding.fact(format!("the rule: {}", rule.text)) };
+    let finding = match led_by {
+        Some(led_by) => finding.fact(format!("{} is reached by {led_by}", rule.chain)),
+        None => finding,
+    };
     finding.fix(fix).at(At {
         netns: host.name(),
         hook: Some(hook.name().to_owned()),

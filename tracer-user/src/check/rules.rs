@@ -216,8 +216,9 @@ impl Walker<'_> {
                 let Some(by) = walk.decided_by else { return Ok(()) };
                 let own = if matches!(at.hook, Hook::Prerouting) { Stage::Marking } else { Stage::Passing };
                 let stage = self.stage(host, own, flight);
-                let finding =
-                    dropped(host, at.hook, &by.name(), matches!(verdict, Verdict::Reject(_)), flight);
+                let led_by = walk.led_to(&by).map(|at| at.name());
+                let rule = (&by.name(), led_by.as_ref());
+                let finding = dropped(host, at.hook, rule, matches!(verdict, Verdict::Reject(_)), flight);
                 Err(self.stop(host, stage, finding))
             }
             Some(Verdict::Queue) => {

@@ -6,7 +6,8 @@ use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::view::View;
 use super::{
-    detour, duplicate, egress_reply, firewall, loops, macs, neighbour, reasons, routing, silence, tunnel,
+    beside, detour, duplicate, egress_reply, firewall, loops, macs, neighbour, reasons, routing, silence,
+    tunnel,
 };
 use crate::flow::{DropSite, Endpoint, NatKind, Place as At};
 use crate::node::{DeviceKind, Hook, NetnsId, PathRole, Role};
@@ -30,6 +31,7 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
             firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour::failed(view, site)))
         }
         "ip6_forward" => routing::forwarding_off(view, site, Likely),
+        "nf_queue" => beside::queued(view, site),
         name if name.ends_with("_enqueue") => Some(queue_full(view, site)),
         _ => None,
     };

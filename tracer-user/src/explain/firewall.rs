@@ -3,17 +3,19 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::beside;
 use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
 use super::packet;
+use super::services;
 use super::view::View;
 use crate::flow::{DropSite, Interval, Place as At, candidates};
 use crate::node::evidence::{Backend, CtState, PacketView, RuleRef, attribute_drop};
 use crate::node::{Family, Hook, HookEntry, HookOwner, Role};
 
 pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
-    let at = site.interval?;
+    let Some(at) = site.interval else { return beside::dropped(view, site) };
     let place = Place { hook: Some(at.hook.name().to_owned()), ..view.place(site.netns, site.ifindex) };
     // What an equal packet showed need not hold for this one.
     let whole = Interval { after: i32::MIN, until: i32::MAX, ..at };
@@ -41,7 +43,7 @@ pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
         }
     }
     if tables.is_empty() {
-        return None;
+        return beside::dropped(view, site);
     }
     // Where the rules were read and none of them did it, they changed, or the interval is wrong.
     let sure = if tables.len() == 1 && view.of(site.netns).is_none() { Certain } else { Likely };
@@ -87,7 +89,7 @@ pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
 }
 
 /// What a rule would have to accept.
-fn what(view: &View<'_>, site: &DropSite) -> String {
+pub(super) fn what(view: &View<'_>, site: &DropSite) -> String {
     if let Some(outer) = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i))) {
         return format!("UDP {} from {}", outer.dst.port, outer.src.addr);
     }
@@ -189,6 +191,9 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     if !rule.text.is_empty() {
         finding = finding.fact(format!("the rule: {}", rule.text));
     }
+    if let Some(led_by) = &found.led_by {
+        finding = finding.fact(format!("{} is reached by {led_by}", rule.chain));
+    }
     if found.rules.len() > 1 {
         let others: Vec<String> = found.rules[1..].iter().take(3).map(ToString::to_string).collect();
         finding = finding.fact(format!("or it was {}", others.join(" or ")));
@@ -197,8 +202,8 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
         finding = finding.fact(format!("not decided: {what} of {at}"));
     }
     let comment = rule.comment.as_deref().unwrap_or_default();
-    let fix = if comment.contains("no endpoints") || comment.contains("no local endpoints") {
-        "the service has no (local) endpoint: check its selector, and that its pods are ready".to_owned()
+    let fix = if let Some(fix) = services::fix(rule, found.led_by.as_ref()) {
+        fix
     } else if rule.chain.starts_with("cali-") || comment.contains("polic") {
         format!("let a NetworkPolicy allow {}", what(view, site))
     } else if kind.id == c::CONNTRACK_INVALID.id {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that go round in circles.
 
+use super::beside;
 use super::catalogue as c;
 use super::finding::Certainty::{self, Certain, Likely};
 use super::finding::Finding;
@@ -15,6 +16,9 @@ pub(super) fn ttl_used_up(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     if !looped && journey.packet.ttl <= 16 {
         // Sent with a small TTL: traceroute.
         return None;
+    }
+    if !looped && let Some(found) = beside::ttl_lowered(view, site) {
+        return Some(found);
     }
     Some(
         circle(view, site, if looped { Certain } else { Likely })

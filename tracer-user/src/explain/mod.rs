@@ -7,6 +7,7 @@
 
 mod askers;
 mod authors;
+mod beside;
 mod beyond;
 pub(crate) mod catalogue;
 mod connections;
@@ -31,6 +32,7 @@ mod reasons;
 mod routing;
 mod selection;
 mod service;
+pub(crate) mod services;
 mod silence;
 mod silent_owner;
 pub(crate) mod translated;

@@ -36,7 +36,22 @@ pub(super) fn at_drop(view: &View<'_>, site: &DropSite, at: &Interval) -> Packet
     bridge_ports(view, &mut out, hops, site.netns, input);
     out.mac = source_mac(hops, site.netns);
     conntrack(view, &mut out, hops, site.netns);
+    // What was put together on the way is cut up again for rules that look at lengths.
+    out.length = (journey.packet.gso_size == 0 && journey.packet.l3len != 0).then_some(journey.packet.l3len);
+    out.ttl = last_ttl(hops, site.netns, at.hook);
     out
+}
+
+/// It is one less from FORWARD on (ip_forward, ip6_forward).
+fn last_ttl(hops: &[Hop], netns: NetnsId, hook: Hook) -> Option<u8> {
+    let last = hops.iter().rev().find(|h| h.netns == netns && h.encap.is_none())?;
+    let forwards = matches!(hook, Hook::Forward | Hook::Postrouting);
+    let forwarded = match last.place {
+        At::Device { egress, .. } => egress,
+        At::Hook { hook, .. } => hook != Hook::Prerouting,
+        At::Route { .. } => false,
+    };
+    if forwards && !forwarded { last.ttl.checked_sub(1) } else { Some(last.ttl) }
 }
 
 /// As it came to the hook of `hops[at]`, where it was changed.

@@ -7,6 +7,10 @@ use std::fmt::Write as _;
 /// the width of what follows, and bytes that are not UTF-8 are written as escapes (`\x1b`, `\u{202e}`).
 pub fn printable(bytes: impl AsRef<[u8]>) -> String {
     let bytes = bytes.as_ref();
+    // Nearly all of it.
+    if bytes.iter().all(|byte| matches!(byte, 0x20..=0x7e)) {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {

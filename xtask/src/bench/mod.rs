@@ -9,6 +9,7 @@ mod net;
 mod pods;
 mod report;
 mod sections;
+mod snapshot;
 mod stats;
 mod subject;
 
@@ -64,6 +65,8 @@ enum Section {
     Events,
     /// Time from the start to the first line, and memory.
     Start,
+    /// Milliseconds that reading a node of 10,000 rules takes.
+    Snapshot,
     /// Time to the first line on a node with 500 pods.
     Pods,
 }
@@ -91,12 +94,16 @@ pub(crate) fn run(find: impl FnOnce() -> Result<Workspace>, args: &Args) -> Resu
     if !(0.01..=60.0).contains(&args.seconds) || args.rounds == 0 {
         bail!("--seconds takes 0.01 to 60, --rounds at least 1");
     }
-    let binary = match &args.binary {
-        Some(file) => file.clone(),
-        None => {
+    let wanted = |section| args.only.is_empty() || args.only.contains(&section);
+    let builds = args.binary.is_none() || wanted(Section::Snapshot);
+    let workspace = if builds { Some(find()?) } else { None };
+    let binary = match (&args.binary, &workspace) {
+        (Some(file), _) => file.clone(),
+        (None, Some(workspace)) => {
             setup::run()?;
-            build::run(&find()?)?
+            build::run(workspace)?
         }
+        (None, None) => bail!("nothing to measure"),
     };
     let bench = Bench {
         net: Net::up().context("making the namespaces of the bench")?,
@@ -107,7 +114,6 @@ pub(crate) fn run(find: impl FnOnce() -> Result<Workspace>, args: &Args) -> Resu
         modes: chosen(&args.mode, &Mode::ALL),
         loads: chosen(&args.load, &Load::ALL),
     };
-    let wanted = |section| args.only.is_empty() || args.only.contains(&section);
     let mut results = serde_json::Map::new();
     report::machine(&bench, &mut results)?;
     if wanted(Section::Cost) {
@@ -121,6 +127,9 @@ pub(crate) fn run(find: impl FnOnce() -> Result<Workspace>, args: &Args) -> Resu
     }
     if wanted(Section::Start) {
         results.insert("start".into(), sections::start(&bench)?);
+    }
+    if let (true, Some(workspace)) = (wanted(Section::Snapshot), &workspace) {
+        results.insert("snapshot".into(), snapshot::run(&bench, &build::example(workspace, "snapshot")?)?);
     }
     if wanted(Section::Pods) {
         results.insert("pods".into(), pods::run(&bench, &Workspace::find()?)?);

@@ -82,6 +82,15 @@ impl Net {
     }
 }
 
+impl Net {
+    /// One more namespace, that stands alone. It goes with the others, if not before.
+    pub(super) fn more(&self, what: &str) -> Result<Ns> {
+        let ns = Ns::named(format!("{PREFIX}{}-{what}", std::process::id()));
+        ns.create()?;
+        Ok(ns)
+    }
+}
+
 impl Drop for Net {
     fn drop(&mut self) {
         // It takes the namespaces away when its stdin closes; waiting for it may only fail if it is gone.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::Bench;
 use super::cost::{Figures, Ratios};
 use super::sections::{Cost, Rate};
+use super::snapshot::Times;
 use super::stats::Series;
 use super::subject::{Memory, Mode};
 use crate::process;
@@ -126,6 +127,16 @@ pub(super) fn start(ready: &Series, idle: Memory, calm: Memory, flood: Memory) {
         ready.max() * 1e3
     );
     println!("Memory: idle {}; at 20,000 packets/s {}; flooded {}", mib(idle), mib(calm), mib(flood));
+}
+
+pub(super) fn snapshots(all: &[Times]) {
+    println!("\nReading a node with kube-proxy's rules, ms");
+    println!("  {:<20} {:>8} {:>20} {:>20} {:>20}", "", "rules", "first", "unchanged", "one rule more");
+    let ms = |series: &Series| format!("{:.0} ({:.0}–{:.0})", series.median(), series.min(), series.max());
+    for times in all {
+        let (first, again, changed) = (ms(&times.first), ms(&times.again), ms(&times.changed));
+        println!("  {:<20} {:>8} {first:>20} {again:>20} {changed:>20}", times.name, times.rules);
+    }
 }
 
 pub(super) fn pods(count: u32, named: &Series, bare: &Series) {

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::effect::Done;
 use super::matching::{Matched, Truth};
 use super::model::NetnsEvidence;
+use super::names::RuleRef;
 use super::near::{NearMiss, near_misses_at};
 use super::packet::PacketView;
-use super::rule::{NatTo, RuleRef, Target};
+use super::rule::{NatTo, Target};
 use super::walk::{At, Verdict, Walk, walk_hook};
 use crate::flow::{Interval, NatKind};
 use crate::node::Hook;
@@ -28,6 +29,9 @@ pub struct Attribution {
     pub undecided: Vec<(RuleRef, String)>,
     /// When no rule fits: which ones nearly did.
     pub near: Vec<NearMiss>,
+    /// When a rule is in a chain that others lead to: by which rule the packet came there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub led_by: Option<RuleRef>,
     /// Chains of type nat were not asked: the connection is not new, and its entry translates.
     pub by_conntrack: bool,
 }
@@ -95,17 +99,56 @@ pub fn attribute_nat(
 
 /// Who dropped or rejected `packet`.
 pub fn attribute_drop(evidence: &NetnsEvidence, at: &Interval, packet: &PacketView) -> Attribution {
-    let walk = walk_hook(evidence, at.hook, at.priorities(), packet);
     let is_end = |verdict: &Verdict| matches!(verdict, Verdict::Drop | Verdict::Reject(_));
-    let mut rules = Vec::new();
-    let certain = walk.verdict.as_ref().is_some_and(is_end);
-    if certain {
-        rules.extend(walk.decided_by);
-    } else {
-        rules.extend(walk.possible.iter().filter(|(verdict, _)| is_end(verdict)).map(|(_, at)| *at));
-    }
     let lone = |target: &Target| matches!(target, Target::Drop | Target::Reject { .. });
-    conclude(evidence, at.hook, at.priorities(), packet, &walk, rules, certain, &lone)
+    attribute_end(evidence, at, packet, &is_end, &lone)
+}
+
+/// Who handed `packet` to a program.
+pub fn attribute_queue(evidence: &NetnsEvidence, at: &Interval, packet: &PacketView) -> Attribution {
+    let is_end = |verdict: &Verdict| *verdict == Verdict::Queue;
+    attribute_end(evidence, at, packet, &is_end, &|target| matches!(target, Target::Queue(_)))
+}
+
+/// A rule that sets or lowers the TTL of `packet` at one of these hooks.
+pub fn lowers_ttl(evidence: &NetnsEvidence, hooks: &[Hook], packet: &PacketView) -> Option<RuleRef> {
+    let lowers = |target: &Target| {
+        let words = [
+            "TTL --ttl-set",
+            "TTL --ttl-dec",
+            "HL --hl-set",
+            "HL --hl-dec",
+            "ip ttl set",
+            "ip6 hoplimit set",
+        ];
+        matches!(target, Target::Log(text) if words.iter().any(|start| text.starts_with(start)))
+    };
+    hooks.iter().find_map(|hook| {
+        let walk = walk_hook(evidence, *hook, i32::MIN..i32::MAX, packet);
+        let does = |at: &At<'_>| at.rule.is_some_and(|rule| rule.actions.iter().any(lowers));
+        let steps = walk.trace.iter().filter(|step| step.matched == Matched::Yes && step.certain);
+        steps.map(|step| step.at).find(does).map(|at| at.name())
+    })
+}
+
+fn attribute_end(
+    evidence: &NetnsEvidence,
+    at: &Interval,
+    packet: &PacketView,
+    is_end: &dyn Fn(&Verdict) -> bool,
+    lone: &dyn Fn(&Target) -> bool,
+) -> Attribution {
+    let walk = walk_hook(evidence, at.hook, at.priorities(), packet);
+    let mut rules = Vec::new();
+    let ended = walk.verdict.as_ref().is_some_and(is_end);
+    rules.extend(walk.possible.iter().filter(|(verdict, _)| is_end(verdict)).map(|(_, at)| *at));
+    if ended {
+        rules.extend(walk.decided_by);
+    }
+    let certain = ended && rules.iter().all(|at| rules.first().is_some_and(|first| first.is_same_rule(at)));
+    let led_by = rules.first().and_then(|at| walk.led_to(at)).map(|at| at.name());
+    let found = conclude(evidence, at.hook, at.priorities(), packet, &walk, rules, certain, lone);
+    Attribution { led_by, ..found }
 }
 
 impl Interval {
@@ -143,7 +186,8 @@ fn conclude<'e>(
     let mut names: Vec<RuleRef> = Vec::new();
     for at in rules {
         let name = at.name();
-        if !names.contains(&name) {
+        // What a map becomes has one name.
+        if !names.iter().any(|known| known.place() == name.place()) {
             names.push(name);
         }
     }
@@ -152,6 +196,7 @@ fn conclude<'e>(
         certain: certain && found,
         undecided: undecided(walk),
         near,
+        led_by: None,
         by_conntrack: false,
     }
 }

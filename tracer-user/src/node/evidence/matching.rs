@@ -108,7 +108,7 @@ impl Criterion {
         match self {
             Self::SourcePort(_) | Self::DestinationPort(_) | Self::EitherPort(_) => packet.has_ports(),
             Self::TcpFlags { .. } => packet.proto == 6 && !packet.later_fragment,
-            Self::Icmp { .. } => packet.is_icmp(),
+            Self::Icmp { .. } | Self::IcmpTypes(_) => packet.is_icmp(),
             _ => true,
         }
     }
@@ -148,6 +148,18 @@ impl Criterion {
             Self::Icmp { kind, codes } => Truth::of_known(packet.icmp.map(|(k, code)| {
                 k == *kind && codes.is_none_or(|(first, last)| (first..=last).contains(&code))
             })),
+            Self::IcmpTypes(_) if !packet.is_icmp() => Truth::No,
+            Self::IcmpTypes(kinds) => Truth::of_known(
+                packet
+                    .icmp
+                    .map(|(kind, _)| kinds.iter().any(|(first, last)| (first..=last).contains(&&kind))),
+            ),
+            Self::Length(ranges) => Truth::of_known(
+                packet.length.map(|l| ranges.iter().any(|(first, last)| (first..=last).contains(&&l))),
+            ),
+            Self::Ttl(ranges) => Truth::of_known(
+                packet.ttl.map(|ttl| ranges.iter().any(|(first, last)| (first..=last).contains(&&ttl))),
+            ),
             Self::Fragment => Truth::of(packet.later_fragment),
             Self::Statistic(_) | Self::Other(_) => Truth::Unknown,
         }
@@ -249,7 +261,7 @@ fn within(ranges: &[IpRange], address: IpAddr) -> Truth {
 }
 
 /// `+` (iptables) and `*` (nft) at the end stand for any rest. No device has the empty name.
-fn device(names: &[String], device: Option<&str>) -> Truth {
+pub(super) fn device(names: &[String], device: Option<&str>) -> Truth {
     let Some(device) = device else { return Truth::Unknown };
     let is = |name: &String| match name.strip_suffix(['+', '*']) {
         Some(start) => device.starts_with(start),

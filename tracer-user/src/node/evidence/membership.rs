@@ -106,9 +106,10 @@ impl MemberField {
                     Side::Source => packet.input.as_ref(),
                     Side::Destination => packet.output.as_ref(),
                 };
-                known(device.map(|d| d == name))
+                super::matching::device(std::slice::from_ref(name), device.map(String::as_str))
             }
             Self::Mark { value } => known(packet.mark.map(|mark| mark == *value)),
+            Self::Any => Truth::Yes,
             Self::Set(_) | Self::Other(_) => Truth::Unknown,
         }
     }

@@ -6,6 +6,9 @@
 //! [`NetnsEvidence::unreadable`], never a failure.
 
 mod attribute;
+mod bases;
+mod beside;
+pub mod bytecode;
 mod collect;
 mod effect;
 mod ipset_save;
@@ -13,6 +16,7 @@ pub mod iptables;
 mod matching;
 mod membership;
 mod model;
+mod names;
 mod near;
 pub mod nft;
 mod packet;
@@ -21,20 +25,25 @@ mod rule;
 mod set;
 mod walk;
 mod wording;
+mod xt;
 
-pub use attribute::{Attribution, attribute_drop, attribute_mark, attribute_nat};
-pub use collect::CounterFiles;
+pub use attribute::{
+    Attribution, attribute_drop, attribute_mark, attribute_nat, attribute_queue, lowers_ttl,
+};
+pub use beside::{Beside, attribute_beside};
 pub(crate) use collect::listening;
+pub use collect::{CounterFiles, parse_ipset_dump, read_nftables};
 pub use effect::{Done, Effect};
 pub use ipset_save::parse_ipset_save;
 pub use matching::{Matched, Truth};
 pub use model::{Conntrack, Evidence, NetnsEvidence, Socket};
+pub use names::RuleRef;
 pub use near::{Miss, NearMiss, near_misses};
 pub use packet::{CtDirection, CtState, PacketView};
 pub use routing::Routed;
 pub use rule::{
     Backend, Base, Chain, ConnmarkOp, Counters, Criterion, IpRange, Match, NatTo, Policy, PortRange, Rule,
-    RuleRef, Side, Table, TableFamily, Target,
+    Side, Table, TableFamily, Target,
 };
 pub use set::{IpSet, Member, MemberField};
 pub use walk::{At, Chance, Step, Verdict, Walk, walk, walk_hook, walk_hook_by_chance};

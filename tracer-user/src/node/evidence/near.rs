@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::matching::Matched;
 use super::model::NetnsEvidence;
+use super::names::RuleRef;
 use super::packet::PacketView;
-use super::rule::{Chain, ConnmarkOp, Criterion, Rule, RuleRef, Table, Target};
+use super::rule::{Chain, ConnmarkOp, Criterion, Rule, Table, Target};
 use super::walk::{At, Step, Walk, walk_hook};
 use crate::node::Hook;
 

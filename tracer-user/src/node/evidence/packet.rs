@@ -41,6 +41,11 @@ pub struct PacketView {
     pub mac: Option<[u8; 6]>,
     /// Owner of the sending socket; only in OUTPUT and POSTROUTING.
     pub uid: Option<u32>,
+    /// Bytes of the IP packet, header and all.
+    #[serde(default)]
+    pub length: Option<u32>,
+    #[serde(default)]
+    pub ttl: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -87,6 +92,8 @@ impl PacketView {
             ct_dnat: None,
             mac: None,
             uid: None,
+            length: None,
+            ttl: None,
         }
     }
 

@@ -2,7 +2,6 @@
 //! The firewall as data: tables, chains, rules, what they match and what they do. One model for iptables
 //! (both back ends) and nftables.
 
-use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +23,9 @@ pub enum TableFamily {
     Ip,
     Ip6,
     Inet,
+    Bridge,
+    /// At devices.
+    Netdev,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -53,6 +55,9 @@ pub struct Base {
     /// nft's chain type: filter, nat, route.
     pub kind: String,
     pub policy: Policy,
+    /// Of chains at devices (netdev, ingress of inet): which. Their hook is PREROUTING for ingress, POSTROUTING for egress.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,6 +154,12 @@ pub enum Criterion {
         kind: u8,
         codes: Option<(u8, u8)>,
     },
+    /// Ranges of types, of any code.
+    IcmpTypes(Vec<(u8, u8)>),
+    /// Bytes of the IP packet, header and all.
+    Length(Vec<(u32, u32)>),
+    /// Time to live, hop limit.
+    Ttl(Vec<(u8, u8)>),
     /// A later fragment.
     Fragment,
     /// By chance or by count.
@@ -240,23 +251,6 @@ pub struct NatTo {
     pub persistent: bool,
 }
 
-/// The name of a rule, or (number 0) of a chain's policy.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct RuleRef {
-    pub family: TableFamily,
-    pub backend: Backend,
-    pub table: String,
-    pub chain: String,
-    /// From 1; 0: the chain's policy.
-    pub number: u32,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub handle: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub comment: Option<String>,
-    /// The rule as its tool prints it; empty for a policy.
-    pub text: String,
-}
-
 impl Table {
     pub fn chain(&self, name: &str) -> Option<&Chain> {
         self.chains.iter().find(|chain| chain.name == name)
@@ -268,32 +262,7 @@ impl Table {
             TableFamily::Ip => family == Family::Ipv4,
             TableFamily::Ip6 => family == Family::Ipv6,
             TableFamily::Inet => true,
-        }
-    }
-
-    pub fn rule_ref(&self, chain: &Chain, rule: &Rule) -> RuleRef {
-        RuleRef {
-            family: self.family,
-            backend: self.backend,
-            table: self.name.clone(),
-            chain: chain.name.clone(),
-            number: rule.number,
-            handle: rule.handle,
-            comment: rule.label().map(str::to_owned),
-            text: rule.text.clone(),
-        }
-    }
-
-    pub fn policy_ref(&self, chain: &Chain) -> RuleRef {
-        RuleRef {
-            family: self.family,
-            backend: self.backend,
-            table: self.name.clone(),
-            chain: chain.name.clone(),
-            number: 0,
-            handle: None,
-            comment: None,
-            text: String::new(),
+            TableFamily::Bridge | TableFamily::Netdev => false,
         }
     }
 }
@@ -308,6 +277,12 @@ impl Rule {
         };
         let words = self.comments.iter().rev().find(|c| !is_hash(c));
         words.or(self.comments.first()).map(String::as_str)
+    }
+
+    /// In our words: for rules of which there is no text.
+    pub(super) fn in_words(&self) -> String {
+        let matches = self.matches.iter().map(ToString::to_string);
+        matches.chain(self.actions.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
     }
 
     /// What decides: the last thing it does.
@@ -335,63 +310,5 @@ impl PortRange {
 
     pub fn contains(&self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)
-    }
-}
-
-impl RuleRef {
-    /// Table, chain, and number or handle.
-    pub fn place(&self) -> String {
-        let family = if self.backend == Backend::Nft { format!("{} ", self.family) } else { String::new() };
-        let which = match (self.number, self.handle) {
-            (0, _) => "policy".to_owned(),
-            (_, Some(handle)) => format!("handle {handle}"),
-            (number, None) => format!("rule {number}"),
-        };
-        format!("{family}{} {} {which}", self.table, self.chain)
-    }
-}
-
-impl fmt::Display for RuleRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.place())?;
-        match &self.comment {
-            Some(comment) => write!(f, " \"{comment}\""),
-            None => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for TableFamily {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ip => "ip",
-            Self::Ip6 => "ip6",
-            Self::Inet => "inet",
-        })
-    }
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Source => "src",
-            Self::Destination => "dst",
-        })
-    }
-}
-
-impl fmt::Display for IpRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.first == self.last, IpPrefix::spanning(self.first, self.last)) {
-            (true, _) => self.first.fmt(f),
-            (false, Some(prefix)) => prefix.fmt(f),
-            (false, None) => write!(f, "{}-{}", self.first, self.last),
-        }
-    }
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last { self.first.fmt(f) } else { write!(f, "{}-{}", self.first, self.last) }
     }
 }

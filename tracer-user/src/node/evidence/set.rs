@@ -12,6 +12,9 @@ pub struct IpSet {
     /// `hash:net`, `hash:ip,port`, `list:set`; an nft set's: its key types, joined by " . ".
     pub kind: String,
     pub ipv6: bool,
+    /// Bits of an address that count, where the set says so and not its members (`netmask`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netmask: Option<u8>,
     pub members: Vec<Member>,
     /// Members there are beyond those that were kept.
     pub cut: usize,
@@ -42,6 +45,8 @@ pub enum MemberField {
     },
     /// Another set (list:set).
     Set(String),
+    /// All that is in no other member: nft's `*`.
+    Any,
     /// Not understood.
     Other(String),
 }

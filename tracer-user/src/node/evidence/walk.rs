@@ -9,8 +9,9 @@ use rustc_hash::FxHashMap;
 use super::effect::{Done, Effect};
 use super::matching::{Matched, Truth};
 use super::model::NetnsEvidence;
-use super::packet::{CtDirection, CtState, PacketView};
-use super::rule::{Base, Chain, Policy, Rule, RuleRef, Table, Target};
+use super::names::RuleRef;
+use super::packet::PacketView;
+use super::rule::{Backend, Base, Chain, Policy, Rule, Table, Target};
 use crate::node::Hook;
 
 /// Chains within chains; nftables allows 16.
@@ -99,7 +100,7 @@ pub fn walk_hook_by_chance<'e>(
     walk_chains(evidence, evidence.bases(hook, priorities, packet), packet, chance)
 }
 
-fn walk_chains<'e>(
+pub(super) fn walk_chains<'e>(
     evidence: &'e NetnsEvidence,
     chains: impl IntoIterator<Item = (&'e Table, &'e Chain, &'e Base)>,
     packet: &PacketView,
@@ -177,9 +178,14 @@ impl<'e> Walker<'e, '_> {
         }
         // Whoever accepted it: what is registered next sees it.
         let said = self.out.possible.get(earlier..).unwrap_or_default();
+        let last = said.last().map(|(verdict, _)| verdict.clone());
         if said.iter().all(|(verdict, _)| *verdict == Verdict::Accept) {
             self.gone = false;
             self.out.decided_by = Some(by);
+        } else if said.iter().all(|(verdict, _)| Some(verdict) == last.as_ref()) {
+            // Whichever it was: that is its end.
+            self.out.decided_by = Some(by);
+            self.out.verdict = last;
         } else {
             self.out.decided_by = None;
             self.out.verdict = None;
@@ -254,14 +260,20 @@ impl<'e> Walker<'e, '_> {
                 },
                 // Back from there is back from here.
                 Target::Goto(name) => return Some(self.jump(at, name, depth, unsure)),
-                Target::Dnat(_)
-                | Target::Snat(_)
-                | Target::Masquerade { .. }
-                | Target::Redirect { .. }
-                | Target::Tproxy(_) => {
+                Target::Dnat(_) | Target::Snat(_) | Target::Masquerade { .. } | Target::Redirect { .. } => {
                     self.effect(at, target, unsure);
                     return over(Verdict::Accept);
                 }
+                // Of iptables: without a socket that takes it, it drops (net/netfilter/xt_TPROXY.c).
+                Target::Tproxy(text) if at.table.backend != Backend::Nft => {
+                    self.effect(at, target, unsure);
+                    if !self.evidence.has_proxy(text, &self.packet) {
+                        self.out.possible.push((Verdict::Drop, at));
+                        self.gone = true;
+                    }
+                    return over(Verdict::Accept);
+                }
+                Target::Tproxy(_) => self.effect(at, target, unsure),
                 // It may end the walk or not.
                 Target::Other(_) => {
                     self.effect(at, target, unsure);
@@ -297,49 +309,38 @@ impl<'e> Walker<'e, '_> {
     }
 }
 
+impl<'e> Walk<'e> {
+    /// The rule by which the packet came to the chain of this one; `None` in a base chain.
+    pub fn led_to(&self, at: &At<'_>) -> Option<At<'e>> {
+        if at.chain.base.is_some() {
+            return None;
+        }
+        let until = self.trace.iter().rposition(|step| step.at.is(at)).unwrap_or(self.trace.len());
+        let leads = |step: &&Step<'e>| {
+            let to = step.at.rule.and_then(Rule::target);
+            !matches!(step.matched, Matched::No(_))
+                && std::ptr::eq(step.at.table, at.table)
+                && matches!(to, Some(Target::Jump(name) | Target::Goto(name)) if *name == at.chain.name)
+        };
+        self.trace.get(..until)?.iter().rev().find(leads).map(|step| step.at)
+    }
+}
+
 impl<'e> At<'e> {
+    /// They are one to whoever made it: what a map becomes is one rule.
+    pub(super) fn is_same_rule(&self, other: &At<'_>) -> bool {
+        std::ptr::eq(self.chain, other.chain) && self.rule.map(|r| r.number) == other.rule.map(|r| r.number)
+    }
+
+    fn is(&self, other: &At<'_>) -> bool {
+        let rule = |at: &At<'_>| at.rule.map(std::ptr::from_ref);
+        std::ptr::eq(self.chain, other.chain) && rule(self) == rule(other)
+    }
+
     pub fn name(&self) -> RuleRef {
         match self.rule {
             Some(rule) => self.table.rule_ref(self.chain, rule),
             None => self.table.policy_ref(self.chain),
         }
-    }
-}
-
-impl NetnsEvidence {
-    /// The base chains that see the packet at a hook, in the kernel's order. Chains of type nat stand where
-    /// the NAT core does.
-    pub(super) fn bases(
-        &self,
-        hook: Hook,
-        priorities: Range<i32>,
-        packet: &PacketView,
-    ) -> Vec<(&Table, &Chain, &Base)> {
-        let mut found: Vec<_> = (self.rulesets.iter())
-            .filter(|table| table.sees(packet.family()))
-            .flat_map(|table| table.chains.iter().map(move |chain| (table, chain)))
-            .filter_map(|(table, chain)| Some((table, chain, chain.base.as_ref()?)))
-            .filter(|(.., base)| base.hook == hook && priorities.contains(&base.stands_at()))
-            .collect();
-        found.sort_by_key(|(.., base)| (base.stands_at(), base.priority));
-        found
-    }
-}
-
-impl Base {
-    /// The priority at which the kernel calls it.
-    pub fn stands_at(&self) -> i32 {
-        if self.kind != "nat" {
-            return self.priority;
-        }
-        crate::node::hooks::nat_priority(self.hook).unwrap_or(self.priority)
-    }
-}
-
-impl PacketView {
-    /// Chains of type nat see the first packet of a connection only (nf_nat_inet_fn).
-    pub fn asks_nat(&self) -> bool {
-        self.ct_direction != Some(CtDirection::Reply)
-            && !matches!(self.ct_state, Some(CtState::Established | CtState::Invalid | CtState::Untracked))
     }
 }

@@ -56,6 +56,9 @@ impl Match {
             Criterion::Icmp { .. } => {
                 have("ICMP type", packet.icmp.map(|(kind, code)| format!("{kind}/{code}")))
             }
+            Criterion::IcmpTypes(_) => have("ICMP type", packet.icmp.map(|(kind, _)| kind.to_string())),
+            Criterion::Length(_) => have("length", packet.length.map(|l| l.to_string())),
+            Criterion::Ttl(_) => have("TTL", packet.ttl.map(|ttl| ttl.to_string())),
             Criterion::Fragment => have("fragment", None),
             Criterion::Statistic(text) | Criterion::Other(text) => {
                 format!("it is not known whether \"{text}\" holds")
@@ -111,6 +114,14 @@ fn list<T: fmt::Display>(items: &[T]) -> String {
     out
 }
 
+/// Ranges of numbers.
+fn spans<T: fmt::Display + PartialEq>(ranges: &[(T, T)]) -> String {
+    let one = |(first, last): &(T, T)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    list(&ranges.iter().map(one).collect::<Vec<_>>())
+}
+
 pub(super) fn mac(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
@@ -157,6 +168,9 @@ impl fmt::Display for Criterion {
                 write!(f, "ICMP type {kind}/{first}")
             }
             Self::Icmp { kind, codes: Some((first, last)) } => write!(f, "ICMP type {kind}/{first}-{last}"),
+            Self::IcmpTypes(kinds) => write!(f, "ICMP type {}", spans(kinds)),
+            Self::Length(ranges) => write!(f, "length {}", spans(ranges)),
+            Self::Ttl(ranges) => write!(f, "TTL {}", spans(ranges)),
             Self::Fragment => f.write_str("later fragment"),
             Self::Statistic(text) | Self::Other(text) => f.write_str(text),
         }

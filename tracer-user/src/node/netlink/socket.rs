@@ -109,6 +109,16 @@ impl Netlink {
         Ok(out)
     }
 
+    /// Sends a dump request and hands over each message of the answer. False: things changed meanwhile, and what was
+    /// handed over is not all from one moment.
+    pub(crate) fn each(
+        &mut self,
+        request: &Request,
+        each: &mut dyn FnMut(u16, &[u8]),
+    ) -> Result<bool, NetlinkError> {
+        self.exchange(request, each)
+    }
+
     /// Sends a request for one object.
     pub(crate) fn one<T>(
         &mut self,

@@ -4,17 +4,20 @@
 mod counters;
 mod firewall;
 mod ipset;
+mod nftables;
 mod sockets;
 mod sysctl;
 mod tool;
 
 pub use counters::CounterFiles;
+pub use ipset::parse as parse_ipset_dump;
 pub(crate) use sockets::listening;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
 use std::thread;
 
+use super::bytecode::Ruleset;
 use super::model::{Conntrack, Evidence, NetnsEvidence};
 use crate::node::Netns;
 use crate::node::rtnl::Rtnl;
@@ -48,6 +51,13 @@ impl Evidence {
         });
         Self { netns, policies: None }
     }
+}
+
+/// The rules of a namespace that are in nf_tables, as the kernel keeps them: what [`Evidence::collect`] has of it before
+/// a tool is asked about extensions of iptables that are known by name only.
+pub fn read_nftables(netns: &Netns) -> Result<Ruleset, String> {
+    let read = netns.run(|| nftables::read(netns.name())).map_err(|error| error.to_string())?;
+    read.map(|read| read.ruleset).map_err(|error| error.to_string())
 }
 
 impl CounterFiles {

@@ -3,13 +3,17 @@
 
 use std::borrow::Cow;
 
+use super::flags::{icmp, tcp_flags, ttl};
 use super::words::{address_range, mac, networks, number, ports, protocol, value_mask};
 use crate::node::evidence::packet::{CtDirection, CtState};
 use crate::node::evidence::rule::{Criterion, Match, Side};
 use crate::node::printable;
 
 /// Modules whose options are all read by their own names; the others are told as [`Criterion::Other`].
-const KNOWN: [&str; 23] = [
+const KNOWN: [&str; 26] = [
+    "hl",
+    "length",
+    "ttl",
     "addrtype",
     "comment",
     "connmark",
@@ -35,10 +39,19 @@ const KNOWN: [&str; 23] = [
     "frag",
 ];
 
+/// Modules that hold for some packets and not for others that are equal.
+pub(in crate::node::evidence) fn is_chance(module: &str) -> bool {
+    matches!(module, "limit" | "hashlimit" | "recent" | "quota" | "connlimit" | "time")
+}
+
 /// The conditions and the comments in `words`, all before the target.
 pub(super) fn parse(words: &[Cow<'_, str>]) -> (Vec<Match>, Vec<String>) {
     let mut reader = Reader { words, at: 0, module: "", out: Vec::new(), comments: Vec::new(), other: None };
     while reader.option() {}
+    // It remembers the address, and holds.
+    let remembers =
+        |m: &Match| matches!(&m.what, Criterion::Statistic(text) if text.starts_with("-m recent --set "));
+    reader.out.retain(|m| !remembers(m));
     (reader.out, reader.comments)
 }
 
@@ -100,8 +113,8 @@ impl<'a> Reader<'a> {
         if !KNOWN.contains(&self.module) {
             self.other = Some(self.out.len());
             let text = printable(format!("-m {}", self.module));
-            let by_chance = matches!(self.module, "limit" | "hashlimit" | "recent" | "quota");
-            let what = if by_chance { Criterion::Statistic(text) } else { Criterion::Other(text) };
+            let what =
+                if is_chance(self.module) { Criterion::Statistic(text) } else { Criterion::Other(text) };
             self.out.push(Match { negated: false, what });
         }
     }
@@ -125,6 +138,8 @@ impl<'a> Reader<'a> {
             }
             _ => {
                 self.other = name.starts_with("--").then_some(self.out.len());
+                let named = self.other.is_some() && !self.module.is_empty();
+                let text = if named { format!("-m {} {text}", self.module) } else { text };
                 self.out.push(Match { negated: false, what: Criterion::Other(text) });
             }
         }
@@ -185,6 +200,13 @@ impl<'a> Reader<'a> {
             ("addrtype", "--dst-type") => self.address_type(Side::Destination),
             ("addrtype", "--limit-iface-in") => return self.limit_iface(Side::Source),
             ("addrtype", "--limit-iface-out") => return self.limit_iface(Side::Destination),
+            ("length", "--length") => {
+                let range = super::words::port_range(self.value(), ':')?;
+                Criterion::Length(vec![(range.first.into(), range.last.into())])
+            }
+            ("ttl" | "hl", name) => {
+                ttl(name.rsplit('-').next().unwrap_or_default(), self.value().parse().ok()?)?
+            }
             ("mac", "--mac-source") => Criterion::SourceMac(mac(self.value())?),
             ("owner", "--uid-owner") => {
                 let text = self.value();
@@ -259,33 +281,6 @@ fn side(text: &str) -> Option<Side> {
         "dst" => Some(Side::Destination),
         _ => None,
     }
-}
-
-fn tcp_flags(text: &str) -> Option<u8> {
-    let bit = |flag: &str| {
-        Some(match flag {
-            "FIN" => 1,
-            "SYN" => 2,
-            "RST" => 4,
-            "PSH" => 8,
-            "ACK" => 16,
-            "URG" => 32,
-            "ECE" => 64,
-            "CWR" => 128,
-            "ALL" => 63,
-            "NONE" | "" => 0,
-            _ => return None,
-        })
-    };
-    text.split(',').try_fold(0, |all, flag| Some(all | bit(flag)?))
-}
-
-fn icmp(text: &str) -> Option<Criterion> {
-    let (kind, code) = match text.split_once('/') {
-        Some((kind, code)) => (kind, Some(code.parse().ok()?)),
-        None => (text, None),
-    };
-    Some(Criterion::Icmp { kind: kind.parse().ok()?, codes: code.map(|code| (code, code)) })
 }
 
 #[cfg(test)]

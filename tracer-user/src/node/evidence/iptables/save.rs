@@ -78,6 +78,19 @@ fn declare(text: &str, table: &mut Table, index: &mut FxHashMap<String, usize>) 
     }
 }
 
+/// Its base chains are those that iptables makes: it can show the table, and made it.
+pub(in crate::node::evidence) fn made(table: &Table) -> bool {
+    const TABLES: [&str; 5] = ["filter", "mangle", "nat", "raw", "security"];
+    let named =
+        TABLES.contains(&table.name.as_str()) && matches!(table.family, TableFamily::Ip | TableFamily::Ip6);
+    let as_made = |chain: &Chain, found: &Base| {
+        found.hook.name() == chain.name
+            && Base { policy: found.policy, ..base(&table.name, found.hook, found.policy) } == *found
+    };
+    let mut bases = table.chains.iter().filter_map(|chain| Some((chain, chain.base.as_ref()?))).peekable();
+    named && bases.peek().is_some() && bases.all(|(chain, base)| as_made(chain, base))
+}
+
 /// Where iptables registers the chains of its tables: enum nf_ip_hook_priorities
 /// (include/uapi/linux/netfilter_ipv4.h); the chain types are those of iptables-nft.
 fn base(table: &str, hook: Hook, policy: Policy) -> Base {
@@ -90,7 +103,7 @@ fn base(table: &str, hook: Hook, policy: Policy) -> Base {
         ("security", _) => (libc::NF_IP_PRI_SECURITY, "filter"),
         _ => (libc::NF_IP_PRI_FILTER, "filter"),
     };
-    Base { hook, priority, kind: kind.to_owned(), policy }
+    Base { hook, priority, kind: kind.to_owned(), policy, devices: Vec::new() }
 }
 
 /// `[packets:bytes] -A CHAIN ...`.

@@ -32,6 +32,10 @@ const PASSING: [&str; 20] = [
     "ULOG",
 ];
 
+pub(in crate::node::evidence) fn is_passing(name: &str) -> bool {
+    PASSING.contains(&name)
+}
+
 /// `-j TARGET options` or `-g CHAIN`; `None` without.
 pub(super) fn parse(words: &[Cow<'_, str>], is_chain: impl Fn(&str) -> bool) -> Option<Target> {
     let [verb, name, options @ ..] = words else { return None };
@@ -61,7 +65,7 @@ pub(super) fn parse(words: &[Cow<'_, str>], is_chain: impl Fn(&str) -> bool) -> 
         "TCPMSS" => Target::TcpMss(options.value("--set-mss").and_then(|v| v.parse().ok())),
         "TPROXY" => Target::Tproxy(text()),
         "QUEUE" | "NFQUEUE" => Target::Queue(text()),
-        name if PASSING.contains(&name) => Target::Log(text()),
+        name if is_passing(name) => Target::Log(text()),
         _ => Target::Other(text()),
     })
 }

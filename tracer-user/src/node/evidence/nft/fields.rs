@@ -255,8 +255,32 @@ impl Key {
                 types: all().map(|v| v.as_str().map(printable)).collect::<Option<_>>()?,
                 limit_iface: on_input.then_some(Side::Source),
             },
-            Self::Icmp => Criterion::Icmp { kind: u8::try_from(right.as_u64()?).ok()?, codes: None },
+            Self::Icmp => {
+                let one = |value: &Value| icmp_type(value).map(|kind| (kind, kind));
+                Criterion::IcmpTypes(all().map(one).collect::<Option<_>>()?)
+            }
             Self::Chance => Criterion::Statistic(format!("by chance: {}", short(right))),
         })
     }
+}
+
+/// By number, or by one of nft's names: those of ICMP and ICMPv6 that differ have different names.
+fn icmp_type(value: &Value) -> Option<u8> {
+    if let Some(number) = value.as_u64() {
+        return u8::try_from(number).ok();
+    }
+    Some(match value.as_str()? {
+        "echo-reply" => 0,
+        "destination-unreachable" => 3,
+        "source-quench" => 4,
+        "redirect" => 5,
+        "echo-request" => 8,
+        "time-exceeded" => 11,
+        "parameter-problem" => 12,
+        "nd-router-solicit" => 133,
+        "nd-router-advert" => 134,
+        "nd-neighbor-solicit" => 135,
+        "nd-neighbor-advert" => 136,
+        _ => return None,
+    })
 }

@@ -120,6 +120,7 @@ impl Reader {
             ipv6: kinds.iter().any(|kind| kind == "ipv6_addr"),
             members: members.collect(),
             cut: elements.len().saturating_sub(MAX_MEMBERS),
+            netmask: None,
             name: name.clone(),
         };
         self.out.sets.insert(name, set);
@@ -163,7 +164,7 @@ impl Reader {
             self.rules += 1;
             if self.rules <= MAX_RULES {
                 rule.number = number;
-                rule.text = text(&rule);
+                rule.text = rule.in_words();
                 chain.rules.push(rule);
             }
         }
@@ -209,16 +210,11 @@ fn base(object: &Value) -> Option<Base> {
             Some("drop") => Policy::Drop,
             _ => Policy::Accept,
         },
+        devices: Vec::new(),
     })
 }
 
 fn counters(value: &Value) -> Option<Counters> {
     let number = |name| value.get(name).and_then(Value::as_u64);
     Some(Counters { packets: number("packets")?, bytes: number("bytes")? })
-}
-
-/// The rule in our words: JSON has no text of it.
-fn text(rule: &Rule) -> String {
-    let matches = rule.matches.iter().map(ToString::to_string);
-    matches.chain(rule.actions.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
 }

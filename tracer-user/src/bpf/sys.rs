@@ -49,6 +49,37 @@ pub fn prog_stats(program: BorrowedFd<'_>) -> io::Result<ProgStats> {
     })
 }
 
+/// Ids of the programs on a device of the calling thread's namespace, in the order in which they run; returns how many
+/// there are, of which as many as fit are in `ids`.
+pub(super) fn prog_query(ifindex: u32, at: bpf_attach_type, ids: &mut [u32]) -> io::Result<usize> {
+    let mut attr = zeroed();
+    attr.query.__bindgen_anon_1.target_ifindex = ifindex;
+    attr.query.attach_type = at as u32;
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = ids.len() as u32;
+    // SAFETY: `prog_ids` points to `prog_cnt` numbers that outlive the call.
+    unsafe { bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) }?;
+    // SAFETY: both members of the union are the number that the kernel wrote.
+    Ok(unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize)
+}
+
+/// The name of the program with this id, with the zeros behind it.
+pub(super) fn prog_name(id: u32) -> io::Result<Vec<u8>> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    // SAFETY: the attributes hold no pointer.
+    let program = unsafe { bpf_fd(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr) }?;
+    // SAFETY: the structure is made of integers; all zero is a value of it.
+    let mut info: bpf_prog_info = unsafe { mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = program.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_prog_info>() as u32;
+    attr.info.info = (&raw mut info) as u64;
+    // SAFETY: `info` is as long as `info_len` says and outlives the call.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    Ok(info.name.iter().map(|c| *c as u8).collect())
+}
+
 /// Enables run-time statistics of all programs until the descriptor is closed (Linux 5.8). They cost some
 /// 60 ns a run themselves.
 ///

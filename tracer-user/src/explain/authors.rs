@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::odds::Odds;
 use super::packet::before_hop;
 use super::view::View;
 use crate::flow::{Cause, Hop, Interval, Journey, Names, NatKind};
@@ -68,7 +69,9 @@ impl Authors {
             self.known.clear();
             self.read = read.collect();
         }
-        let view = View { journey, topology, names, evidence: Some(evidence), routes: &[], exit: None };
+        let odds = Odds::default();
+        let view =
+            View { journey, topology, names, evidence: Some(evidence), routes: &[], exit: None, odds: &odds };
         let mut out = Vec::new();
         for (at, hop) in journey.hops.iter().enumerate().skip(from).filter(|(_, hop)| changed(hop)) {
             let Some(netns) = evidence.of(hop.netns) else { continue };

@@ -9,9 +9,9 @@ use super::egress::is_node_mark;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::view::{Exit, Lookup, View};
-use super::waiting::Waiting;
-use super::{beyond, lost, selection, silence};
-use crate::flow::{Addr, Ending, Endpoint, Hop, NatKind, Place};
+use super::waiting::{self, Waiting};
+use super::{application, beyond, lost, selection, silence, size};
+use crate::flow::{Addr, Endpoint, Hop, NatKind, Place};
 use crate::node::{Hook, NetnsId};
 
 /// Flows that are remembered.
@@ -49,6 +49,9 @@ pub(super) struct FlowState {
     pub(super) routes: Vec<Lookup>,
     /// Where the last packet of the forward direction left a node without an outer header.
     pub(super) exit: Option<Exit>,
+    pub(super) programs: application::Programs,
+    /// Where its first packet was for.
+    pub(super) asked: Option<Endpoint>,
 }
 
 /// Memory of the run, bounded.
@@ -129,6 +132,7 @@ impl Connections {
         }
         let first = state.sent == 0;
         if first {
+            state.asked = Some(journey.packet.ends.dst);
             state.first_ns = journey.start_ns;
             state.first_marked = marked;
         }
@@ -143,7 +147,7 @@ impl Connections {
             return Some(beyond::refuses(view, from, netns));
         }
         if let Some(from) = state.unreachable.take()
-            && !state.explained
+            && !(state.explained || waiting::is_probe(journey.packet.ends.dst.port))
         {
             return Some(beyond::port_unreachable(view, from, journey.packet.is_tcp()));
         }
@@ -180,6 +184,11 @@ impl Connections {
         silence::explain(view, self)
     }
 
+    /// What the programs at the ends do; not whether packets arrive.
+    pub(super) fn programs(&mut self, view: &View<'_>) -> Option<Finding> {
+        application::observe(view, &mut self.flow(view.journey.flow).programs)
+    }
+
     /// By how much a counter of a namespace rose since the start.
     pub(super) fn counted(&self, netns: NetnsId, name: &str) -> u64 {
         self.counters.get(&netns).and_then(|all| all.get(name)).copied().unwrap_or(0)
@@ -191,31 +200,7 @@ impl Connections {
         let ipv6 = journey.packet.ipv6;
         let too_big = matches!((ipv6, icmp_type, code), (false, 3, 4) | (true, 2, _));
         if too_big {
-            if !matches!(journey.ending, Ending::Dropped(_)) {
-                return None;
-            }
-            let site = view.dropped()?;
-            let to = journey.packet.ends.dst.addr;
-            let name = view.netns(site.netns);
-            let mtu = journey.packet.ack;
-            return Some(
-                Finding::new(
-                    &c::PATH_MTU_BLACK_HOLE,
-                    Certain,
-                    format!("large packets are dropped (MTU {mtu}), and {name} drops the ICMP message that would tell {to}"),
-                )
-                .checked(
-                    format!("the ICMP error died: {}", view.reason(site)),
-                    view.command(site.netns, format!("{} -vnL", view.iptables())),
-                )
-                .fact("small packets pass, large ones are sent again and again")
-                .fix(format!(
-                    "accept {} in the firewall of {name}, or set the MTU of the sending pods to {mtu}",
-                    if ipv6 { "icmpv6 packet-too-big" } else { "icmp fragmentation-needed" }
-                ))
-                .about(to)
-                .at(view.place(site.netns, site.ifindex)),
-            );
+            return size::untold(view);
         }
         let unreachable = matches!((ipv6, icmp_type), (false, 3) | (true, 1));
         if !unreachable {
@@ -238,6 +223,9 @@ impl Connections {
         }
         let (from, tcp) = (journey.packet.ends.src.addr, state.syn);
         let port = matches!((ipv6, icmp_type, code), (false, 3, 3) | (true, 1, 4));
+        if port && !tcp && state.asked.is_some_and(|asked| waiting::is_probe(asked.port)) {
+            return None;
+        }
         if port && state.sent == 0 {
             state.unreachable = Some(from);
             return None;

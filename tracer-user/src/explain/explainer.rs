@@ -10,8 +10,9 @@ use super::authors::{Authors, HopAuthors};
 use super::connections::Connections;
 use super::finding::Finding;
 use super::ledger::{Ledger, Told};
+use super::odds::Odds;
 use super::view::View;
-use super::{drops, egress, lookups, routing, selection, service, silence};
+use super::{drops, egress, lookups, routing, selection, service, silence, slow};
 use crate::flow::{Ending, Journey, Names};
 use crate::node::evidence::Evidence;
 use crate::node::{NetnsId, Topology};
@@ -45,6 +46,8 @@ pub struct Explainer {
     connections: Connections,
     authors: Authors,
     ledger: Ledger,
+    whole: slow::Whole,
+    odds: Odds,
 }
 
 impl Explainer {
@@ -58,15 +61,19 @@ impl Explainer {
         names: &dyn Names,
         evidence: Option<&Evidence>,
     ) -> Vec<Told> {
+        self.whole.remember(journey.id, &journey.hops);
         let unknown = matches!(journey.ending, Ending::Open | Ending::Unclear { .. } | Ending::Evicted);
         if unknown || (journey.resumed && !journey.is_dropped()) {
             return Vec::new();
         }
+        self.odds.observe(journey);
+        let odds = &self.odds;
         let state = self.connections.flow(journey.flow);
         let exit = state.exit;
         let routes = std::mem::take(&mut state.routes);
-        let view = View { journey, topology, names, evidence, routes: &routes, exit };
+        let view = View { journey, topology, names, evidence, routes: &routes, exit, odds };
         let mut found = explain(&view);
+        found.extend(slow::explain(&view, &self.whole));
         self.connections.flow(journey.flow).routes.clone_from(&routes);
         let view = View { routes: &[], ..view };
         if found.iter().any(Finding::breaks) {
@@ -80,6 +87,7 @@ impl Explainer {
         if !found.iter().any(Finding::breaks) {
             found.extend(together);
         }
+        found.extend(self.connections.programs(&view));
         if found.iter().any(Finding::breaks) {
             self.connections.flow(journey.flow).explained = true;
             self.connections.unanswered.over(journey.flow);
@@ -102,9 +110,10 @@ impl Explainer {
         evidence: Option<&Evidence>,
     ) -> Vec<Told> {
         let mut told = Vec::new();
+        let odds = &self.odds;
         for journey in self.connections.unanswered.overdue(now.now_ns) {
             let exit = self.connections.flow(journey.flow).exit;
-            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit };
+            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit, odds };
             if let Some(found) = silence::lone(&view, &mut self.connections) {
                 self.connections.flow(journey.flow).explained = true;
                 self.connections.askers.silence(&found, &journey);
@@ -113,7 +122,7 @@ impl Explainer {
         }
         self.connections.askers.hear(now.asked, now.now_ns);
         for journey in self.connections.askers.silent() {
-            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit: None };
+            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit: None, odds };
             if let Some(found) = silence::unclaimed(&view, &self.connections) {
                 told.extend(self.ledger.tell(found, &journey));
                 self.connections.askers.over(journey.flow);
@@ -127,7 +136,7 @@ impl Explainer {
             }
         }
         let nobody = Journey::default();
-        let view = View { journey: &nobody, topology, names, evidence, routes: &[], exit: None };
+        let view = View { journey: &nobody, topology, names, evidence, routes: &[], exit: None, odds };
         for (netns, risen) in now.counters {
             for destination in now.destinations {
                 if let Some(found) = routing::nowhere_to_go(&view, *netns, *destination, risen) {
@@ -166,7 +175,6 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
     let selected = if diverged.is_none() && !dropped { selection::explain(view) } else { None };
     found.extend(diverged);
     found.extend(lookups::mark_after_routing(view));
-    found.extend(lookups::slow(view));
     found.extend(selected);
     if dropped {
         found.extend(drops::explain(view));

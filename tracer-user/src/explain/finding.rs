@@ -78,6 +78,7 @@ const HARMLESS: &[&CauseKind] = &[
     &c::SIDECAR_BYPASSED,
     &c::WAITS_IN_QUEUE,
     &c::SLOW_BETWEEN_NODES,
+    &c::SLOW_ANSWER,
 ];
 
 impl Finding {

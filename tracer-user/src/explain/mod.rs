@@ -5,6 +5,7 @@
 //! Causes are told by kind of evidence. Where the evidence does not single one out, it is called likely or
 //! possible, or nothing is said.
 
+mod application;
 mod askers;
 mod authors;
 mod beyond;
@@ -18,12 +19,17 @@ mod firewall;
 mod ledger;
 mod lookups;
 mod lost;
+mod odds;
 mod packet;
+mod programs;
 mod reasons;
 mod routing;
 mod selection;
 mod service;
 mod silence;
+mod size;
+mod slow;
+mod sockets;
 mod tunnel;
 mod view;
 mod waiting;

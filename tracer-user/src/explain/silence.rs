@@ -7,7 +7,8 @@ use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::{Finding, Place};
 use super::packet::before_hop;
 use super::view::View;
-use crate::flow::{Ending, NatKind, NoteKind, Place as At};
+use super::waiting;
+use crate::flow::{Ending, Endpoint, NatKind, NoteKind, Place as At};
 use crate::node::evidence::{
     Criterion, CtDirection, CtState, Match, Matched, Miss, NearMiss, PacketView, Routed, Socket, Target,
     near_misses, walk_hook,
@@ -16,6 +17,10 @@ use crate::node::{Hook, NetnsId, PathRole};
 
 /// Connections that a listening socket refused because its queue was full.
 const OVERFLOWS: &str = "TcpExt.ListenOverflows";
+/// SYNs that were dropped because too many handshakes were under way, and SYN cookies are off.
+const SYNS_DROPPED: &str = "TcpExt.TCPReqQFullDrop";
+/// Requests that a listening socket dropped, for whatever reason.
+const DROPS: &str = "TcpExt.ListenDrops";
 /// Nothing came back for so long after the first packet.
 const PATIENCE_NS: u64 = 900_000_000;
 
@@ -23,7 +28,8 @@ pub(super) fn explain(view: &View<'_>, seen: &mut Connections) -> Option<Finding
     let journey = view.journey;
     let state = seen.flow(journey.flow);
     let waited = journey.start_ns.saturating_sub(state.first_ns);
-    if state.answered || state.explained {
+    let asks = !matches!(journey.packet.proto, 1 | 17 | 58) || waiting::wants_answer(view);
+    if state.answered || state.explained || !asks {
         return None;
     }
     let again = journey.notes.iter().any(|n| matches!(n.what, NoteKind::Retransmission { .. }));
@@ -219,6 +225,9 @@ fn not_accepted(view: &View<'_>, seen: &Connections, alive: bool, count: u32) ->
         (false, _) => format!("{count} packets were"),
     };
     let handed = format!("{what} handed to it; no answer, no ICMP error, no drop on this side");
+    if let Some(found) = syn_queue(view, seen, netns, to, &handed).filter(|_| syn && delivered) {
+        return Some(found.at(place));
+    }
     let full = syn && delivered && queue_is_full(view, seen, netns, to.port);
     if full || (syn && !delivered && alive) {
         let finding = Finding::new(
@@ -269,6 +278,50 @@ fn not_accepted(view: &View<'_>, seen: &Connections, alive: bool, count: u32) ->
             ))
             .about(to)
             .at(place),
+    )
+}
+
+/// Handshakes under way fill the queue for them: without SYN cookies, SYNs are dropped then.
+fn syn_queue(
+    view: &View<'_>,
+    seen: &Connections,
+    netns: NetnsId,
+    to: Endpoint,
+    handed: &str,
+) -> Option<Finding> {
+    let name = view.netns(netns);
+    let value = |key: &str| view.of(netns).and_then(|e| e.sysctl(&format!("net/ipv4/{key}")));
+    let full = seen.counted(netns, SYNS_DROPPED);
+    let others = seen.counted(netns, DROPS).saturating_sub(seen.counted(netns, OVERFLOWS));
+    let (counter, times) = match value("tcp_syncookies") {
+        _ if full > 0 => (SYNS_DROPPED, full),
+        Some(0) if others > 0 => (DROPS, others),
+        _ => return None,
+    };
+    let finding = Finding::new(
+        &c::SYN_QUEUE_FULL,
+        if full > 0 { Certain } else { Likely },
+        format!("{to} ignores connection requests: too many handshakes with it are unfinished, and SYN cookies are off"),
+    )
+    .fact(handed)
+    .checked(
+        format!("{counter} of {name} rose by {times}"),
+        view.command(netns, format!("nstat -az {}", counter.replace('.', ""))),
+    );
+    let finding = match (value("tcp_syncookies"), value("tcp_max_syn_backlog")) {
+        (Some(cookies), Some(backlog)) => finding.checked(
+            format!("tcp_syncookies is {cookies}, tcp_max_syn_backlog {backlog}"),
+            view.command(netns, "sysctl net.ipv4.tcp_syncookies net.ipv4.tcp_max_syn_backlog"),
+        ),
+        _ => finding,
+    };
+    Some(
+        finding
+            .fix(format!(
+                "find why handshakes are not finished (SYN-ACKs that get lost, a SYN flood); {}",
+                view.command(netns, "sysctl -w net.ipv4.tcp_syncookies=1")
+            ))
+            .about(to.port),
     )
 }
 

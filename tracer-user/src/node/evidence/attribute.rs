@@ -24,6 +24,9 @@ pub struct Attribution {
     /// The walk of the packet through the rules comes to the same end, and every condition on the way is
     /// understood. False: the rule would have done it, had it been reached.
     pub certain: bool,
+    /// Whatever the conditions that are not known say, nothing else in the interval ends the packet's way.
+    #[serde(default)]
+    pub alone: bool,
     /// Conditions on the way that could not be decided, with the rule.
     pub undecided: Vec<(RuleRef, String)>,
     /// When no rule fits: which ones nearly did.
@@ -104,8 +107,10 @@ pub fn attribute_drop(evidence: &NetnsEvidence, at: &Interval, packet: &PacketVi
     } else {
         rules.extend(walk.possible.iter().filter(|(verdict, _)| is_end(verdict)).map(|(_, at)| *at));
     }
+    let alone = rules.len() == 1;
     let lone = |target: &Target| matches!(target, Target::Drop | Target::Reject { .. });
-    conclude(evidence, at.hook, at.priorities(), packet, &walk, rules, certain, &lone)
+    let found = conclude(evidence, at.hook, at.priorities(), packet, &walk, rules, certain, &lone);
+    Attribution { alone, ..found }
 }
 
 impl Interval {
@@ -150,6 +155,7 @@ fn conclude<'e>(
     Attribution {
         rules: names,
         certain: certain && found,
+        alone: false,
         undecided: undecided(walk),
         near,
         by_conntrack: false,

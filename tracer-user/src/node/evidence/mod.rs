@@ -28,7 +28,7 @@ pub(crate) use collect::listening;
 pub use effect::{Done, Effect};
 pub use ipset_save::parse_ipset_save;
 pub use matching::{Matched, Truth};
-pub use model::{Conntrack, Evidence, NetnsEvidence, Socket};
+pub use model::{AttachPoint, Attached, Conntrack, Evidence, NetnsEvidence, Socket};
 pub use near::{Miss, NearMiss, near_misses};
 pub use packet::{CtDirection, CtState, PacketView};
 pub use routing::Routed;

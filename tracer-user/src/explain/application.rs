@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the programs at the ends do, and the network is not to blame for: they answer late, they do not read.
+
+use super::catalogue as c;
+use super::finding::Certainty::{Certain, Likely};
+use super::finding::{Finding, Place};
+use super::view::View;
+use crate::flow::{Ending, Endpoint, NoteKind, Packet};
+
+/// A program that takes longer is worth a word.
+const LATE_NS: u64 = 1_000_000_000;
+/// Beyond this nobody waits for the answer: it is something new that is told.
+const UNRELATED_NS: u64 = 60_000_000_000;
+/// A window may be closed for a moment: that is flow control at work.
+const CLOSED_NS: u64 = 1_000_000_000;
+/// More than the headers of a segment that carries nothing, options and all.
+const HEADERS: u32 = 120;
+
+const PSH: u8 = 0x08;
+const ACK: u8 = 0x10;
+
+/// What a flow showed of its programs.
+#[derive(Debug, Default)]
+pub(super) struct Programs {
+    /// A request that the program has and did not answer yet.
+    request: Option<Request>,
+    /// Since when the one end, the other end takes no more data.
+    closed: [Option<u64>; 2],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    journey: u64,
+    sent_ns: u64,
+    arrived_ns: u64,
+    /// Handed to a namespace that is watched.
+    delivered: bool,
+    /// The kernel of the other end has said that it has it.
+    acked_ns: Option<u64>,
+}
+
+/// Looks at a packet of a flow.
+pub(super) fn observe(view: &View<'_>, programs: &mut Programs) -> Option<Finding> {
+    let packet = &view.journey.packet;
+    let arrived = matches!(
+        view.journey.ending,
+        Ending::Delivered { .. } | Ending::Left { .. } | Ending::Unwatched { .. }
+    );
+    if packet.icmp_error.is_some() || packet.is_fragment || !arrived || view.is_copy() {
+        return None;
+    }
+    does_not_read(view, programs).or_else(|| answers_late(view, programs))
+}
+
+fn has_data(packet: &Packet) -> bool {
+    !packet.is_tcp() || packet.tcp_flags & PSH != 0 || packet.l3len > HEADERS
+}
+
+fn answers_late(view: &View<'_>, programs: &mut Programs) -> Option<Finding> {
+    let journey = view.journey;
+    let packet = &journey.packet;
+    if !packet.has_ports() || packet.tcp_flags & 0x07 != 0 && packet.is_tcp() {
+        programs.request = None;
+        return None;
+    }
+    let again = journey.notes.iter().any(|n| matches!(n.what, NoteKind::Retransmission { .. }));
+    if !journey.reply {
+        // Of several, the last one is what the program needs to have.
+        let request = Request {
+            journey: journey.id,
+            sent_ns: journey.start_ns,
+            arrived_ns: journey.end_ns,
+            delivered: matches!(journey.ending, Ending::Delivered { .. }),
+            acked_ns: None,
+        };
+        programs.request = match programs.request {
+            Some(known) if !has_data(packet) => Some(known),
+            _ => (has_data(packet) && !again).then_some(request),
+        };
+        return None;
+    }
+    let request = programs.request?;
+    if journey.start_ns < request.sent_ns {
+        return None;
+    }
+    if !has_data(packet) {
+        if packet.tcp_flags & ACK != 0 && request.acked_ns.is_none() {
+            programs.request = Some(Request { acked_ns: Some(journey.start_ns), ..request });
+        }
+        return None;
+    }
+    programs.request = None;
+    let took = journey.start_ns.saturating_sub(request.arrived_ns);
+    let acked = request.acked_ns.map(|at| at.saturating_sub(request.arrived_ns));
+    let prompt = acked.is_some_and(|ns| ns < took / 4);
+    if !(LATE_NS..UNRELATED_NS).contains(&took)
+        || again
+        || !(prompt || (!packet.is_tcp() && request.delivered))
+    {
+        return None;
+    }
+    let way =
+        request.arrived_ns.saturating_sub(request.sent_ns) + journey.end_ns.saturating_sub(journey.start_ns);
+    let from = journey.hops.last().map_or(packet.ends, |h| h.ends).src;
+    let finding = Finding::new(
+        &c::SLOW_ANSWER,
+        if request.delivered { Certain } else { Likely },
+        format!("the program at {from} takes long to answer ({}): the network does not", seconds(took)),
+    )
+    .fact(format!(
+        "request #{} was there after {} µs and answered {} later; the way here took {} µs of both",
+        request.journey,
+        request.arrived_ns.saturating_sub(request.sent_ns) / 1000,
+        seconds(took),
+        way / 1000
+    ));
+    let finding = match acked {
+        Some(ns) if packet.is_tcp() => finding.fact(format!(
+            "the kernel there acknowledged the request after {} µs: only the program's answer was missing",
+            ns / 1000
+        )),
+        _ => finding,
+    };
+    Some(
+        finding
+            .fix("look at that program: its log, its CPU limit, what it waits for itself")
+            .about(from)
+            .at(origin(view)),
+    )
+}
+
+fn does_not_read(view: &View<'_>, programs: &mut Programs) -> Option<Finding> {
+    let journey = view.journey;
+    let packet = &journey.packet;
+    if !packet.is_tcp() {
+        return None;
+    }
+    let since = &mut programs.closed[usize::from(journey.reply)];
+    if !packet.zero_window {
+        *since = None;
+        return None;
+    }
+    let first = *since.get_or_insert(journey.start_ns);
+    let closed = journey.start_ns.saturating_sub(first);
+    if closed < CLOSED_NS {
+        return None;
+    }
+    let Endpoint { addr, port } = packet.ends.src;
+    let (reader, writer) = (packet.ends.src, packet.ends.dst);
+    let place = origin(view);
+    let netns = journey.hops.first().map_or(0, |h| h.netns);
+    Some(
+        Finding::new(
+            &c::DOES_NOT_READ,
+            Certain,
+            format!("the program at {reader} does not read what {writer} sends: its receive buffer is full, and the connection stands still"),
+        )
+        .checked(
+            format!("{addr} says \"window 0\" for {} now", seconds(closed)),
+            view.command(netns, format!("ss -tnmp '( sport = :{port} or dport = :{port} )'")),
+        )
+        .fact("the packets themselves arrive and are acknowledged")
+        .fix(format!("look at the program at {reader}: it hangs, or is slower than what it is sent; larger buffers only put it off"))
+        .about(reader)
+        .at(place),
+    )
+}
+
+/// Where a packet came from, as far as it was watched.
+fn origin(view: &View<'_>) -> Place {
+    view.place(view.journey.hops.first().map_or(0, |h| h.netns), 0)
+}
+
+fn seconds(ns: u64) -> String {
+    format!("{}.{} s", ns / 1_000_000_000, ns / 100_000_000 % 10)
+}

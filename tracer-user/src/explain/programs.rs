@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Programs and filters on devices that end a packet's way: XDP, tc.
+
+use super::catalogue as c;
+use super::finding::Certainty::{Certain, Likely};
+use super::finding::Finding;
+use super::view::View;
+use crate::flow::DropSite;
+use crate::node::NetnsId;
+use crate::node::evidence::{AttachPoint, Attached};
+
+/// What stands at one side of a device.
+pub(super) fn at<'a>(
+    view: &View<'a>,
+    netns: NetnsId,
+    ifindex: u32,
+    point: AttachPoint,
+) -> impl Iterator<Item = &'a Attached> + use<'a> {
+    let all = view.of(netns).into_iter().flat_map(|evidence| &evidence.programs);
+    all.filter(move |found| found.ifindex == ifindex && found.at == point)
+}
+
+/// The drop reason, or the function that freed it, says where.
+pub(super) fn point(reason: &str, symbol: &str) -> Option<AttachPoint> {
+    match (reason, symbol) {
+        ("XDP", _)
+        | ("NOT_SPECIFIED", "veth_xdp_rcv_skb" | "do_xdp_generic" | "netif_receive_generic_xdp") => {
+            Some(AttachPoint::Xdp)
+        }
+        ("TC_INGRESS" | "TC_INGRESS_HOOK", _) => Some(AttachPoint::Ingress),
+        ("TC_EGRESS" | "TC_EGRESS_HOOK", _) => Some(AttachPoint::Egress),
+        _ => None,
+    }
+}
+
+/// A drop by one of them.
+pub(super) fn dropped(view: &View<'_>, site: &DropSite, point: AttachPoint) -> Finding {
+    let device = view.device_name(site.netns, site.ifindex);
+    let name = view.netns(site.netns);
+    let found: Vec<&Attached> = at(view, site.netns, site.ifindex, point).collect();
+    let way = if point == AttachPoint::Egress { "goes out" } else { "comes in" };
+    let (sure, who) = match found.as_slice() {
+        [] if point == AttachPoint::Xdp => (Likely, "an XDP program".to_owned()),
+        [] => (Certain, "a tc filter or BPF program".to_owned()),
+        [one] => (Certain, one.to_string()),
+        several => (Likely, several.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")),
+    };
+    let reason = match &*view.reason(site) {
+        "NOT_SPECIFIED" => format!("freed in {}, without another reason", view.symbol(site)),
+        reason => format!("the kernel's reason: {reason}"),
+    };
+    let finding = Finding::new(&c::PROGRAM, sure, format!("{who} on {device} of {name} drops what {way}"))
+        .checked(reason, view.command(site.netns, show(&device, point)));
+    let finding = match found.as_slice() {
+        [Attached { id: Some(id), .. }] => finding
+            .checked("the program, and when and by whom it was loaded", format!("bpftool prog show id {id}")),
+        _ => finding,
+    };
+    finding
+        .fix(format!(
+            "correct that program, or have it removed by what put it on {device} (the CNI plugin, a firewall or DDoS agent)"
+        ))
+        .at(view.place(site.netns, site.ifindex))
+}
+
+/// The command that lists what stands there.
+pub(super) fn show(device: &str, point: AttachPoint) -> String {
+    match point {
+        AttachPoint::Xdp => format!("ip -d link show dev {device}"),
+        AttachPoint::Ingress => format!("tc filter show dev {device} ingress; bpftool net show dev {device}"),
+        AttachPoint::Egress => format!("tc filter show dev {device} egress; bpftool net show dev {device}"),
+    }
+}

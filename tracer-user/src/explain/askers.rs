@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
 use super::catalogue as c;
-use super::explainer::Asked;
+use super::explainer::{Answered, Asked};
 use super::finding::Finding;
 use crate::flow::Journey;
 use crate::node::NetnsId;
@@ -26,10 +26,24 @@ struct Question {
     last_ns: u64,
 }
 
+/// Two answers within this time are to one question, or to one that was repeated.
+const TOGETHER_NS: u64 = 3_000_000_000;
+/// Hosts that are remembered of one address.
+const CLAIMS: usize = 4;
+
+#[derive(Clone, Debug, Default)]
+struct Claims {
+    macs: Vec<([u8; 6], u64)>,
+    /// One that was heard before another one was heard again after it.
+    again: bool,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Askers {
     /// Who asks for an address on a node's networks, and how often so far.
     asked: HashMap<(NetnsId, IpAddr), Question>,
+    /// Who answers for an address: MACs, when each was heard last, and whether they took turns.
+    answers: HashMap<(NetnsId, IpAddr), Claims>,
     /// Packets whose silence has no better reason yet.
     silent: VecDeque<Journey>,
 }
@@ -47,6 +61,32 @@ impl Askers {
             }
             *known = Question { by: one.by, times: known.times.saturating_add(one.times), last_ns: now_ns };
         }
+    }
+
+    pub(super) fn hear_answers(&mut self, answered: &[Answered], now_ns: u64) {
+        for one in answered {
+            if self.answers.len() >= TARGETS {
+                self.answers.clear();
+            }
+            let claims = self.answers.entry((one.netns, one.address)).or_default();
+            let newest = claims.macs.iter().max_by_key(|(_, at)| *at).map(|(mac, _)| *mac);
+            if let Some((mac, at)) = claims.macs.iter_mut().find(|(mac, _)| *mac == one.mac) {
+                claims.again |= newest.is_some_and(|newest| newest != *mac);
+                *at = now_ns;
+            } else if claims.macs.len() < CLAIMS {
+                claims.macs.push((one.mac, now_ns));
+            }
+        }
+    }
+
+    /// The hosts that answered for an address at about the same time, where there are several; and whether
+    /// they did so again and again. One that takes over from another is heard after it and alone.
+    pub(super) fn contested(&self, netns: NetnsId, address: IpAddr) -> Option<(Vec<[u8; 6]>, bool)> {
+        let claims = self.answers.get(&(netns, address))?;
+        let newest = claims.macs.iter().map(|(_, at)| *at).max()?;
+        let near = claims.macs.iter().filter(|(_, at)| newest.saturating_sub(*at) < TOGETHER_NS);
+        let macs: Vec<_> = near.map(|(mac, _)| *mac).collect();
+        (macs.len() > 1).then_some((macs, claims.again))
     }
 
     /// Who asks for an address since this time, and how often.

@@ -11,7 +11,7 @@ use super::view::View;
 use crate::flow::{Cause, Hop, Interval, Journey, Names, NatKind};
 use crate::node::Topology;
 use crate::node::evidence::{
-    Attribution, CtState, Evidence, NetnsEvidence, PacketView, attribute_mark, attribute_nat,
+    Attribution, CtDirection, CtState, Evidence, NetnsEvidence, PacketView, attribute_mark, attribute_nat,
 };
 
 /// Answers that are remembered: packets of one connection meet the same rules.
@@ -70,8 +70,16 @@ impl Authors {
             self.read = read.collect();
         }
         let odds = Odds::default();
-        let view =
-            View { journey, topology, names, evidence: Some(evidence), routes: &[], exit: None, odds: &odds };
+        let view = View {
+            journey,
+            topology,
+            names,
+            evidence: Some(evidence),
+            routes: &[],
+            exit: None,
+            tunnel: None,
+            odds: &odds,
+        };
         let mut out = Vec::new();
         for (at, hop) in journey.hops.iter().enumerate().skip(from).filter(|(_, hop)| changed(hop)) {
             let Some(netns) = evidence.of(hop.netns) else { continue };
@@ -127,13 +135,7 @@ impl Authors {
         // Rules are asked for a connection's first packet only, and its entry then remembers: they are the same
         // for all that follow, as long as they are not changed.
         self.ask(view, at, hop, &interval, Deed::Nat, |packet| {
-            let first = PacketView {
-                ct_state: Some(CtState::New),
-                ct_direction: Some(crate::node::evidence::CtDirection::Original),
-                ct_snat: None,
-                ct_dnat: None,
-                ..packet.clone()
-            };
+            let first = first_packet(packet);
             attribute_nat(netns, &interval, &first, nat.kind, to)
         })
     }
@@ -164,5 +166,16 @@ impl Authors {
         }
         self.known.insert(question, Arc::clone(&found));
         (!found.rules.is_empty()).then_some(found)
+    }
+}
+
+/// As the first packet of its connection: the only one that rules of nat tables are asked for.
+pub(super) fn first_packet(packet: &PacketView) -> PacketView {
+    PacketView {
+        ct_state: Some(CtState::New),
+        ct_direction: Some(CtDirection::Original),
+        ct_snat: None,
+        ct_dnat: None,
+        ..packet.clone()
     }
 }

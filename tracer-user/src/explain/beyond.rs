@@ -3,37 +3,27 @@
 
 use super::catalogue as c;
 use super::connections::FlowState;
-use super::finding::Certainty::{Certain, Likely};
+use super::finding::Certainty::Likely;
 use super::finding::Finding;
+use super::neighbour::{self, Question};
 use super::view::{Lookup, View};
-use crate::flow::{Addr, Endpoint};
+use crate::flow::{Addr, Endpoint, Ends};
 use crate::node::NetnsId;
 
-pub(super) fn unresolved(view: &View<'_>, lookup: &Lookup) -> Finding {
-    let device = view.device_name(lookup.netns, lookup.ifindex);
-    let next = if lookup.gateway.is_none() {
-        "the destination".to_owned()
-    } else {
-        format!("the gateway {}", lookup.gateway)
+/// A watched host gave up looking for its neighbour, and says so.
+/// `sent`: the ends of the packet that it could not send.
+pub(super) fn unresolved(view: &View<'_>, lookup: &Lookup, sent: Option<Ends>) -> Finding {
+    let told = view.journey.packet.ends;
+    let ends = sent.unwrap_or(Ends { src: told.dst, dst: told.src });
+    let question = Question {
+        netns: lookup.netns,
+        ifindex: lookup.ifindex,
+        next: if lookup.gateway.is_none() { ends.dst.addr.ip() } else { lookup.gateway.ip() },
+        is_gateway: !lookup.gateway.is_none(),
+        source: ends.src.addr.ip(),
     };
-    let tunnel = view.is_vxlan(lookup.netns, lookup.ifindex);
-    let kind = if tunnel { &c::TUNNEL_NEIGHBOUR_MISSING } else { &c::NEIGHBOUR_SILENT };
-    let title = if tunnel {
-        format!("{device} has no neighbour entry for its peer {}", lookup.gateway)
-    } else {
-        format!("{next} does not answer on {device}: wrong address, or its host is not there")
-    };
-    Finding::new(kind, Certain, title)
-        .checked(
-            format!("{} gave up resolving it and says host unreachable", view.netns(lookup.netns)),
-            view.command(lookup.netns, format!("ip neigh show dev {device}")),
-        )
-        .fix(if tunnel {
-            format!("the agent that owns {device} must add the peer (restart it, read its log)")
-        } else {
-            format!("set a gateway that exists: {}", view.command(lookup.netns, "ip route"))
-        })
-        .at(view.place(lookup.netns, lookup.ifindex))
+    let seen = format!("{} gave up resolving it and says host unreachable", view.netns(lookup.netns));
+    neighbour::explain(view, &question, seen)
 }
 
 /// Somebody beyond says so of the port that was asked for.
@@ -58,6 +48,21 @@ pub(super) fn port_unreachable(view: &View<'_>, from: Addr, tcp: bool) -> Findin
         .fix(format!("start the server on {from}, or correct the port (a service's targetPort)"))
     };
     finding.about(from).at(place)
+}
+
+/// A router out there says so.
+pub(super) fn ttl_used_up(view: &View<'_>, sent: Option<Ends>) -> Finding {
+    let from = view.journey.packet.ends.src.addr;
+    let to = sent.map_or_else(|| "the destination".to_owned(), |ends| ends.dst.addr.to_string());
+    Finding::new(
+        &c::ROUTING_LOOP,
+        Likely,
+        format!("packets to {to} go round in circles beyond this node: {from} says that their TTL is used up"),
+    )
+    .checked(format!("ICMP time-exceeded came in from {from}"), format!("traceroute -n {to}"))
+    .fix(format!("two routers out there send it to each other: correct the route to {to} on {from} or on the one before it"))
+    .about(to)
+    .at(view.place(view.journey.hops.first().map_or(0, |h| h.netns), 0))
 }
 
 /// The first answer to a SYN is a RST.

@@ -8,10 +8,11 @@ use super::catalogue as c;
 use super::egress::is_node_mark;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
+use super::translated::Translation;
 use super::view::{Exit, Lookup, View};
 use super::waiting::{self, Waiting};
-use super::{application, beyond, lost, selection, silence, size};
-use crate::flow::{Addr, Endpoint, Hop, NatKind, Place};
+use super::{application, beyond, egress, lost, selection, silence, size};
+use crate::flow::{Addr, Endpoint, Ends, Hop, NatKind, Place};
 use crate::node::{Hook, NetnsId};
 
 /// Flows that are remembered.
@@ -47,6 +48,16 @@ pub(super) struct FlowState {
     pub(super) last_lookup: Option<Lookup>,
     /// How packets of the forward direction were routed, by namespace.
     pub(super) routes: Vec<Lookup>,
+    /// Its first packet that was translated by rules, or by its conntrack entry.
+    pub(super) translation: Option<Translation>,
+    /// The ends of the last packet of the forward direction, where it was seen last.
+    pub(super) ends: Option<Ends>,
+    /// It came by the egress tunnel into this namespace.
+    pub(super) tunnelled_into: Option<(NetnsId, u32)>,
+    /// The TTL that it was sent with.
+    pub(super) ttl: u8,
+    /// When the first answer to the SYN was seen.
+    pub(super) first_answer_ns: Option<u64>,
     /// Where the last packet of the forward direction left a node without an outer header.
     pub(super) exit: Option<Exit>,
     pub(super) programs: application::Programs,
@@ -92,6 +103,7 @@ impl Connections {
             {
                 return Some(found);
             }
+            let unheard = lost::unheard(view, state);
             let refused = beyond::refused(view, state);
             self.flow(journey.flow).answered = true;
             self.unanswered.over(journey.flow);
@@ -103,7 +115,7 @@ impl Connections {
             if refused.is_none() {
                 self.alive.insert(journey.packet.ends.src);
             }
-            return refused;
+            return refused.or(unheard);
         }
         let marked = journey.hops.iter().find_map(|h| {
             let mark = h.mark_change?.to;
@@ -130,6 +142,12 @@ impl Connections {
         {
             state.translated = Some((hop.netns, nat.from.dst, hop.ends.dst));
         }
+        if state.translation.is_none() {
+            state.translation = Translation::of(view);
+        }
+        state.ends = journey.hops.last().map(|h| h.ends);
+        state.ttl = journey.packet.ttl;
+        state.tunnelled_into = state.tunnelled_into.or_else(|| egress::came_by_tunnel(view));
         let first = state.sent == 0;
         if first {
             state.asked = Some(journey.packet.ends.dst);
@@ -189,6 +207,19 @@ impl Connections {
         application::observe(view, &mut self.flow(view.journey.flow).programs)
     }
 
+    /// Any packet of what is followed was seen.
+    pub(super) fn saw_any(&self) -> bool {
+        !self.flows.is_empty()
+    }
+
+    /// What changed the packet, or the one that an ICMP error is about.
+    pub(super) fn translation(&mut self, view: &View<'_>) -> Option<Translation> {
+        match view.journey.packet.icmp_error {
+            Some(_) => self.flow(view.journey.flow).translation.clone(),
+            None => Translation::of(view),
+        }
+    }
+
     /// By how much a counter of a namespace rose since the start.
     pub(super) fn counted(&self, netns: NetnsId, name: &str) -> u64 {
         self.counters.get(&netns).and_then(|all| all.get(name)).copied().unwrap_or(0)
@@ -201,6 +232,13 @@ impl Connections {
         let too_big = matches!((ipv6, icmp_type, code), (false, 3, 4) | (true, 2, _));
         if too_big {
             return size::untold(view);
+        }
+        if matches!((ipv6, icmp_type, code), (false, 11, 0) | (true, 3, 0)) {
+            let state = self.flow(journey.flow);
+            let own = view.owner(journey.packet.ends.src.addr.ip()).is_some();
+            // Traceroute sends with a small TTL.
+            return (!own && !state.explained && state.ttl > 16)
+                .then(|| beyond::ttl_used_up(view, state.ends));
         }
         let unreachable = matches!((ipv6, icmp_type), (false, 3) | (true, 1));
         if !unreachable {
@@ -219,7 +257,7 @@ impl Connections {
             let host = matches!((ipv6, code), (false, 1) | (true, 3));
             let there = state.routes.iter().find(|l| l.netns == own).copied();
             let lookup = there.or(state.last_lookup).filter(|l| host && l.netns == own)?;
-            return Some(beyond::unresolved(view, &lookup));
+            return Some(beyond::unresolved(view, &lookup, state.ends));
         }
         let (from, tcp) = (journey.packet.ends.src.addr, state.syn);
         let port = matches!((ipv6, icmp_type, code), (false, 3, 3) | (true, 1, 4));

@@ -6,10 +6,11 @@ use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::view::View;
 use super::waiting;
-use super::{firewall, programs, reasons, routing, silence, size, sockets, tunnel};
+use super::{
+    detour, duplicate, firewall, neighbour, programs, reasons, routing, silence, size, sockets, tunnel,
+};
 use crate::flow::{DropSite, Endpoint, NatKind};
-use crate::node::evidence::Routed;
-use crate::node::{DeviceKind, NetnsId, PathRole, Role};
+use crate::node::{DeviceKind, NetnsId, PathRole};
 
 /// The cause of a drop, if one is singled out.
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
@@ -30,7 +31,7 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
         | "ip6_pkt_prohibit"
         | "ip6_pkt_prohibit_out" => routing::refused(view, site),
         "neigh_invalidate" | "arp_error_report" | "ndisc_error_report" => {
-            firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour(view, site)))
+            firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour::failed(view, site)))
         }
         "ip6_forward" => routing::forwarding_off(view, site, Likely),
         name if name.ends_with("_enqueue") => Some(queue_full(view, site)),
@@ -38,6 +39,7 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
     };
     match &*reason {
         "IP_RPFILTER" => silence::not_masqueraded(view).or_else(|| Some(reverse_path(view, site))),
+        "IP_LOCAL_SOURCE" => duplicate::own_source(view, site),
         "NETFILTER_DROP" => firewall::dropped(view, site),
         "IP_OUTNOROUTES" if view.is_vxlan(site.netns, site.ifindex) => tunnel::no_way_out(view, site),
         "IP_INNOROUTES" | "IP_OUTNOROUTES" => routing::refused(view, site),
@@ -45,7 +47,7 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
             routing::forwarding_off(view, site, Certain)
         }
         "NEIGH_FAILED" | "NEIGH_QUEUEFULL" | "NEIGH_DEAD" | "NEIGH_CREATEFAIL" => {
-            firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour(view, site)))
+            firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour::failed(view, site)))
         }
         "NO_TX_TARGET" | "VXLAN_NO_REMOTE" => tunnel::no_peer(view, site),
         "VXLAN_VNI_NOT_FOUND" => Some(tunnel::vni(view, site)),
@@ -70,6 +72,12 @@ fn reverse_path(view: &View<'_>, site: &DropSite) -> Finding {
     let device = view.device_name(site.netns, site.ifindex);
     let source = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends).src.addr;
     let back = view.lookups().rev().find(|l| l.reverse && l.netns == site.netns && l.error == 0);
+    if let Some(found) = detour::of_way_back(view, site, source.ip()) {
+        return found;
+    }
+    if let Some(found) = routing::way_back_refused(view, site, source.ip()) {
+        return found;
+    }
     let named = back.filter(|l| l.ifindex != 0 && l.ifindex != site.ifindex);
     let title = match named {
         Some(l) => format!(
@@ -100,68 +108,6 @@ fn reverse_path(view: &View<'_>, site: &DropSite) -> Finding {
         )
         .fix(view.command(site.netns, format!("sysctl -w net.ipv4.conf.{key}.rp_filter=2")))
         .at(view.place(site.netns, site.ifindex))
-}
-
-fn neighbour(view: &View<'_>, site: &DropSite) -> Finding {
-    let device = view.device_name(site.netns, site.ifindex);
-    let encap = site.encap.is_some();
-    let lookup = view.last_lookup(site.netns, encap).filter(|l| l.error == 0);
-    let ends = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends);
-    let gateway = match lookup {
-        Some(lookup) => (!lookup.gateway.is_none()).then_some(lookup.gateway.ip()),
-        // IPv6 sockets look their route up unseen: as the tables say.
-        None if !encap => view.of(site.netns).and_then(|e| {
-            match e.routed(Some(ends.src.addr.ip()), ends.dst.addr.ip(), site.mark) {
-                Routed::By(route) => route.next_hops.first().and_then(|hop| hop.gateway),
-                _ => None,
-            }
-        }),
-        None => None,
-    };
-    let outer = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i)));
-    let next = gateway.unwrap_or(outer.map_or(ends.dst.addr, |o| o.dst.addr).ip());
-    let check = view.command(site.netns, format!("ip neigh show {next} dev {device}"));
-    let place = view.place(site.netns, site.ifindex);
-    if view.is_vxlan(site.netns, site.ifindex) {
-        return Finding::new(
-            &c::TUNNEL_NEIGHBOUR_MISSING,
-            Certain,
-            format!(
-                "{device} has no neighbour entry for its peer {next}: that node was not made known to it"
-            ),
-        )
-        .checked("the neighbour could not be resolved: NEIGH_FAILED".to_owned(), check)
-        .fix(format!("the agent that owns {device} must add the peer (restart it, read its log)"))
-        .at(place);
-    }
-    let what = match gateway {
-        Some(gw) if view.namespace(site.netns).is_some_and(|ns| ns.role == Role::Pod) => {
-            format!(
-                "the pod's gateway {gw} does not answer on {device}: wrong gateway, or its host is not there"
-            )
-        }
-        Some(gw) => format!("the gateway {gw} does not answer on {device}"),
-        None => format!("{next} does not answer on {device}: no such host or pod, or it is down"),
-    };
-    let translated = gateway.is_none()
-        && view.journey.conntrack.iter().any(|e| e.reply.src.addr.ip() == next && e.translates());
-    let fix = if translated {
-        let original =
-            view.journey.conntrack.iter().find(|e| e.reply.src.addr.ip() == next).map(|e| e.original.dst);
-        let original = original.map(|o| o.to_string()).unwrap_or_default();
-        format!(
-            "{next} is where {original} is translated to: if that endpoint is gone, remove its rule and `conntrack -D -d {}`",
-            original.split(':').next().unwrap_or_default()
-        )
-    } else if gateway.is_some() {
-        format!("set a gateway that exists: {}", view.command(site.netns, "ip route"))
-    } else {
-        format!("start {next}, or correct the address that was asked for")
-    };
-    Finding::new(&c::NEIGHBOUR_SILENT, Certain, what)
-        .checked("address resolution failed: NEIGH_FAILED", check)
-        .fix(fix)
-        .at(place)
 }
 
 /// The frame is not for the device's MAC.
@@ -271,11 +217,18 @@ fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let name = view.netns(site.netns);
     // A SYN-ACK (or an answer) that its own client does not know.
     if view.journey.reply && (!packet.is_tcp() || packet.tcp_flags & 0x12 == 0x12) {
-        return Some(unasked(view, site, ends.src, &name).at(place));
+        return duplicate::answered_elsewhere(view, site.netns)
+            .or_else(|| Some(unasked(view, site, ends.src, &name).at(place)));
     }
     let to = ends.dst;
     if if packet.is_tcp() { !view.is_syn() } else { waiting::is_probe(to.port) } {
         return None;
+    }
+    if let Some(found) = duplicate::taken(view, site.netns, to.addr.ip()) {
+        return Some(found);
+    }
+    if let Some(found) = routing::into_itself(view, site, to.addr.ip()) {
+        return Some(found);
     }
     let check = view.command(
         site.netns,

@@ -37,10 +37,32 @@ fn is_tunnel(view: &View<'_>, netns: NetnsId, ifindex: u32) -> bool {
     })
 }
 
+/// With these a packet takes another way than its own; what comes of that follows from it.
+pub(super) const LEADS_ASTRAY: &[&str] = &[
+    c::FWMARK_WITHOUT_RULE.id,
+    c::FWMARK_RULE_PREEMPTED.id,
+    c::FWMARK_TABLE_EMPTY.id,
+    c::FWMARK_TABLE_WRONG.id,
+    c::REPLY_NOT_MARKED.id,
+];
+
+/// Where the packet came in by an egress tunnel.
+pub(super) fn came_by_tunnel(view: &View<'_>) -> Option<(NetnsId, u32)> {
+    view.journey.hops.iter().find_map(|h| match h.place {
+        At::Device { ifindex, egress: false } if h.encap.is_none() && is_tunnel(view, h.netns, ifindex) => {
+            Some((h.netns, ifindex))
+        }
+        _ => None,
+    })
+}
+
 /// The first divergence from the egress path that the journey itself proves.
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
-    if view.journey.reply || view.journey.packet.icmp_error.is_some() {
+    if view.journey.packet.icmp_error.is_some() {
         return None;
+    }
+    if view.journey.reply {
+        return fwmark(view).or_else(|| reply_not_marked(view).filter(|_| view.dropped().is_some()));
     }
     masqueraded(view).or_else(|| fwmark(view)).or_else(|| without_snat(view))
 }
@@ -82,10 +104,16 @@ fn out_of(hop: &Hop) -> u32 {
 
 /// Marked for a gateway, but not routed by the mark's table.
 fn fwmark(view: &View<'_>) -> Option<Finding> {
+    if let Some(finding) = table_leads_out(view) {
+        return Some(finding);
+    }
     let found = view.lookups().find(|l| {
         !l.reverse && !l.encap && l.error == 0 && is_node_mark(l.mark) && l.table != l.mark && l.table != 255
     })?;
     let mark = found.mark;
+    if let Some(finding) = other_table(view, &found) {
+        return Some(finding);
+    }
     let asked = view.lookups().any(|l| l.netns == found.netns && l.table == mark && l.error != 0);
     let out = view.device_name(found.netns, found.ifindex);
     let name = view.netns(found.netns);
@@ -135,6 +163,102 @@ fn fwmark(view: &View<'_>) -> Option<Finding> {
         )
         .fix(view.command(found.netns, format!("{ip} rule add priority 99 fwmark {mark:#x} lookup {mark}")))
         .at(place),
+    )
+}
+
+/// The mark's own table, but its route is by another device than the tunnel.
+fn table_leads_out(view: &View<'_>) -> Option<Finding> {
+    let found = view.lookups().find(|l| {
+        let other = l.ifindex != 0 && !is_tunnel(view, l.netns, l.ifindex);
+        !l.reverse && !l.encap && l.error == 0 && is_node_mark(l.mark) && l.table == l.mark && other
+    })?;
+    let (mark, name) = (found.mark, view.netns(found.netns));
+    let out = view.device_name(found.netns, found.ifindex);
+    let via = if found.gateway.is_none() { String::new() } else { format!(" via {}", found.gateway) };
+    let ip = view.ip_command();
+    Some(
+        Finding::new(
+            &c::FWMARK_TABLE_WRONG,
+            Certain,
+            format!(
+                "the routing table of mark {mark:#x} on {name} leads out of {out}{via}, not into {DEVICE}"
+            ),
+        )
+        .checked(
+            format!("the lookup in table {mark} found {out}{via}"),
+            view.command(found.netns, format!("{ip} route show table {mark}")),
+        )
+        .fix(format!(
+            "restart the egressgateway agent on {name}: it writes the default route by {DEVICE} again"
+        ))
+        .about(mark)
+        .at(view.place(found.netns, found.ifindex)),
+    )
+}
+
+/// The mark's rule names another table than EgressGateway's.
+fn other_table(view: &View<'_>, found: &Lookup) -> Option<Finding> {
+    let ipv6 = view.journey.packet.ipv6;
+    let mark = found.mark;
+    let rule = view.of(found.netns)?.rules.iter().find(|r| {
+        r.ipv6 == ipv6 && r.mask == u32::MAX && r.mark == mark && !r.inverted && r.table == found.table
+    })?;
+    let (name, ip) = (view.netns(found.netns), view.ip_command());
+    let out = view.device_name(found.netns, found.ifindex);
+    let priority = rule.priority;
+    Some(
+        Finding::new(
+            &c::FWMARK_TABLE_WRONG,
+            Certain,
+            format!("ip rule {priority} of {name} leads mark {mark:#x} to table {}, not to table {mark}: the packet goes out of {out}", rule.table),
+        )
+        .checked(
+            format!("table {} answered for mark {mark:#x}", found.table),
+            view.command(found.netns, format!("{ip} rule show fwmark {mark:#x}")),
+        )
+        .fix(format!(
+            "{}; {}",
+            view.command(found.netns, format!("{ip} rule del priority {priority} fwmark {mark:#x}")),
+            view.command(found.netns, format!("{ip} rule add priority 99 fwmark {mark:#x} lookup {mark}"))
+        ))
+        .about(mark)
+        .at(view.place(found.netns, found.ifindex)),
+    )
+}
+
+/// The answer to what came by the tunnel does not go back into it.
+pub(super) fn reply_not_marked(view: &View<'_>) -> Option<Finding> {
+    const CHAIN: &str = "EGRESSGATEWAY-REPLY-ROUTING";
+    let (gateway, tunnel) = view.tunnel.filter(|_| view.journey.reply)?;
+    let found = view.last_lookup(gateway, false)?;
+    if found.error != 0 || found.ifindex == 0 || found.ifindex == tunnel || is_node_mark(found.mark) {
+        return None;
+    }
+    let name = view.netns(gateway);
+    let out = view.device_name(gateway, found.ifindex);
+    let evidence = view.of(gateway)?;
+    let chains: Vec<_> = evidence.tables("mangle").filter_map(|t| t.chain(CHAIN)).collect();
+    let (sure, why) = if chains.is_empty() {
+        (Certain, format!("mangle has no chain {CHAIN}"))
+    } else if chains.iter().all(|chain| chain.rules.is_empty()) {
+        (Certain, format!("{CHAIN} is empty"))
+    } else {
+        (Likely, format!("no rule of {CHAIN} restored the mark of the connection"))
+    };
+    let device = view.device_name(gateway, tunnel);
+    Some(
+        Finding::new(
+            &c::REPLY_NOT_MARKED,
+            sure,
+            format!("{name} does not mark answers for the tunnel ({why}): they leave by {out}, not by {device}, and get lost or are refused"),
+        )
+        .checked(
+            format!("the request came by {device}, the answer was routed without a mark to {out}"),
+            view.command(gateway, format!("{} -t mangle -vnL {CHAIN}", view.iptables())),
+        )
+        .fix(format!("restart the egressgateway agent on {name}: it writes {CHAIN} and the jump to it again"))
+        .about(gateway)
+        .at(Place { hook: Some("PREROUTING".to_owned()), ..view.place(gateway, found.ifindex) }),
     )
 }
 

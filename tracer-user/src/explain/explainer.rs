@@ -12,7 +12,7 @@ use super::finding::Finding;
 use super::ledger::{Ledger, Told};
 use super::odds::Odds;
 use super::view::View;
-use super::{drops, egress, lookups, routing, selection, service, silence, slow};
+use super::{catalogue, drops, egress, lookups, routing, selection, service, silence, slow, translated};
 use crate::flow::{Ending, Journey, Names};
 use crate::node::evidence::Evidence;
 use crate::node::{NetnsId, Topology};
@@ -29,6 +29,17 @@ pub struct Tick<'a> {
     pub destinations: &'a [IpAddr],
     /// Who asked for MACs since the last time.
     pub asked: &'a [Asked],
+    /// Who answered.
+    pub answered: &'a [Answered],
+}
+
+/// An answer to such a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Answered {
+    pub netns: NetnsId,
+    pub address: IpAddr,
+    /// Whose it is, as the answer says.
+    pub mac: [u8; 6],
 }
 
 /// ARP requests or neighbour solicitations for one address.
@@ -69,25 +80,38 @@ impl Explainer {
         self.odds.observe(journey);
         let odds = &self.odds;
         let state = self.connections.flow(journey.flow);
-        let exit = state.exit;
+        let (exit, tunnel) = (state.exit, state.tunnelled_into);
         let routes = std::mem::take(&mut state.routes);
-        let view = View { journey, topology, names, evidence, routes: &routes, exit, odds };
+        let view = View { journey, topology, names, evidence, routes: &routes, exit, tunnel, odds };
         let mut found = explain(&view);
         found.extend(slow::explain(&view, &self.whole));
         self.connections.flow(journey.flow).routes.clone_from(&routes);
         let view = View { routes: &[], ..view };
-        if found.iter().any(Finding::breaks) {
+        // Of an address that nobody has, no answer is to be expected.
+        let nobodys = |f: &Finding| {
+            f.id == catalogue::SNAT_TO_ANOTHER_ADDRESS.id
+                && journey.hops.last().is_some_and(|h| view.owner(h.ends.src.addr.ip()).is_none())
+        };
+        if found.iter().any(|f| f.breaks() || nobodys(f)) {
             self.connections.flow(journey.flow).explained = true;
         }
         let together = self.connections.observe(&view);
         // The ICMP error that was dropped is a fault of its own only for what it would have told.
-        if together.is_some() && journey.packet.icmp_error.is_some() {
+        if journey.packet.icmp_error.is_some() && (together.is_some() || !view.is_too_big()) {
             found.clear();
         }
         if !found.iter().any(Finding::breaks) {
             found.extend(together);
         }
         found.extend(self.connections.programs(&view));
+        let translation = self.connections.translation(&view);
+        if let Some(translation) = translation {
+            for finding in &mut found {
+                if let Some(better) = translation.explains(&view, finding) {
+                    *finding = better;
+                }
+            }
+        }
         if found.iter().any(Finding::breaks) {
             self.connections.flow(journey.flow).explained = true;
             self.connections.unanswered.over(journey.flow);
@@ -112,17 +136,32 @@ impl Explainer {
         let mut told = Vec::new();
         let odds = &self.odds;
         for journey in self.connections.unanswered.overdue(now.now_ns) {
-            let exit = self.connections.flow(journey.flow).exit;
-            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit, odds };
+            let (exit, tunnel) = {
+                let state = self.connections.flow(journey.flow);
+                (state.exit, state.tunnelled_into)
+            };
+            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit, tunnel, odds };
             if let Some(found) = silence::lone(&view, &mut self.connections) {
+                let translation = self.connections.translation(&view);
+                let found = translation.and_then(|t| t.explains(&view, &found)).unwrap_or(found);
                 self.connections.flow(journey.flow).explained = true;
                 self.connections.askers.silence(&found, &journey);
                 told.extend(self.ledger.tell(found, &journey));
             }
         }
         self.connections.askers.hear(now.asked, now.now_ns);
+        self.connections.askers.hear_answers(now.answered, now.now_ns);
         for journey in self.connections.askers.silent() {
-            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit: None, odds };
+            let view = View {
+                journey: &journey,
+                topology,
+                names,
+                evidence,
+                routes: &[],
+                exit: None,
+                tunnel: None,
+                odds,
+            };
             if let Some(found) = silence::unclaimed(&view, &self.connections) {
                 told.extend(self.ledger.tell(found, &journey));
                 self.connections.askers.over(journey.flow);
@@ -136,11 +175,21 @@ impl Explainer {
             }
         }
         let nobody = Journey::default();
-        let view = View { journey: &nobody, topology, names, evidence, routes: &[], exit: None, odds };
+        let view =
+            View { journey: &nobody, topology, names, evidence, routes: &[], exit: None, tunnel: None, odds };
         for (netns, risen) in now.counters {
             for destination in now.destinations {
                 if let Some(found) = routing::nowhere_to_go(&view, *netns, *destination, risen) {
                     told.extend(self.ledger.tell(found, &nobody));
+                }
+            }
+        }
+        if !self.connections.saw_any() {
+            for destination in now.destinations {
+                for finding in routing::refused_at_once(&view, *destination) {
+                    if !self.ledger.knows(&finding) {
+                        told.extend(self.ledger.tell(finding, &nobody));
+                    }
                 }
             }
         }
@@ -177,7 +226,9 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
     found.extend(lookups::mark_after_routing(view));
     found.extend(selected);
     if dropped {
-        found.extend(drops::explain(view));
+        let follows = found.iter().any(|f| egress::LEADS_ASTRAY.contains(&f.id));
+        let drop = drops::explain(view);
+        found.extend(drop.filter(|drop| !(follows && translated::FOLLOWS.contains(&drop.id))));
     } else {
         found.extend(selection::sidecar_bypassed(view));
         found.extend(service::not_translated(view));

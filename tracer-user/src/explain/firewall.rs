@@ -9,7 +9,7 @@ use super::finding::{Finding, Place};
 use super::packet;
 use super::view::View;
 use crate::flow::{DropSite, Interval, candidates};
-use crate::node::evidence::{Backend, CtState, PacketView, attribute_drop};
+use crate::node::evidence::{Backend, CtState, PacketView, RuleRef, attribute_drop};
 use crate::node::{Family, Hook, HookEntry, HookOwner, Role};
 
 pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
@@ -184,15 +184,7 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     } else if kind.id == c::CONNTRACK_INVALID.id {
         title.push_str(invalid(view));
     }
-    let tool = match rule.backend {
-        Backend::Nft => format!("nft -a list chain {} {} {}", rule.family, rule.table, rule.chain),
-        Backend::IptablesNft => {
-            format!("{} -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
-        }
-        Backend::IptablesLegacy => {
-            format!("{}-legacy -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
-        }
-    };
+    let tool = list_of(view, rule);
     if let Some((dropped, all)) = view.odds.of(view.journey, site, at.hook).filter(|_| by_chance(&rule.text))
     {
         title.push_str(&format!(" by chance: {dropped} of {all} so far"));
@@ -242,6 +234,19 @@ fn invalid(view: &View<'_>) -> &'static str {
         17 | 132 => ": conntrack takes it for INVALID: its checksum or its length is wrong",
         _ => {
             ": conntrack takes it for INVALID: it is no answer to anything that it saw, or its checksum is wrong"
+        }
+    }
+}
+
+/// The command that lists the chain of a rule.
+pub(super) fn list_of(view: &View<'_>, rule: &RuleRef) -> String {
+    match rule.backend {
+        Backend::Nft => format!("nft -a list chain {} {} {}", rule.family, rule.table, rule.chain),
+        Backend::IptablesNft => {
+            format!("{} -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
+        }
+        Backend::IptablesLegacy => {
+            format!("{}-legacy -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
         }
     }
 }

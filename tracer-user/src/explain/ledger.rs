@@ -123,6 +123,11 @@ impl Ledger {
         Some(told)
     }
 
+    pub(super) fn knows(&self, finding: &Finding) -> bool {
+        let key = Key::of(finding);
+        self.entries.iter().any(|entry| entry.key == key)
+    }
+
     /// There is an answer after all: it was only late.
     pub(super) fn answered(&mut self, flow: u32) {
         self.entries.retain(|entry| {

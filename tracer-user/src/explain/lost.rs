@@ -3,11 +3,12 @@
 
 use super::catalogue as c;
 use super::connections::FlowState;
-use super::drops;
-use super::finding::Certainty::{Certain, Possible};
+use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use super::view::View;
+use super::{drops, duplicate, egress, tunnel};
 use crate::flow::{Ending, Expected, Hop, Place};
+use crate::node::Role;
 
 /// Not seen again, and nothing says why.
 pub(super) fn vanished(view: &View<'_>, state: &mut FlowState) -> Option<Finding> {
@@ -64,6 +65,96 @@ pub(super) fn vanished(view: &View<'_>, state: &mut FlowState) -> Option<Finding
         .at(lost_at),
     )
 }
+
+/// Answers are sent again after this long, the first time.
+const REPEATED_NS: u64 = 900_000_000;
+
+/// The same SYN-ACK again and again: whoever asked does not get it.
+pub(super) fn unheard(view: &View<'_>, state: &mut FlowState) -> Option<Finding> {
+    let journey = view.journey;
+    let gone = matches!(journey.ending, Ending::Left { .. } | Ending::Unwatched { .. });
+    if !view.is_syn_ack() || !gone || view.is_copy() {
+        return None;
+    }
+    let first = *state.first_answer_ns.get_or_insert(journey.start_ns);
+    if state.explained || journey.start_ns.saturating_sub(first) < REPEATED_NS {
+        return None;
+    }
+    let found = tunnel::wrong_peer(view).or_else(|| never_arrived(view));
+    let found = found.or_else(|| egress::reply_not_marked(view));
+    found.or_else(|| Some(reply_lost(view)))
+}
+
+fn reply_lost(view: &View<'_>) -> Finding {
+    let (netns, ifindex) = match view.journey.ending {
+        Ending::Left { netns, ifindex } | Ending::Unwatched { netns, ifindex } => (netns, ifindex),
+        _ => (0, 0),
+    };
+    let (device, name) = (view.device_name(netns, ifindex), view.netns(netns));
+    let last = view.journey.hops.iter().rev().find(|h| matches!(h.place, Place::Device { .. }));
+    let ends = last.map_or(view.journey.packet.ends, |h| h.ends);
+    let outer = last.and_then(|h| h.encap).and_then(|i| view.journey.encaps.get(usize::from(i)));
+    let way = outer.map_or_else(String::new, |o| format!(" in the tunnel to {}", o.dst.addr));
+    Finding::new(
+        &c::REPLY_LOST,
+        Possible,
+        format!("answers from {} leave {device} of {name}{way} again and again, and {} does not get them: the cause is on the way back, beyond {name}", ends.src, ends.dst.addr),
+    )
+    .checked(
+        format!("the same SYN-ACK was sent again; each time it left {device}"),
+        view.command(netns, format!("tcpdump -nei {device} host {}", outer.map_or(ends.dst.addr, |o| o.dst.addr))),
+    )
+    .fix(format!("trace where {} is: a filter, a missing route or the reverse path filter there refuses what comes from {}", ends.dst.addr, ends.src.addr))
+    .about(ends.dst.addr)
+    .at(view.place(netns, ifindex))
+}
+
+/// It left for a host that is watched too, and was not seen there.
+pub(super) fn never_arrived(view: &View<'_>) -> Option<Finding> {
+    let (netns, ifindex, next) = duplicate::next_hop(view)?;
+    let (ns, owner) = view.owner(next).filter(|(ns, d)| ns.id != netns && d.watched.is_some())?;
+    if ns.role != Role::Node || !matches!(view.journey.ending, Ending::Left { .. }) {
+        return None;
+    }
+    let (name, device) = (view.netns(netns), view.device_name(netns, ifindex));
+    let (there, theirs) = (view.netns(ns.id), view.device_name(ns.id, owner.ifindex));
+    let entry = view.of(netns).and_then(|e| {
+        e.neighbours.iter().find(|n| n.ifindex == ifindex && n.address == next && !n.mac.is_empty())
+    });
+    let show = view.command(netns, format!("ip neigh show {next} dev {device}"));
+    let own = drops::mac(&owner.mac);
+    if let Some(entry) = entry.filter(|entry| entry.mac != owner.mac) {
+        let wrong = drops::mac(&entry.mac);
+        return Some(
+            Finding::new(
+                &c::OTHER_HOST,
+                Certain,
+                format!("{name} sends to MAC {wrong} what is for {next}, but {theirs} of {there}, which has that address, has MAC {own}"),
+            )
+            .checked(format!("the neighbour entry of {next} on {name}: {wrong}"), show)
+            .checked(format!("{theirs} of {there} has MAC {own}"), view.command(ns.id, format!("ip link show {theirs}")))
+            .fact(if entry.state & NUD_PERMANENT != 0 { "the entry is permanent: somebody wrote it" } else { "the entry was learned: another host answers for the address, or did so before" })
+            .fix(view.command(netns, format!("ip neigh del {next} dev {device}")) + &format!("; if it comes again, another host has {next} too: find {wrong}"))
+            .about(next)
+            .at(view.place(netns, ifindex)),
+        );
+    }
+    Some(
+        Finding::new(
+            &c::LOST_BETWEEN,
+            Likely,
+            format!("packets leave {device} of {name} for {next} and do not come in by {theirs} of {there}: they are lost in the network between them"),
+        )
+        .checked("both ends are watched, and no event was lost", format!("tcpdump -nei {theirs} host {next}"))
+        .checked(format!("{next} is {theirs} of {there}, MAC {own}"), show)
+        .fix("look at what is between the two: security groups, a firewall, the switch; a network that does not carry packets of this size or kind (UDP of the tunnel)".to_owned())
+        .about(next)
+        .at(view.place(netns, ifindex)),
+    )
+}
+
+/// include/uapi/linux/neighbour.h
+const NUD_PERMANENT: u16 = 0x80;
 
 /// The answer leaves another node than the one that translated the request, with the endpoint's own address.
 pub(super) fn astray(view: &View<'_>, state: &FlowState) -> Option<Finding> {

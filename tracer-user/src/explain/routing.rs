@@ -8,9 +8,10 @@ use super::catalogue as c;
 use super::finding::Certainty::{self, Certain, Likely};
 use super::finding::Finding;
 use super::view::{Lookup, View};
-use crate::flow::{DropSite, NoteKind};
+use crate::flow::{DropSite, NoteKind, Place};
 use crate::node::evidence::Routed;
-use crate::node::{NetnsId, Role};
+use crate::node::rtnl::Rule;
+use crate::node::{Hook, NetnsId, Role};
 
 /// A lookup that a route ended, by errno.
 fn refusal(lookup: &Lookup) -> Option<&'static c::CauseKind> {
@@ -54,6 +55,9 @@ pub(super) fn refused(view: &View<'_>, site: &DropSite) -> Option<Finding> {
             .at(place),
         );
     }
+    if let Some(found) = refused_by_rule(view, site, &get) {
+        return Some(found);
+    }
     if reason.contains("NOROUTES") {
         return Some(no_route(view, site, &get));
     }
@@ -70,6 +74,124 @@ pub(super) fn refused(view: &View<'_>, site: &DropSite) -> Option<Finding> {
             .checked("the kernel refused to route it and said so by ICMP", get)
             .fix(format!("delete that route, or add one for {to}"))
             .at(place),
+    )
+}
+
+/// An ip rule that refuses by itself: no table was asked for more.
+fn refused_by_rule(view: &View<'_>, site: &DropSite, get: &str) -> Option<Finding> {
+    let ends = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends);
+    let encap = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i)));
+    let (source, to) = encap.map_or((ends.src.addr, ends.dst.addr), |o| (o.src.addr, o.dst.addr));
+    let evidence = view.of(site.netns)?;
+    let came_in = view.journey.hops.iter().rev().find_map(|h| match h.place {
+        Place::Hook { hook: Hook::Prerouting, ifindex, .. } if h.netns == site.netns => Some(ifindex),
+        Place::Hook { hook: Hook::Output, .. } if h.netns == site.netns => Some(0),
+        _ => None,
+    });
+    let from = match came_in.unwrap_or(site.ifindex) {
+        0 => "lo".to_owned(),
+        ifindex => view.device_name(site.netns, ifindex),
+    };
+    let Routed::Refused(rule) = evidence.routed_from(&from, Some(source.ip()), to.ip(), site.mark) else {
+        return None;
+    };
+    Some(
+        by_rule(view, site.netns, to.ip(), rule)
+            .checked("no table was asked for a route to it", get)
+            .at(view.place(site.netns, site.ifindex)),
+    )
+}
+
+/// `ip rule` itself says no.
+fn by_rule(view: &View<'_>, netns: NetnsId, to: IpAddr, rule: &Rule) -> Finding {
+    let kind = match rule.does() {
+        "blackhole" => &c::ROUTE_BLACKHOLE,
+        "prohibit" => &c::ROUTE_PROHIBIT,
+        _ => &c::ROUTE_UNREACHABLE,
+    };
+    let name = view.netns(netns);
+    let ip = if to.is_ipv6() { "ip -6" } else { "ip" };
+    Finding::new(
+        kind,
+        Certain,
+        format!(
+            "ip rule {} of {name} ({} {}) refuses packets to {to}",
+            rule.priority,
+            rule.selector(),
+            rule.does()
+        ),
+    )
+    .checked(
+        format!("ip rule {} fits the packet and says {}", rule.priority, rule.does()),
+        view.command(netns, format!("{ip} rule show")),
+    )
+    .fix(
+        view.command(netns, format!("{ip} rule del priority {}", rule.priority))
+            + ", or let it spare this packet",
+    )
+    .about(format!("{to} rule {}", rule.priority))
+}
+
+/// The check of the source found a route that refuses: the filter only says what the route means.
+pub(super) fn way_back_refused(view: &View<'_>, site: &DropSite, source: IpAddr) -> Option<Finding> {
+    let back = view.lookups().rev().find(|l| l.reverse && l.netns == site.netns)?;
+    let kind = refusal(&back)?;
+    let word = kind.id.strip_prefix("route-").unwrap_or(kind.id);
+    let (name, device) = (view.netns(site.netns), view.device_name(site.netns, site.ifindex));
+    Some(
+        Finding::new(
+            kind,
+            Certain,
+            format!(
+                "{name} has {} {word} route for {source} in table {}: it refuses packets from there",
+                article(word),
+                table_name(back.table)
+            ),
+        )
+        .checked(
+            format!("dropped on arrival by {device}: the lookup of the way back ended with that route"),
+            view.command(
+                site.netns,
+                format!("{} route show table {} type {word}", view.ip_command(), back.table),
+            ),
+        )
+        .fix(format!("delete that route, so that answers to {source} find their way"))
+        .about(source)
+        .at(view.place(site.netns, site.ifindex)),
+    )
+}
+
+/// Delivered where the destination is no address of the host: its route leads into the loopback.
+pub(super) fn into_itself(view: &View<'_>, site: &DropSite, to: IpAddr) -> Option<Finding> {
+    let ns = view.namespace(site.netns)?;
+    let own = ns.devices.values().any(|d| d.addresses.contains(&to));
+    let translated = view.journey.conntrack.iter().any(|e| e.translates());
+    let here = view.journey.hops.iter().all(|h| h.netns == site.netns);
+    if own || translated || !here || to.is_loopback() {
+        return None;
+    }
+    let looked = view.last_lookup(site.netns, false)?;
+    let name = view.netns(site.netns);
+    let device = view.device_name(site.netns, looked.ifindex);
+    Some(
+        Finding::new(
+            &c::WRONG_ROUTE,
+            Certain,
+            format!(
+                "{name} routes {to} into itself by {device} (table {}), though it does not have that address",
+                table_name(looked.table)
+            ),
+        )
+        .checked(
+            "the packet came back by the loopback, and no socket takes it: NO_SOCKET",
+            view.command(site.netns, format!("{} route get {to}", view.ip_command())),
+        )
+        .fix(format!(
+            "correct that route: {}",
+            view.command(site.netns, format!("{} route show table all", view.ip_command()))
+        ))
+        .about(to)
+        .at(view.place(site.netns, site.ifindex)),
     )
 }
 
@@ -140,32 +262,131 @@ pub(super) fn ttl_used_up(view: &View<'_>, site: &DropSite) -> Option<Finding> {
         // Sent with a small TTL: traceroute.
         return None;
     }
+    Some(
+        circle(view, site, if looped { Certain } else { Likely })
+            .fact(if looped { "seen at the same place again and again with a smaller TTL" } else { "its TTL was used up here" })
+            .fix(if site.mark >> 24 == 0x26 {
+                "an EgressGateway mark is put on packets that come back from the gateway: upgrade the agent to 0.6.6 or later"
+            } else {
+                "two nodes route to each other: correct the route (or the mark that chooses it) on one of them"
+            }),
+    )
+}
+
+/// It came back to a host that had sent it on, from the host's own address.
+pub(super) fn came_back(view: &View<'_>, site: &DropSite) -> Finding {
+    let (name, device) = (view.netns(site.netns), view.device_name(site.netns, site.ifindex));
+    circle(view, site, Certain)
+        .fact(format!(
+            "{name} sent it, and it came back by {device} with {name}'s own address as its source: {}",
+            view.reason(site)
+        ))
+        .fix("two hosts route to each other: correct the route on one of them")
+}
+
+fn circle(view: &View<'_>, site: &DropSite, sure: Certainty) -> Finding {
+    let to = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends).dst.addr;
     let mut by: Vec<String> = Vec::new();
-    for lookup in view.lookups().filter(|l| l.error == 0 && !l.reverse && l.ifindex != 0) {
-        let name = view.device_name(lookup.netns, lookup.ifindex);
-        if !by.contains(&name) && by.len() < 3 {
-            by.push(name);
+    for lookup in view.lookups().filter(|l| l.error == 0 && !l.reverse && !l.encap && l.ifindex != 0) {
+        if view.role_of(lookup.netns) == Some(Role::Pod) {
+            continue;
+        }
+        let (name, device) = (view.netns(lookup.netns), view.device_name(lookup.netns, lookup.ifindex));
+        let next = if lookup.gateway.is_none() { String::new() } else { format!("{} ", lookup.gateway) };
+        let text = format!("{name} sends it to {next}by {device}");
+        if !by.contains(&text) && by.len() < 3 {
+            by.push(text);
         }
     }
-    let by = if by.is_empty() { String::new() } else { format!(" by {}", by.join(" and ")) };
-    Some(
-        Finding::new(
-            &c::ROUTING_LOOP,
-            if looped { Certain } else { Likely },
-            format!("packets to {} go round in circles{by} until their TTL is used up", journey.packet.ends.dst.addr),
-        )
-        .fact(if looped { "seen at the same place again and again with a smaller TTL" } else { "its TTL was used up here" })
+    let by = if by.is_empty() { String::new() } else { format!(": {}", by.join(", ")) };
+    let ip = view.ip_command();
+    Finding::new(&c::ROUTING_LOOP, sure, format!("packets to {to} go round in circles{by}"))
         .checked(
             format!("the way it takes from {}", view.netns(site.netns)),
-            view.command(site.netns, format!("{} rule; {} route get {}", view.ip_command(), view.ip_command(), journey.packet.ends.dst.addr)),
+            view.command(site.netns, format!("{ip} rule; {ip} route get {to}")),
         )
-        .fix(if site.mark >> 24 == 0x26 {
-            "an EgressGateway mark is put on packets that come back from the gateway: upgrade the agent to 0.6.6 or later"
+        .about(to)
+        .at(view.place(site.netns, 0))
+}
+
+/// RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT.
+fn refuses(kind: u8) -> Option<&'static c::CauseKind> {
+    Some(match kind {
+        6 => &c::ROUTE_BLACKHOLE,
+        7 => &c::ROUTE_UNREACHABLE,
+        8 => &c::ROUTE_PROHIBIT,
+        _ => return None,
+    })
+}
+
+/// Pods whose own rules and routes refuse the destination: connecting fails at once, no packet is sent and no
+/// counter moves.
+pub(super) fn refused_at_once(view: &View<'_>, to: IpAddr) -> Vec<Finding> {
+    let pods = view.topology.namespaces.values().filter(|ns| ns.role == Role::Pod);
+    pods.filter_map(|ns| refuses_own(view, ns.id, to)).collect()
+}
+
+fn refuses_own(view: &View<'_>, netns: NetnsId, to: IpAddr) -> Option<Finding> {
+    let evidence = view.of(netns)?;
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let name = view.netns(netns);
+    let ip = if to.is_ipv6() { "ip -6" } else { "ip" };
+    let what = "connecting fails at once, and no packet is sent";
+    for rule in evidence.rules.iter().filter(|rule| rule.ipv6 == to.is_ipv6() && rule.input.is_none()) {
+        if rule.source.is_some() || rule.output.is_some() || !rule.matches(any, to, 0) {
+            continue;
+        }
+        let sure = if rule.more.is_empty() { Certain } else { Likely };
+        let fact = (!rule.more.is_empty()).then(|| {
+            format!("it concerns only what fits {}: does the program that connects? (id -u)", rule.more)
+        });
+        let finding = if rule.does() == "lookup" {
+            let Some(route) = evidence.best(rule.table, to, rule.suppress_prefix_len) else { continue };
+            let Some(kind) = refuses(route.kind) else {
+                // That is the way, for everybody.
+                if rule.more.is_empty() {
+                    return None;
+                }
+                continue;
+            };
+            let word = kind.id.strip_prefix("route-").unwrap_or(kind.id);
+            let table = table_name(route.table);
+            let by = if rule.more.is_empty() {
+                String::new()
+            } else {
+                format!(" (ip rule {}: {})", rule.priority, rule.selector())
+            };
+            Finding::new(
+                kind,
+                sure,
+                format!("{name} has {} {word} route for {to} in table {table}{by}: {what}", article(word)),
+            )
+            .checked(
+                format!("{} {} is in table {table}", word, route.destination),
+                view.command(netns, format!("{ip} route show table {} type {word}", route.table)),
+            )
+            .checked(
+                format!("ip rule {} leads there", rule.priority),
+                view.command(netns, format!("{ip} rule show")),
+            )
+            .fix(
+                view.command(
+                    netns,
+                    format!("{ip} route del {word} {} table {}", route.destination, route.table),
+                ),
+            )
+            .about(format!("{to} {word}"))
         } else {
-            "two nodes route to each other: correct the route (or the mark that chooses it) on one of them"
-        })
-        .at(view.place(site.netns, site.ifindex)),
-    )
+            let found = by_rule(view, netns, to, rule);
+            Finding { certainty: sure, title: format!("{}: {what}", found.title), ..found }
+        };
+        let finding = match fact {
+            Some(fact) => finding.fact(fact),
+            None => finding,
+        };
+        return Some(finding.at(view.place(netns, 0)));
+    }
+    None
 }
 
 /// Counters of connections and datagrams that found no route: there is no packet to see.

@@ -8,6 +8,7 @@ use super::finding::{Finding, Place};
 use super::packet::before_hop;
 use super::view::View;
 use super::waiting;
+use super::{detour, duplicate, lost, tunnel};
 use crate::flow::{Ending, Endpoint, NatKind, NoteKind, Place as At};
 use crate::node::evidence::{
     Criterion, CtDirection, CtState, Match, Matched, Miss, NearMiss, PacketView, Routed, Socket, Target,
@@ -60,13 +61,25 @@ fn say(view: &View<'_>, seen: &Connections, count: u32) -> Option<Finding> {
     match journey.ending {
         Ending::Left { .. } => not_masqueraded(view)
             .or_else(|| unclaimed(view, seen))
+            .or_else(|| contested(view, seen))
+            .or_else(|| tunnel::wrong_peer(view))
+            .or_else(|| lost::never_arrived(view))
             .or_else(|| Some(after_leaving(view, count))),
-        Ending::Delivered { .. } | Ending::Unwatched { .. } => not_masqueraded(view).or_else(|| {
-            let alive = seen.alive.contains(&journey.packet.ends.dst);
-            not_accepted(view, seen, alive, count)
-        }),
+        Ending::Delivered { .. } | Ending::Unwatched { .. } => {
+            not_masqueraded(view).or_else(|| contested(view, seen)).or_else(|| {
+                let alive = seen.alive.contains(&journey.packet.ends.dst);
+                not_accepted(view, seen, alive, count)
+            })
+        }
         _ => None,
     }
+}
+
+/// Two hosts answer for the next hop.
+fn contested(view: &View<'_>, seen: &Connections) -> Option<Finding> {
+    let (netns, _, next) = duplicate::next_hop(view)?;
+    let (macs, again) = seen.askers.contested(netns, next)?;
+    Some(duplicate::contested(view, netns, next, &macs, again))
 }
 
 /// From outside to a service, and on to another node with the client's own address.
@@ -117,6 +130,9 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
     let ends = last.map_or(journey.packet.ends, |h| h.ends);
     let bare = view.bare_exit().is_some();
     let from_pod = view.is_pod_address(ends.src.addr.ip());
+    if bare && let Some(found) = detoured(view, netns, ends.dst.addr.ip()) {
+        return found;
+    }
     if bare
         && from_pod
         && let Some(found) = uncovered(view, netns, ifindex)
@@ -174,6 +190,18 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
             )
         })
         .at(place)
+}
+
+/// A pod's packets leave by another route than the one made for them.
+fn detoured(view: &View<'_>, netns: NetnsId, to: std::net::IpAddr) -> Option<Finding> {
+    let lookup = view.last_lookup(netns, false).filter(|l| l.error == 0)?;
+    let first = view.journey.hops.iter().find(|h| h.netns == netns).map(|h| h.ends)?;
+    let way = (lookup.in_ifindex, Some(first.src.addr.ip()));
+    let found = detour::find(view, netns, way, to, lookup.mark)?;
+    if found.used.table != lookup.table {
+        return None;
+    }
+    Some(found.say(view, netns, to, "they leave the node as they are, and nothing came back"))
 }
 
 /// Somebody out there wants to answer, asks for the MAC of the packet's source, and nobody has it.

@@ -76,6 +76,53 @@ pub(super) fn no_peer(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     )
 }
 
+/// It goes in the tunnel to another node than the one that has the peer's address.
+pub(super) fn wrong_peer(view: &View<'_>) -> Option<Finding> {
+    let hop = view.journey.hops.iter().rev().find(|h| h.encap.is_some())?;
+    let outer = view.journey.encaps.get(usize::from(hop.encap?))?;
+    let lookup = view.last_lookup(hop.netns, false).filter(|l| l.error == 0 && !l.gateway.is_none())?;
+    let peer = lookup.gateway.ip();
+    let (ns, theirs) = view.owner(peer).filter(|(ns, _)| ns.id != hop.netns)?;
+    let has = |address| ns.devices.values().any(|d| d.addresses.contains(&address));
+    if !view.is_vxlan(hop.netns, lookup.ifindex) || has(outer.dst.addr.ip()) {
+        return None;
+    }
+    let (device, name) = (view.device_name(hop.netns, lookup.ifindex), view.netns(hop.netns));
+    let (there, node) = (view.netns(ns.id), outer.dst.addr);
+    let same = |d: &&crate::node::Device| matches!(d.kind, DeviceKind::Vxlan { local: Some(_), .. });
+    let right = ns.devices.get(&theirs.ifindex).filter(same).and_then(|d| match d.kind {
+        DeviceKind::Vxlan { local, .. } => local,
+        _ => None,
+    });
+    let right = right.map_or_else(|| format!("the address of {there}"), |local| local.to_string());
+    let mac = super::drops::mac(&theirs.mac);
+    Some(
+        Finding::new(
+            &c::TUNNEL_PEER_WRONG,
+            Certain,
+            format!(
+                "{device} of {name} sends what is for its peer {peer} to {node}, but {peer} is on {there}"
+            ),
+        )
+        .checked(
+            format!("the outer packet goes to {node}; the FDB entry of {mac} says so"),
+            view.command(hop.netns, format!("bridge fdb show dev {device} | grep {mac}")),
+        )
+        .checked(
+            format!("{peer} is on {} of {there}", view.device_name(ns.id, theirs.ifindex)),
+            view.command(ns.id, format!("ip addr show to {peer}")),
+        )
+        .fix(
+            view.command(
+                hop.netns,
+                format!("bridge fdb replace {mac} dev {device} dst {right} self permanent"),
+            ) + &format!("; the agent that owns {device} should do so (restart it)"),
+        )
+        .about(peer)
+        .at(view.place(hop.netns, lookup.ifindex)),
+    )
+}
+
 pub(super) fn vni(view: &View<'_>, site: &DropSite) -> Finding {
     let outer = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i)));
     let vni = outer.map(|o| format!(" {}", o.vni)).unwrap_or_default();

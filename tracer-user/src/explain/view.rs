@@ -25,6 +25,8 @@ pub(super) struct View<'a> {
     pub(super) exit: Option<Exit>,
     /// What became of the packets before it at each hook.
     pub(super) odds: &'a Odds,
+    /// Where the flow's forward direction came in by the egress tunnel.
+    pub(super) tunnel: Option<(NetnsId, u32)>,
 }
 
 /// A packet's leaving.
@@ -43,6 +45,8 @@ pub(super) struct Lookup {
     pub(super) error: i32,
     pub(super) gateway: Addr,
     pub(super) ifindex: u32,
+    /// The device that the packet came in by; 0 or 1: sent here.
+    pub(super) in_ifindex: u32,
     pub(super) reverse: bool,
     pub(super) mark: u32,
     pub(super) encap: bool,
@@ -176,6 +180,20 @@ impl<'a> View<'a> {
         self.owner(address).is_some_and(|(ns, _)| ns.role == Role::Pod)
     }
 
+    /// An ICMP error that tells of a smaller MTU.
+    pub(super) fn is_too_big(&self) -> bool {
+        let packet = &self.journey.packet;
+        packet
+            .icmp_error
+            .is_some_and(|(kind, code)| matches!((packet.ipv6, kind, code), (false, 3, 4) | (true, 2, _)))
+    }
+
+    /// The second packet of a handshake.
+    pub(super) fn is_syn_ack(&self) -> bool {
+        let packet = &self.journey.packet;
+        packet.is_tcp() && packet.tcp_flags & 0x12 == 0x12
+    }
+
     pub(super) fn is_syn(&self) -> bool {
         let packet = &self.journey.packet;
         packet.is_tcp() && packet.tcp_flags & 0x12 == 0x02
@@ -184,12 +202,13 @@ impl<'a> View<'a> {
 
 fn lookup(hop: &Hop) -> Option<Lookup> {
     match hop.place {
-        At::Route { table, error, gateway, ifindex, reverse, .. } => Some(Lookup {
+        At::Route { table, error, gateway, ifindex, in_ifindex, reverse, .. } => Some(Lookup {
             netns: hop.netns,
             table,
             error,
             gateway,
             ifindex,
+            in_ifindex,
             reverse,
             mark: hop.mark,
             encap: hop.encap.is_some(),

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::explain::Asked;
+use crate::explain::{Answered, Asked};
 use crate::flow::{Journey, Names};
 use crate::node::evidence::Evidence;
 use crate::node::{NetnsId, Topology};
@@ -79,6 +79,8 @@ pub(super) struct TickLine {
     pub(super) counters: Vec<(NetnsId, BTreeMap<String, u64>)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) asked: Vec<Asked>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) answered: Vec<Answered>,
     pub(super) destinations: Vec<IpAddr>,
 }
 

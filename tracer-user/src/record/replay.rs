@@ -89,6 +89,7 @@ pub fn replay<R: BufRead>(
                     counters: &tick.counters,
                     destinations: &tick.destinations,
                     asked: &tick.asked,
+                    answered: &tick.answered,
                 };
                 explainer.tick(&now, &topology, &names, evidence.as_ref());
             }

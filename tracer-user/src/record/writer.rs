@@ -114,6 +114,7 @@ impl Recorder {
             counters: tick.counters.to_vec(),
             destinations: tick.destinations.to_vec(),
             asked: tick.asked.to_vec(),
+            answered: tick.answered.to_vec(),
         }))
     }
 

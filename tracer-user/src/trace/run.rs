@@ -17,7 +17,7 @@ mod screen;
 
 use self::follow::{add_end, add_found_ends, followed_words};
 use self::screen::Screen;
-use super::askers::Askers;
+use super::askers::{Askers, Heard};
 use super::attach::{Attachments, Changes};
 use super::counters::CounterReader;
 use super::debug;
@@ -346,8 +346,14 @@ impl<'a> Run<'a> {
         self.silence_due = Instant::now() + SILENCE;
         let counters = self.kernel.risen();
         let hosts: Vec<_> = self.filter.dst.iter().map(IpPrefix::address).collect();
-        let asked = self.askers.take();
-        let tick = Tick { now_ns: monotonic_ns(), counters: &counters, destinations: &hosts, asked: &asked };
+        let Heard { asked, answered } = self.askers.take();
+        let tick = Tick {
+            now_ns: monotonic_ns(),
+            counters: &counters,
+            destinations: &hosts,
+            asked: &asked,
+            answered: &answered,
+        };
         self.screen.tick(&self.topology, &tick);
         self.screen.flush();
     }

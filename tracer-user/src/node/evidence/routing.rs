@@ -25,12 +25,23 @@ pub enum Routed<'e> {
 impl NetnsEvidence {
     /// How a packet of this host with this mark goes; before it has a source address, when that is `None`.
     pub fn routed(&self, source: Option<IpAddr>, destination: IpAddr, mark: u32) -> Routed<'_> {
+        self.routed_from(OWN, source, destination, mark)
+    }
+
+    /// The same for one that came in by this device, `lo` for the host's own.
+    pub fn routed_from(
+        &self,
+        from: &str,
+        source: Option<IpAddr>,
+        destination: IpAddr,
+        mark: u32,
+    ) -> Routed<'_> {
         for rule in self.rules.iter().filter(|rule| rule.ipv6 == destination.is_ipv6()) {
             if rule.source.is_some() && source.is_none() || rule.output.is_some() {
                 return Routed::Unknown;
             }
             let any = if destination.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-            let input = rule.input.as_deref().is_none_or(|name| name == OWN);
+            let input = rule.input.as_deref().is_none_or(|name| name == from);
             // "not" turns all of the rule's conditions round, the device too.
             let applies = if rule.inverted && rule.input.is_some() {
                 return Routed::Unknown;
@@ -40,10 +51,13 @@ impl NetnsEvidence {
             if !applies {
                 continue;
             }
+            if !rule.more.is_empty() {
+                return Routed::Unknown;
+            }
             if rule.action != LOOK_UP {
                 return Routed::Refused(rule);
             }
-            if let Some(route) = self.longest(rule.table, destination, rule.suppress_prefix_len) {
+            if let Some(route) = self.best(rule.table, destination, rule.suppress_prefix_len) {
                 return Routed::By(route);
             }
         }
@@ -51,7 +65,7 @@ impl NetnsEvidence {
     }
 
     /// The longest prefix of a table; of equals the one with the lowest metric.
-    fn longest(&self, table: u32, destination: IpAddr, suppressed: Option<u32>) -> Option<&Route> {
+    pub fn best(&self, table: u32, destination: IpAddr, suppressed: Option<u32>) -> Option<&Route> {
         let fits = |route: &&Route| route.table == table && route.destination.contains(destination);
         let best = self
             .routes
@@ -94,6 +108,7 @@ mod tests {
             output: None,
             inverted: false,
             suppress_prefix_len: None,
+            more: String::new(),
         }
     }
 

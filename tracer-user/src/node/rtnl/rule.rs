@@ -19,6 +19,11 @@ const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
 const FRA_TABLE: u16 = 15;
 const FRA_FWMASK: u16 = 16;
 const FRA_OIFNAME: u16 = 17;
+const FRA_L3MDEV: u16 = 19;
+const FRA_UID_RANGE: u16 = 20;
+const FRA_IP_PROTO: u16 = 22;
+const FRA_SPORT_RANGE: u16 = 23;
+const FRA_DPORT_RANGE: u16 = 24;
 const FIB_RULE_INVERT: u32 = 2;
 
 /// A rule as RTM_NEWRULE describes it.
@@ -41,6 +46,9 @@ pub struct Rule {
     pub inverted: bool,
     /// suppress_prefixlength; `None`: not set.
     pub suppress_prefix_len: Option<u32>,
+    /// What else it asks for, as `ip rule` words it: `uidrange 0-0 ipproto 6 dport 80-80`; mostly nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub more: String,
 }
 
 impl Rule {
@@ -82,7 +90,38 @@ impl Rule {
                 let _ = write!(words, " {word} {}", device.escape_debug());
             }
         }
+        if !self.more.is_empty() {
+            let _ = write!(words, " {}", self.more.escape_debug());
+        }
         words
+    }
+
+    fn asks_for(&mut self, kind: u16, value: &[u8]) {
+        let two = |at: usize| value.get(at..at + 2).map_or(0, |b| u16::from_ne_bytes([b[0], b[1]]));
+        let four = |at: usize| value.get(at..).and_then(ne32).unwrap_or_default();
+        let words = match kind {
+            FRA_L3MDEV => "l3mdev".to_owned(),
+            // Any user: set for every rule by some.
+            FRA_UID_RANGE if (four(0), four(4)) == (0, u32::MAX) => return,
+            FRA_UID_RANGE => format!("uidrange {}-{}", four(0), four(4)),
+            FRA_IP_PROTO => format!("ipproto {}", value.first().copied().unwrap_or_default()),
+            FRA_SPORT_RANGE => format!("sport {}-{}", two(0), two(2)),
+            _ => format!("dport {}-{}", two(0), two(2)),
+        };
+        if !self.more.is_empty() {
+            self.more.push(' ');
+        }
+        self.more.push_str(&words);
+    }
+
+    /// What it does with a packet that it fits, as `ip rule` words it.
+    pub fn does(&self) -> &'static str {
+        match self.action {
+            6 => "blackhole",
+            7 => "unreachable",
+            8 => "prohibit",
+            _ => "lookup",
+        }
     }
 
     /// The payload of an RTM_NEWRULE message (`struct fib_rule_hdr`, attributes).
@@ -115,6 +154,9 @@ impl Rule {
                 FRA_TABLE => rule.table = ne32(value)?,
                 FRA_SUPPRESS_PREFIXLEN => {
                     rule.suppress_prefix_len = ne32(value).filter(|n| *n != u32::MAX);
+                }
+                FRA_L3MDEV | FRA_UID_RANGE | FRA_IP_PROTO | FRA_SPORT_RANGE | FRA_DPORT_RANGE => {
+                    rule.asks_for(kind, value);
                 }
                 _ => {}
             }

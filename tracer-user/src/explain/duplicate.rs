@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Two hosts with one address.
+
+use std::net::IpAddr;
+
+use super::catalogue as c;
+use super::finding::Certainty::{self, Certain, Likely};
+use super::finding::Finding;
+use super::routing;
+use super::view::View;
+use crate::flow::{DropSite, Ending, Place as At};
+use crate::node::{Device, Namespace, NetnsId, Role};
+
+/// A packet came in with a source that the host has itself: it went round in circles, or another one has it too.
+pub(super) fn own_source(view: &View<'_>, site: &DropSite) -> Option<Finding> {
+    let hops = &view.journey.hops;
+    let source = hops.last().map_or(view.journey.packet.ends, |h| h.ends).src.addr.ip();
+    let (ns, own) = owners(view, source).find(|(ns, _)| ns.id == site.netns)?;
+    let left = hops.iter().any(|h| {
+        h.netns == site.netns && h.encap == site.encap && matches!(h.place, At::Device { egress: true, .. })
+    });
+    let (device, name) = (view.device_name(site.netns, site.ifindex), view.netns(site.netns));
+    if left {
+        return Some(routing::came_back(view, site));
+    }
+    let own = view.device_name(ns.id, own.ifindex);
+    let other = owners(view, source).find(|(ns, _)| ns.id != site.netns);
+    let finding = Finding::new(
+        &c::DUPLICATE_ADDRESS,
+        Certain,
+        match other {
+            Some((other, theirs)) => format!(
+                "two hosts have {source}: {name} on {own}, and {} on {}; {name} refuses packets from an address that is its own",
+                view.netns(other.id),
+                view.device_name(other.id, theirs.ifindex)
+            ),
+            None => format!(
+                "two hosts have {source}: {name} on {own}, and whoever sent this packet; {name} refuses packets from an address that is its own"
+            ),
+        },
+    )
+    .checked(
+        format!("the kernel dropped it on arrival by {device}: {}", view.reason(site)),
+        view.command(site.netns, format!("ip addr show to {source}")),
+    );
+    let finding = match other {
+        Some((other, _)) => finding.checked(
+            format!("{} has it too", view.netns(other.id)),
+            view.command(other.id, format!("ip addr show to {source}")),
+        ),
+        None => finding,
+    };
+    Some(
+        finding
+            .fix(
+                view.command(site.netns, format!("ip addr del {source} dev {own}"))
+                    + ", if that one is wrong",
+            )
+            .about(source)
+            .at(view.place(site.netns, site.ifindex)),
+    )
+}
+
+fn owners<'a>(view: &View<'a>, address: IpAddr) -> impl Iterator<Item = (&'a Namespace, &'a Device)> {
+    view.topology.namespaces.values().filter_map(move |ns| {
+        let device = ns.devices.values().find(|d| d.addresses.contains(&address))?;
+        Some((ns, device))
+    })
+}
+
+/// This host took the packet for itself, and a pod that is watched has the address as well.
+pub(super) fn taken(view: &View<'_>, netns: NetnsId, address: IpAddr) -> Option<Finding> {
+    let (_, own) = owners(view, address).find(|(ns, _)| ns.id == netns)?;
+    let (pod, theirs) = owners(view, address).find(|(ns, _)| ns.id != netns)?;
+    if pod.role != Role::Pod && view.role_of(netns) != Some(Role::Pod) {
+        return None;
+    }
+    let (name, device) = (view.netns(netns), view.device_name(netns, own.ifindex));
+    let (other, there) = (view.netns(pod.id), view.device_name(pod.id, theirs.ifindex));
+    Some(
+        Finding::new(
+            &c::DUPLICATE_ADDRESS,
+            Certain,
+            format!("two hosts have {address}: {name} on {device}, and {other} on {there}; {name} took the packet for itself"),
+        )
+        .checked(
+            format!("{address} is on {device} of {name}"),
+            view.command(netns, format!("ip addr show to {address}")),
+        )
+        .checked(
+            format!("and on {there} of {other}"),
+            view.command(pod.id, format!("ip addr show to {address}")),
+        )
+        .fix(view.command(netns, format!("ip addr del {address} dev {device}")) + ", if that one is wrong")
+        .about(address)
+        .at(view.place(netns, own.ifindex)),
+    )
+}
+
+/// An answer that came to another watched host than the one that asked: both have the source of the question.
+pub(super) fn answered_elsewhere(view: &View<'_>, netns: NetnsId) -> Option<Finding> {
+    let exit = view.exit.filter(|exit| exit.netns != netns)?;
+    let address = view.journey.hops.last()?.ends.dst.addr.ip();
+    let (_, own) = owners(view, address).find(|(ns, _)| ns.id == netns)?;
+    if exit.ends.src.addr.ip() != address {
+        return None;
+    }
+    let (asked, got) = (view.netns(exit.netns), view.netns(netns));
+    let (out, device) = (view.device_name(exit.netns, exit.ifindex), view.device_name(netns, own.ifindex));
+    Some(
+        Finding::new(
+            &c::DUPLICATE_ADDRESS,
+            Certain,
+            format!(
+                "{asked} asked as {address}, but {got} has {address} on {device} as well and gets the answer"
+            ),
+        )
+        .checked(
+            format!("the request left {out} of {asked}, the answer came to {got}, which knows nothing of it"),
+            view.command(netns, format!("ip addr show to {address}")),
+        )
+        .fix(
+            view.command(netns, format!("ip addr del {address} dev {device}"))
+                + " (an egress IP belongs to its gateway alone), then announce it from the right host",
+        )
+        .about(address)
+        .at(view.place(netns, own.ifindex)),
+    )
+}
+
+/// Several hosts answered for one address when its MAC was asked for.
+pub(super) fn contested(
+    view: &View<'_>,
+    netns: NetnsId,
+    address: IpAddr,
+    macs: &[[u8; 6]],
+    again: bool,
+) -> Finding {
+    let macs: Vec<String> = macs.iter().take(4).map(|mac| named(view, mac)).collect();
+    let what = if address.is_ipv4() { "ARP" } else { "neighbour solicitations" };
+    let sure: Certainty = if again { Certain } else { Likely };
+    let name = view.netns(netns);
+    let scan = if address.is_ipv4() {
+        format!("arping -D -c 3 -I DEVICE {address}")
+    } else {
+        format!("ndisc6 -m {address} DEVICE")
+    };
+    Finding::new(
+        &c::DUPLICATE_ADDRESS,
+        sure,
+        format!("two hosts answer {what} for {address}: {}; packets go to the one that answered last", macs.join(" and ")),
+    )
+    .checked(format!("both answers were heard on {name}, within seconds"), view.command(netns, scan))
+    .fix(format!("take {address} off the one that should not have it (a pod that was left behind, a second virtual machine, an egress IP on two gateways), then `{}`",
+        view.command(netns, format!("ip neigh flush to {address}"))))
+    .about(address)
+    .at(view.place(netns, 0))
+}
+
+/// A MAC, and whose it is where that is watched.
+fn named(view: &View<'_>, mac: &[u8; 6]) -> String {
+    let namespaces = view.topology.namespaces.values();
+    let mut devices = namespaces.flat_map(|ns| ns.devices.values().map(move |d| (ns, d)));
+    let text = super::drops::mac(mac);
+    match devices.find(|(_, d)| d.mac == mac) {
+        Some((ns, d)) => format!("{text} ({} of {})", view.device_name(ns.id, d.ifindex), view.netns(ns.id)),
+        None => text,
+    }
+}
+
+/// The address that the packet went to on the last network that it was seen to enter: where, and which.
+pub(super) fn next_hop(view: &View<'_>) -> Option<(NetnsId, u32, IpAddr)> {
+    let journey = view.journey;
+    let (netns, ifindex) = match journey.ending {
+        Ending::Left { netns, ifindex } | Ending::Unwatched { netns, ifindex } => (netns, ifindex),
+        _ => return None,
+    };
+    let last = journey.hops.iter().rev().find(|h| matches!(h.place, At::Device { .. }))?;
+    let outer = last.encap.and_then(|i| journey.encaps.get(usize::from(i)));
+    let to = outer.map_or(last.ends.dst.addr, |o| o.dst.addr).ip();
+    let lookup = view.last_lookup(netns, outer.is_some()).filter(|l| l.error == 0 && l.ifindex != 0);
+    let next = lookup.filter(|l| !l.gateway.is_none()).map_or(to, |l| l.gateway.ip());
+    Some((netns, ifindex, next))
+}

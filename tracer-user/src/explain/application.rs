@@ -2,10 +2,11 @@
 //! What the programs at the ends do, and the network is not to blame for: they answer late, they do not read.
 
 use super::catalogue as c;
-use super::finding::Certainty::{Certain, Likely};
+use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::{Finding, Place};
 use super::view::View;
-use crate::flow::{Ending, Endpoint, NoteKind, Packet};
+use super::waiting;
+use crate::flow::{DropSite, Ending, Endpoint, NoteKind, Packet};
 
 /// A program that takes longer is worth a word.
 const LATE_NS: u64 = 1_000_000_000;
@@ -13,11 +14,15 @@ const LATE_NS: u64 = 1_000_000_000;
 const UNRELATED_NS: u64 = 60_000_000_000;
 /// A window may be closed for a moment: that is flow control at work.
 const CLOSED_NS: u64 = 1_000_000_000;
+/// What happened before is told by then.
+const TOLD_NS: u64 = 300_000_000;
 /// More than the headers of a segment that carries nothing, options and all.
 const HEADERS: u32 = 120;
 
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
+const FIN_SYN_RST: u8 = 0x07;
+const SYN: u8 = 0x02;
 
 /// What a flow showed of its programs.
 #[derive(Debug, Default)]
@@ -26,6 +31,12 @@ pub(super) struct Programs {
     request: Option<Request>,
     /// Since when the one end, the other end takes no more data.
     closed: [Option<u64>; 2],
+    /// When one end first said that it is over.
+    ended: Option<u64>,
+    /// Of data that nobody took, if nothing before it said so: journeys are not told in the order of their packets.
+    forgotten: Option<(u64, Finding)>,
+    /// The other end has sent data.
+    spoke: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +53,7 @@ struct Request {
 /// Looks at a packet of a flow.
 pub(super) fn observe(view: &View<'_>, programs: &mut Programs) -> Option<Finding> {
     let packet = &view.journey.packet;
+    forgotten(view, programs);
     let arrived = matches!(
         view.journey.ending,
         Ending::Delivered { .. } | Ending::Left { .. } | Ending::Unwatched { .. }
@@ -59,9 +71,9 @@ fn has_data(packet: &Packet) -> bool {
 fn answers_late(view: &View<'_>, programs: &mut Programs) -> Option<Finding> {
     let journey = view.journey;
     let packet = &journey.packet;
-    if !packet.has_ports() || packet.tcp_flags & 0x07 != 0 && packet.is_tcp() {
-        programs.request = None;
-        return None;
+    if !packet.has_ports() || packet.tcp_flags & FIN_SYN_RST != 0 && packet.is_tcp() {
+        let open = programs.request.take();
+        return open.and_then(|request| never_answered(view, programs, &request));
     }
     let again = journey.notes.iter().any(|n| matches!(n.what, NoteKind::Retransmission { .. }));
     if !journey.reply {
@@ -83,6 +95,7 @@ fn answers_late(view: &View<'_>, programs: &mut Programs) -> Option<Finding> {
     if journey.start_ns < request.sent_ns {
         return None;
     }
+    programs.spoke |= has_data(packet);
     if !has_data(packet) {
         if packet.tcp_flags & ACK != 0 && request.acked_ns.is_none() {
             programs.request = Some(Request { acked_ns: Some(journey.start_ns), ..request });
@@ -127,6 +140,92 @@ fn answers_late(view: &View<'_>, programs: &mut Programs) -> Option<Finding> {
             .about(from)
             .at(origin(view)),
     )
+}
+
+/// The client gave up. Who never heard a word may have wanted none.
+fn never_answered(view: &View<'_>, programs: &Programs, request: &Request) -> Option<Finding> {
+    let journey = view.journey;
+    let waited = journey.start_ns.saturating_sub(request.arrived_ns);
+    let acked = request.acked_ns?.saturating_sub(request.arrived_ns);
+    let to = journey.packet.ends.dst;
+    if journey.reply
+        || programs.spoke
+        || waited < LATE_NS
+        || acked > waited / 4
+        || waiting::is_one_way(to.port)
+    {
+        return None;
+    }
+    Some(
+        Finding::new(
+            &c::SLOW_ANSWER,
+            Possible,
+            format!(
+                "the program at {to} had a request for {} and did not answer it; then the client gave up",
+                seconds(waited)
+            ),
+        )
+        .fact(format!(
+            "the kernel there acknowledged request #{} after {} µs: only the program's answer was missing",
+            request.journey,
+            acked / 1000
+        ))
+        .fix("look at that program: its log, its CPU limit, what it waits for itself")
+        .about(to)
+        .at(origin(view)),
+    )
+}
+
+impl Programs {
+    /// A connection that one end forgot, once what came before must have been told. `now_ns`: CLOCK_MONOTONIC.
+    pub(super) fn forgotten(&mut self, now_ns: u64) -> Option<Finding> {
+        let late = |(at, _): &mut (u64, Finding)| now_ns.saturating_sub(*at) > TOLD_NS;
+        let (at, found) = self.forgotten.take_if(late)?;
+        self.ended.is_none_or(|ended| ended > at).then_some(found)
+    }
+}
+
+/// A segment in the middle of a connection that its receiver does not know.
+fn forgotten(view: &View<'_>, programs: &mut Programs) {
+    let packet = &view.journey.packet;
+    if !packet.is_tcp() || packet.icmp_error.is_some() {
+        return;
+    }
+    let at = view.journey.start_ns;
+    if packet.tcp_flags & SYN != 0 {
+        (programs.ended, programs.forgotten) = (None, None);
+        return;
+    }
+    if packet.tcp_flags & FIN_SYN_RST != 0 {
+        programs.ended = Some(programs.ended.map_or(at, |known| known.min(at)));
+        return;
+    }
+    // Where another program listens on the port by now, it is that one's socket that does not know the segment.
+    let refused = |site: &&DropSite| {
+        matches!(&*view.reason(site), "NO_SOCKET" | "TCP_FLAGS") && site.encap.is_none() && view.was_reset()
+    };
+    let Some(site) = view.dropped().filter(refused) else { return };
+    if has_data(packet) && programs.forgotten.is_none() {
+        programs.forgotten = Some((at, unknown(view, site)));
+    }
+}
+
+fn unknown(view: &View<'_>, site: &DropSite) -> Finding {
+    let packet = &view.journey.packet;
+    let (name, ends) = (view.netns(site.netns), view.journey.hops.last().map_or(packet.ends, |h| h.ends));
+    Finding::new(
+            &c::FORGOTTEN,
+            Certain,
+            format!("{} in {name} does not know the connection from {} any more: the program there was restarted, or gave it up without a word", ends.dst, ends.src),
+        )
+        .checked(
+            format!("data came for it, and no socket has that connection: {}, answered by a RST", view.reason(site)),
+            view.command(site.netns, format!("ss -tanp sport = :{}", ends.dst.port)),
+        )
+        .fact("neither end had closed the connection while it was watched")
+        .fix(format!("see whether what listens on port {} was restarted (kubectl get pod: RESTARTS); let {} connect again", ends.dst.port, ends.src.addr))
+        .about(ends.dst)
+        .at(view.place(site.netns, site.ifindex))
 }
 
 fn does_not_read(view: &View<'_>, programs: &mut Programs) -> Option<Finding> {

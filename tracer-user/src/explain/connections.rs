@@ -8,6 +8,7 @@ use super::catalogue as c;
 use super::egress::is_node_mark;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
+use super::ports::Ports;
 use super::translated::Translation;
 use super::view::{Exit, Lookup, View};
 use super::waiting::{self, Waiting};
@@ -77,6 +78,7 @@ pub(super) struct Connections {
     pub(super) alive: HashSet<Endpoint>,
     /// Packets without answer so far.
     pub(super) unanswered: Waiting,
+    ports: Ports,
     pub(super) askers: Askers,
     /// By how much counters rose since the start.
     pub(super) counters: HashMap<NetnsId, BTreeMap<String, u64>>,
@@ -205,6 +207,13 @@ impl Connections {
     /// What the programs at the ends do; not whether packets arrive.
     pub(super) fn programs(&mut self, view: &View<'_>) -> Option<Finding> {
         application::observe(view, &mut self.flow(view.journey.flow).programs)
+            .or_else(|| self.ports.observe(view))
+    }
+
+    /// Flows that one end does not know any more, with what is to be said of each.
+    pub(super) fn forgotten(&mut self, now_ns: u64) -> Vec<(u32, Finding)> {
+        let each = |(flow, state): (&u32, &mut FlowState)| Some((*flow, state.programs.forgotten(now_ns)?));
+        self.flows.iter_mut().filter_map(each).collect()
     }
 
     /// Any packet of what is followed was seen.

@@ -7,7 +7,8 @@ use super::finding::Finding;
 use super::view::View;
 use super::waiting;
 use super::{
-    detour, duplicate, firewall, neighbour, programs, reasons, routing, silence, size, sockets, tunnel,
+    detour, duplicate, firewall, hairpin, neighbour, programs, reasons, routing, silence, size, sockets,
+    tunnel,
 };
 use crate::flow::{DropSite, Endpoint, NatKind};
 use crate::node::{DeviceKind, NetnsId, PathRole};
@@ -34,12 +35,15 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
             firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour::failed(view, site)))
         }
         "ip6_forward" => routing::forwarding_off(view, site, Likely),
+        "br_handle_frame_finish" | "br_forward" | "__br_forward" => hairpin::off(view, site),
         name if name.ends_with("_enqueue") => Some(queue_full(view, site)),
         _ => None,
     };
     match &*reason {
         "IP_RPFILTER" => silence::not_masqueraded(view).or_else(|| Some(reverse_path(view, site))),
-        "IP_LOCAL_SOURCE" => duplicate::own_source(view, site),
+        "IP_LOCAL_SOURCE" => {
+            hairpin::not_masqueraded(view, site).or_else(|| duplicate::own_source(view, site))
+        }
         "NETFILTER_DROP" => firewall::dropped(view, site),
         "IP_OUTNOROUTES" if view.is_vxlan(site.netns, site.ifindex) => tunnel::no_way_out(view, site),
         "IP_INNOROUTES" | "IP_OUTNOROUTES" => routing::refused(view, site),

@@ -12,7 +12,9 @@ use super::finding::Finding;
 use super::ledger::{Ledger, Told};
 use super::odds::Odds;
 use super::view::View;
-use super::{catalogue, drops, egress, lookups, routing, selection, service, silence, slow, translated};
+use super::{
+    catalogue, drops, egress, lookups, programs, routing, selection, service, silence, slow, translated,
+};
 use crate::flow::{Ending, Journey, Names};
 use crate::node::evidence::Evidence;
 use crate::node::{NetnsId, Topology};
@@ -149,6 +151,9 @@ impl Explainer {
                 told.extend(self.ledger.tell(found, &journey));
             }
         }
+        for (flow, found) in self.connections.forgotten(now.now_ns) {
+            told.extend(self.ledger.tell(found, &Journey { flow, ..Journey::default() }));
+        }
         self.connections.askers.hear(now.asked, now.now_ns);
         self.connections.askers.hear_answers(now.answered, now.now_ns);
         for journey in self.connections.askers.silent() {
@@ -230,6 +235,7 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
         let drop = drops::explain(view);
         found.extend(drop.filter(|drop| !(follows && translated::FOLLOWS.contains(&drop.id))));
     } else {
+        found.extend(programs::suspect(view));
         found.extend(selection::sidecar_bypassed(view));
         found.extend(service::not_translated(view));
     }

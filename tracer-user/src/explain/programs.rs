@@ -5,7 +5,7 @@ use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::view::View;
-use crate::flow::DropSite;
+use crate::flow::{DropSite, Ending, Expected, Place};
 use crate::node::NetnsId;
 use crate::node::evidence::{AttachPoint, Attached};
 
@@ -70,4 +70,43 @@ pub(super) fn show(device: &str, point: AttachPoint) -> String {
         AttachPoint::Ingress => format!("tc filter show dev {device} ingress; bpftool net show dev {device}"),
         AttachPoint::Egress => format!("tc filter show dev {device} egress; bpftool net show dev {device}"),
     }
+}
+
+/// Nothing was seen of a packet after a place at which a program could have taken it: those leave no trace where they
+/// redirect or swallow a packet, and drivers' XDP leaves none where it drops.
+pub(super) fn suspect(view: &View<'_>) -> Option<Finding> {
+    let Ending::Vanished { next, .. } = view.journey.ending else { return None };
+    let last = view.journey.hops.iter().rev().find(|h| !matches!(h.place, Place::Route { .. }))?;
+    let behind = match last.place {
+        Place::Device { ifindex, egress } => {
+            let point = if egress { AttachPoint::Egress } else { AttachPoint::Ingress };
+            at(view, last.netns, ifindex, point).next()
+        }
+        _ => None,
+    };
+    let before = match next {
+        Expected::Device { netns, ifindex, .. } => {
+            at(view, netns, ifindex, AttachPoint::Xdp).next().map(|found| (netns, found))
+        }
+        _ => None,
+    };
+    let (netns, found) = behind.map(|found| (last.netns, found)).or(before)?;
+    let device = view.device_name(netns, found.ifindex);
+    let name = view.netns(netns);
+    let seen = match last.place {
+        Place::Device { ifindex, .. } => view.device_name(last.netns, ifindex),
+        Place::Hook { hook, .. } => hook.name().to_owned(),
+        Place::Route { .. } => String::new(),
+    };
+    Some(
+        Finding::new(&c::PROGRAM, Likely, format!("{found} on {device} of {name} takes the packet: it drops or redirects it without a word"))
+            .checked(
+                format!("the packet was not seen after {}, and the kernel reports no drop", seen),
+                view.command(netns, show(&device, found.at)),
+            )
+            .fix(format!(
+                "correct that program, or have it removed by what put it on {device} (the CNI plugin, a firewall or DDoS agent)"
+            ))
+            .at(view.place(netns, found.ifindex)),
+    )
 }

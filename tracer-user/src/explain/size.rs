@@ -45,7 +45,12 @@ pub(super) fn too_big(view: &View<'_>, site: &DropSite) -> Finding {
     let finding = Finding::new(
         &c::PACKET_TOO_BIG,
         if told { Certain } else { Likely },
-        format!("packets of {size} B do not fit into {what} and may not be fragmented"),
+        // A packet that is still to be cut up is as long as all of its segments.
+        if size > 2 * own_mtu && packet.gso_size == 0 {
+            format!("packets do not fit into {what} and may not be fragmented")
+        } else {
+            format!("packets of {size} B do not fit into {what} and may not be fragmented")
+        },
     )
     .checked(format!("dropped before {device}: PKT_TOO_BIG"), view.command(site.netns, show));
     let fix = match origin(view) {

@@ -60,11 +60,16 @@ pub(super) fn wants_answer(view: &View<'_>) -> bool {
     }
     match packet.proto {
         6 => packet.tcp_flags & 0x12 == 0x02,
-        17 => !ONE_WAY.contains(&packet.ends.dst.port) && !is_probe(packet.ends.dst.port),
+        17 => !is_one_way(packet.ends.dst.port) && !is_probe(packet.ends.dst.port),
         1 => crate::output::echo_type(packet) == 8,
         58 => crate::output::echo_type(packet) == 128,
         _ => false,
     }
+}
+
+/// Programs send there and want no answer.
+pub(super) fn is_one_way(port: u16) -> bool {
+    ONE_WAY.contains(&port)
 }
 
 /// Traceroute sends there, one port after the other, and wants to hear that nothing listens.

@@ -54,6 +54,8 @@ pub(super) struct Flight {
     pub(super) entries: BTreeMap<NetnsId, Entry>,
     /// What the frame is addressed to: an address that whoever gets it answers for.
     pub(super) next_hop: Option<IpAddr>,
+    /// The MTU of the route that it goes on by; 0: it has none of its own.
+    pub(super) route_mtu: u32,
     /// MTU of the device that the packet was first sent by, and whose it is.
     pub(super) origin: Option<(u32, String)>,
     pub(super) inside: Option<Inside>,
@@ -98,6 +100,7 @@ impl Flight {
             next_hop: None,
             origin: None,
             inside: None,
+            route_mtu: 0,
             clamped: false,
             seen: Vec::new(),
         }

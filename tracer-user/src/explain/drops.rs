@@ -15,6 +15,10 @@ use crate::node::{DeviceKind, NetnsId, PathRole};
 
 /// The cause of a drop, if one is singled out.
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
+    by_reason(view).or_else(|| programs::redirected(view, view.dropped()?))
+}
+
+fn by_reason(view: &View<'_>) -> Option<Finding> {
     let site = view.dropped()?;
     let reason = view.reason(site);
     let symbol = view.symbol(site);

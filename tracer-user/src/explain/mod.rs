@@ -35,7 +35,7 @@ mod service;
 mod silence;
 mod size;
 mod slow;
-mod sockets;
+pub(crate) mod sockets;
 mod translated;
 mod tunnel;
 mod view;

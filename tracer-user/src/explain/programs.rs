@@ -110,3 +110,39 @@ pub(super) fn suspect(view: &View<'_>) -> Option<Finding> {
             .at(view.place(netns, found.ifindex)),
     )
 }
+
+/// Dropped on a device that it was never sent to: what it came in by has a filter that redirects.
+pub(super) fn redirected(view: &View<'_>, site: &DropSite) -> Option<Finding> {
+    let last = view.journey.hops.iter().rev().find(|h| !matches!(h.place, Place::Route { .. }))?;
+    let Place::Device { ifindex, egress } = last.place else { return None };
+    let related = |device: u32| {
+        device == site.ifindex
+            || view.device(site.netns, device).is_some_and(|d| d.master == Some(site.ifindex))
+    };
+    if last.netns != site.netns || site.ifindex == 0 || related(ifindex) {
+        return None;
+    }
+    let point = if egress { AttachPoint::Egress } else { AttachPoint::Ingress };
+    let found = at(view, last.netns, ifindex, point).next()?;
+    let (device, to, name) = (
+        view.device_name(last.netns, ifindex),
+        view.device_name(site.netns, site.ifindex),
+        view.netns(site.netns),
+    );
+    Some(
+        Finding::new(
+            &c::PROGRAM,
+            Likely,
+            format!("{found} on {device} of {name} redirects the packet to {to}, where it ends"),
+        )
+        .checked(
+            format!(
+                "it came to {device}, no route leads to {to}, and it was dropped there: {}",
+                view.reason(site)
+            ),
+            view.command(site.netns, show(&device, point)),
+        )
+        .fix(format!("correct that filter, or have it removed by what put it on {device}"))
+        .at(view.place(last.netns, ifindex)),
+    )
+}

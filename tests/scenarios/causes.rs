@@ -18,7 +18,7 @@ use std::{
 use anyhow::Result;
 use tests::{
     Lab, Spec,
-    causes::{Attempt, CASES, Case, HEALTHY, Trace, VARIANTS, Watch, binary, fill},
+    causes::{Attempt, CASES, Case, HEALTHY, Trace, VARIANTS, WAYS, Watch, binary, fill},
     skip_unless_root,
     topology::Family,
 };
@@ -101,6 +101,12 @@ fn each_fault_is_named() -> Result<()> {
 #[ignore = "a hundred and more labs: five minutes; run with --ignored"]
 fn each_variant_is_named() -> Result<()> {
     try_all(VARIANTS, None)
+}
+
+#[test]
+#[ignore = "eighty labs: four minutes; run with --ignored"]
+fn each_wrong_way_is_named() -> Result<()> {
+    try_all(WAYS, None)
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod cases;
 mod trace;
 mod variants;
+mod ways;
 
 use std::{thread, time::Duration};
 
@@ -12,6 +13,7 @@ use anyhow::Result;
 pub use cases::{CASES, HEALTHY};
 pub use trace::{Found, Trace, binary};
 pub use variants::{VARIANTS, What};
+pub use ways::WAYS;
 
 use crate::{
     Backend, Lab, Spec, faults,

@@ -24,20 +24,20 @@ pub enum What {
     },
 }
 
-const EGW: &str = "--pod @visitor --dst {ext}";
-const EGW2: &str = "--pod @visitor --dst {ext2}";
-const POD2: &str = "--pod @visitor --dst {pod2}";
-const PODB: &str = "--pod @visitor --dst {podb}";
+pub(super) const EGW: &str = "--pod @visitor --dst {ext}";
+pub(super) const EGW2: &str = "--pod @visitor --dst {ext2}";
+pub(super) const POD2: &str = "--pod @visitor --dst {pod2}";
+pub(super) const PODB: &str = "--pod @visitor --dst {podb}";
 const SVC: &str = "--pod @visitor --dst {svc}";
 
-const NFT: &[Backend] = &[Backend::Nft];
-const BOTH: &[Backend] = &[Backend::Nft, Backend::Legacy];
-const FOUR: &[Family] = &[V4];
-const EACH: &[Family] = &[V4, V6];
+pub(super) const NFT: &[Backend] = &[Backend::Nft];
+pub(super) const BOTH: &[Backend] = &[Backend::Nft, Backend::Legacy];
+pub(super) const FOUR: &[Family] = &[V4];
+pub(super) const EACH: &[Family] = &[V4, V6];
 
 type Lines = &'static [(&'static str, &'static str)];
 
-const fn lines(
+pub(super) const fn lines(
     name: &'static str,
     probe: Probe,
     flow: &'static str,
@@ -57,13 +57,13 @@ const fn lines(
 }
 
 impl Case {
-    const fn of(mut self, families: &'static [Family], backends: &'static [Backend]) -> Self {
+    pub(super) const fn of(mut self, families: &'static [Family], backends: &'static [Backend]) -> Self {
         self.families = families;
         self.backends = backends;
         self
     }
 
-    const fn on(mut self, watch: Watch) -> Self {
+    pub(super) const fn on(mut self, watch: Watch) -> Self {
         self.watch = watch;
         self
     }
@@ -74,7 +74,7 @@ impl Case {
         self
     }
 
-    const fn waiting(mut self, ms: u64) -> Self {
+    pub(super) const fn waiting(mut self, ms: u64) -> Self {
         if let What::Lines { probe, faults, lines, .. } = self.what {
             self.what = What::Lines { probe, faults, lines, wait_ms: ms };
         }

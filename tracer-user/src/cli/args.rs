@@ -117,6 +117,10 @@ pub struct ExplainArgs {
 /// Flags of a trace.
 #[derive(Args, Clone, Debug, Default)]
 pub struct TraceArgs {
+    /// The command that checks the same path without packets; safe to print.
+    #[arg(skip)]
+    pub check: String,
+
     /// Follow a pod's packets; may be given again
     ///
     /// By name, NAMESPACE/NAME, or the beginning of a name that only one pod here has (shop/checkout-). Asked are the

@@ -37,8 +37,13 @@ where
 {
     let mut command = command();
     let matched = command.try_get_matches_from_mut(arguments).and_then(|mut matches| {
-        let stray = stray(&matches);
-        Cli::from_arg_matches_mut(&mut matches).map(|cli| (cli, stray)).map_err(|e| e.format(&mut command))
+        let (stray, check) = (stray(&matches), check_line(&matches));
+        Cli::from_arg_matches_mut(&mut matches)
+            .map(|mut cli| {
+                cli.trace.check = check;
+                (cli, stray)
+            })
+            .map_err(|e| e.format(&mut command))
     });
     match matched {
         Ok((_, Some(flag))) => Err(CliError::NotOfCheck { flag }),
@@ -53,6 +58,32 @@ where
         }
         Err(error) => Err(CliError::Syntax(one_line(&error.render().to_string()))),
     }
+}
+
+/// `egwtrace check` with the flags that were given of those that it takes.
+fn check_line(matches: &ArgMatches) -> String {
+    let mut line = String::from("egwtrace check");
+    let cli = Cli::command();
+    let given =
+        |arg: &&clap::Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    for arg in cli.get_arguments().filter(given) {
+        let (id, long) = (arg.get_id().as_str(), arg.get_long().unwrap_or_default());
+        // How something is printed is left to whoever types it again.
+        if NOT_OF_CHECK.contains(&id) || ["output", "color", "verbose"].contains(&id) {
+            continue;
+        }
+        if !arg.get_action().takes_values() {
+            line += &format!(" --{long}");
+        }
+        for value in matches.get_raw(id).into_iter().flatten().filter(|_| arg.get_action().takes_values()) {
+            let value = printable(value.as_encoded_bytes());
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@%[]".contains(c);
+            let quoted =
+                if value.chars().all(plain) { value } else { format!("'{}'", value.replace('\'', "'\\''")) };
+            line += &format!(" --{long} {quoted}");
+        }
+    }
+    line
 }
 
 /// A flag of tracing given to `check`.

@@ -44,6 +44,8 @@ pub struct Plan {
     pub record: Option<PathBuf>,
     /// What the user should know of how the flags were understood; one line each, safe to print.
     pub notices: Vec<String>,
+    /// The command that checks the same path without packets; safe to print.
+    pub check: String,
 }
 
 impl Plan {
@@ -104,6 +106,7 @@ impl Plan {
             debug_bpf: args.debug_bpf,
             record: args.record.clone(),
             notices,
+            check: args.check.clone(),
         })
     }
 

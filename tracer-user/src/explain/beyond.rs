@@ -65,6 +65,23 @@ pub(super) fn ttl_used_up(view: &View<'_>, sent: Option<Ends>) -> Finding {
     .at(view.place(view.journey.hops.first().map_or(0, |h| h.netns), 0))
 }
 
+/// Two routers of one network, each of which points to another one: what they send on comes round.
+pub(super) fn redirected(view: &View<'_>, by: &[Addr], sent: Option<Ends>) -> Option<Finding> {
+    let [one, two, ..] = by else { return None };
+    let to = sent.or(view.journey.hops.last().map(|h| h.ends)).unwrap_or(view.journey.packet.ends).dst.addr;
+    Some(
+        Finding::new(
+            &c::ROUTING_LOOP,
+            Likely,
+            format!("packets to {to} go round in circles beyond this node, between {one} and {two}: each says that another router of the same network is the better one"),
+        )
+        .checked(format!("ICMP redirects came in from {one} and from {two}, and no answer"), format!("traceroute -n {to}"))
+        .fix(format!("correct the route to {to} on {one} or on {two}"))
+        .about(to)
+        .at(view.place(view.journey.hops.first().map_or(0, |h| h.netns), 0)),
+    )
+}
+
 /// The first answer to a SYN is a RST.
 pub(super) fn refused(view: &View<'_>, state: &mut FlowState) -> Option<Finding> {
     let packet = &view.journey.packet;

@@ -10,7 +10,7 @@ use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::ports::Ports;
 use super::translated::Translation;
-use super::view::{Exit, Lookup, View};
+use super::view::{Entry, Exit, Lookup, View};
 use super::waiting::{self, Waiting};
 use super::{application, beyond, egress, lost, selection, silence, size};
 use crate::flow::{Addr, Endpoint, Ends, Hop, NatKind, Place};
@@ -54,7 +54,11 @@ pub(super) struct FlowState {
     /// The ends of the last packet of the forward direction, where it was seen last.
     pub(super) ends: Option<Ends>,
     /// It came by the egress tunnel into this namespace.
-    pub(super) tunnelled_into: Option<(NetnsId, u32)>,
+    pub(super) tunnelled_into: Option<Entry>,
+    /// Routers that would rather have the packets sent to another one, on the same network.
+    pub(super) redirected_by: Vec<Addr>,
+    /// Drops of unknown cause: where, and how many.
+    pub(super) dropped: Option<((NetnsId, u64), u32)>,
     /// The TTL that it was sent with.
     pub(super) ttl: u8,
     /// When the first answer to the SYN was seen.
@@ -105,7 +109,7 @@ impl Connections {
             {
                 return Some(found);
             }
-            let unheard = lost::unheard(view, state);
+            let unheard = lost::unheard(view, state).or_else(|| lost::dropped_again(view, state));
             let refused = beyond::refused(view, state);
             self.flow(journey.flow).answered = true;
             self.unanswered.over(journey.flow);
@@ -198,6 +202,9 @@ impl Connections {
         if let Some(finding) = lost::vanished(view, state) {
             return Some(finding);
         }
+        if let Some(finding) = lost::dropped_again(view, state) {
+            return Some(finding);
+        }
         if !state.answered && !state.explained {
             self.unanswered.sent(view);
         }
@@ -214,6 +221,11 @@ impl Connections {
     pub(super) fn forgotten(&mut self, now_ns: u64) -> Vec<(u32, Finding)> {
         let each = |(flow, state): (&u32, &mut FlowState)| Some((*flow, state.programs.forgotten(now_ns)?));
         self.flows.iter_mut().filter_map(each).collect()
+    }
+
+    /// Routers that sent redirects for a flow.
+    pub(super) fn redirected_by(&self, flow: u32) -> &[Addr] {
+        self.flows.get(&flow).map_or(&[], |state| &state.redirected_by)
     }
 
     /// Any packet of what is followed was seen.
@@ -248,6 +260,16 @@ impl Connections {
             // Traceroute sends with a small TTL.
             return (!own && !state.explained && state.ttl > 16)
                 .then(|| beyond::ttl_used_up(view, state.ends));
+        }
+        if matches!((ipv6, icmp_type), (false, 5) | (true, 137)) {
+            let from = journey.packet.ends.src.addr;
+            let state = self.flow(journey.flow);
+            if state.redirected_by.len() < 4 && !state.redirected_by.contains(&from) {
+                state.redirected_by.push(from);
+            }
+            // What is sent again has no answer.
+            let waits = state.sent >= 2 && !state.answered && !state.explained;
+            return beyond::redirected(view, &state.redirected_by, state.ends).filter(|_| waits);
         }
         let unreachable = matches!((ipv6, icmp_type), (false, 3) | (true, 1));
         if !unreachable {

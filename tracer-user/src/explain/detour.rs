@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
-use super::view::View;
+use super::view::{Lookup, View};
 use crate::flow::DropSite;
 use crate::node::evidence::{NetnsEvidence, Routed};
 use crate::node::rtnl::Route;
-use crate::node::{Device, DeviceKind, NetnsId, PathRole};
+use crate::node::{Device, DeviceKind, IpPrefix, NetnsId, PathRole};
 
 /// RTN_UNICAST.
 const UNICAST: u8 = 1;
@@ -127,6 +127,37 @@ impl Detour<'_> {
         .about(address)
         .at(view.place(netns, self.used.next_hops.first().map_or(0, |hop| hop.ifindex)))
     }
+}
+
+/// The destination is of the network of one of the host's own bridges, but the route leads elsewhere.
+pub(super) fn of_network(view: &View<'_>, netns: NetnsId, to: IpAddr, used: &Lookup) -> Option<Finding> {
+    let evidence = view.of(netns)?;
+    let own = evidence.addresses.iter().find_map(|a| {
+        let network = IpPrefix::new(a.address, a.prefix_len)?;
+        let bridge = view.device(netns, a.ifindex).is_some_and(|d| d.kind == DeviceKind::Bridge);
+        (bridge && a.ifindex != used.ifindex && network.contains(to) && network.len() > 0)
+            .then_some((network, a.ifindex))
+    });
+    let (network, bridge) = own?;
+    let (name, bridge) = (view.netns(netns), view.device_name(netns, bridge));
+    let out = view.device_name(netns, used.ifindex);
+    let via = if used.gateway.is_none() { String::new() } else { format!(" via {}", used.gateway) };
+    let ip = if to.is_ipv6() { "ip -6" } else { "ip" };
+    Some(
+        Finding::new(
+            &c::WRONG_ROUTE,
+            Certain,
+            format!("{to} is of the network {network} of {bridge} on {name}, but {name} routes it{via} out of {out}"),
+        )
+        .checked(
+            format!("the lookup in table {} found {out}{via}", crate::output::table_name(used.table)),
+            view.command(netns, format!("{ip} route get {to}")),
+        )
+        .checked(format!("{bridge} has an address of {network}"), view.command(netns, format!("ip addr show dev {bridge}")))
+        .fix(view.command(netns, format!("{ip} route replace {network} dev {bridge}")) + &format!(", and delete what leads {to} to {out}"))
+        .about(to)
+        .at(view.place(netns, used.ifindex)),
+    )
 }
 
 /// A reverse path filter that only does its work: the way back is wrong, not the filter.

@@ -7,8 +7,8 @@ use super::finding::Finding;
 use super::view::View;
 use super::waiting;
 use super::{
-    detour, duplicate, firewall, hairpin, neighbour, programs, reasons, routing, silence, size, sockets,
-    tunnel,
+    detour, duplicate, egress, firewall, hairpin, neighbour, programs, reasons, routing, silence, size,
+    sockets, tunnel,
 };
 use crate::flow::{DropSite, Endpoint, NatKind};
 use crate::node::{DeviceKind, NetnsId, PathRole};
@@ -48,7 +48,7 @@ fn by_reason(view: &View<'_>) -> Option<Finding> {
         "IP_LOCAL_SOURCE" => {
             hairpin::not_masqueraded(view, site).or_else(|| duplicate::own_source(view, site))
         }
-        "NETFILTER_DROP" => firewall::dropped(view, site),
+        "NETFILTER_DROP" => firewall::dropped(view, site).or_else(|| firewall::elsewhere(view, site)),
         "IP_OUTNOROUTES" if view.is_vxlan(site.netns, site.ifindex) => tunnel::no_way_out(view, site),
         "IP_INNOROUTES" | "IP_OUTNOROUTES" => routing::refused(view, site),
         "IP_INADDRERRORS" if symbol == "ip_error" || symbol == "ip6_forward" => {
@@ -59,7 +59,7 @@ fn by_reason(view: &View<'_>) -> Option<Finding> {
         }
         "NO_TX_TARGET" | "VXLAN_NO_REMOTE" => tunnel::no_peer(view, site),
         "VXLAN_VNI_NOT_FOUND" => Some(tunnel::vni(view, site)),
-        "OTHERHOST" => other_host(view, site.netns, site.ifindex),
+        "OTHERHOST" => neighbour::wrong_entries(view).or_else(|| other_host(view, site.netns, site.ifindex)),
         "NO_SOCKET" => no_socket(view, site),
         "PKT_TOO_BIG" => Some(size::too_big(view, site)),
         "QDISC_DROP" | "QDISC_OVERLIMIT" | "QDISC_CONGESTED" | "FQ_BAND_LIMIT" | "FQ_FLOW_LIMIT" => {
@@ -80,6 +80,9 @@ fn reverse_path(view: &View<'_>, site: &DropSite) -> Finding {
     let device = view.device_name(site.netns, site.ifindex);
     let source = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends).src.addr;
     let back = view.lookups().rev().find(|l| l.reverse && l.netns == site.netns && l.error == 0);
+    if let Some(found) = egress::reply_by_another_way(view, site) {
+        return found;
+    }
     if let Some(found) = detour::of_way_back(view, site, source.ip()) {
         return found;
     }
@@ -144,6 +147,7 @@ pub(super) fn other_host(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Optio
             .fix(format!(
                 "recreate {device} on this node, or correct its MAC in the peer's neighbour and FDB entries"
             ))
+            .about("inner frame")
             .at(place),
         );
     }
@@ -175,7 +179,9 @@ pub(super) fn other_host(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Optio
     }
     // A switch floods what it does not know: a frame is a fault here only if this host is meant.
     let packet = &view.journey.packet;
-    let (from, to) = (packet.ends.src.addr, packet.ends.dst.addr);
+    let outer =
+        view.journey.hops.last().and_then(|h| h.encap).and_then(|i| view.journey.encaps.get(usize::from(i)));
+    let (from, to) = outer.map_or((packet.ends.src.addr, packet.ends.dst.addr), |o| (o.src.addr, o.dst.addr));
     let answers = view.journey.reply
         && view.exit.is_some_and(|e| (e.netns, e.ifindex, e.ends.src.addr) == (netns, ifindex, to));
     let here = view.owner(to.ip()).is_some_and(|(ns, _)| ns.id == netns);
@@ -202,6 +208,7 @@ pub(super) fn other_host(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Optio
             format!("who answers for {to}, and with which MAC"),
             format!("from the network of {device}: arping -c 3 {to} (IPv6: ndisc6)"),
         )
+        .about(to)
         .fix(if lone_port {
             format!("on {from}: `ip neigh` shows {to_mac}; delete that entry")
         } else {

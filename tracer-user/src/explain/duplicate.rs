@@ -9,7 +9,7 @@ use super::finding::Finding;
 use super::routing;
 use super::view::View;
 use crate::flow::{DropSite, Ending, Place as At};
-use crate::node::{Device, Namespace, NetnsId, Role};
+use crate::node::{Device, DeviceKind, IpPrefix, Namespace, NetnsId, Role};
 
 /// A packet came in with a source that the host has itself: it went round in circles, or another one has it too.
 pub(super) fn own_source(view: &View<'_>, site: &DropSite) -> Option<Finding> {
@@ -61,9 +61,20 @@ pub(super) fn own_source(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     )
 }
 
+/// Many hosts have it, and that is right: it means something on one link, or on one host, only.
+pub(super) fn is_everybodys(address: IpAddr) -> bool {
+    address.is_loopback()
+        || address.is_unspecified()
+        || match address {
+            IpAddr::V4(a) => a.is_link_local(),
+            IpAddr::V6(a) => a.is_unicast_link_local(),
+        }
+}
+
 fn owners<'a>(view: &View<'a>, address: IpAddr) -> impl Iterator<Item = (&'a Namespace, &'a Device)> {
     view.topology.namespaces.values().filter_map(move |ns| {
-        let device = ns.devices.values().find(|d| d.addresses.contains(&address))?;
+        let own = |d: &&Device| !is_everybodys(address) && d.addresses.contains(&address);
+        let device = ns.devices.values().find(own)?;
         Some((ns, device))
     })
 }
@@ -71,7 +82,9 @@ fn owners<'a>(view: &View<'a>, address: IpAddr) -> impl Iterator<Item = (&'a Nam
 /// This host took the packet for itself, and a pod that is watched has the address as well.
 pub(super) fn taken(view: &View<'_>, netns: NetnsId, address: IpAddr) -> Option<Finding> {
     let (_, own) = owners(view, address).find(|(ns, _)| ns.id == netns)?;
-    let (pod, theirs) = owners(view, address).find(|(ns, _)| ns.id != netns)?;
+    let Some((pod, theirs)) = owners(view, address).find(|(ns, _)| ns.id != netns) else {
+        return of_bridge(view, netns, own, address);
+    };
     if pod.role != Role::Pod && view.role_of(netns) != Some(Role::Pod) {
         return None;
     }
@@ -92,6 +105,35 @@ pub(super) fn taken(view: &View<'_>, netns: NetnsId, address: IpAddr) -> Option<
             view.command(pod.id, format!("ip addr show to {address}")),
         )
         .fix(view.command(netns, format!("ip addr del {address} dev {device}")) + ", if that one is wrong")
+        .about(address)
+        .at(view.place(netns, own.ifindex)),
+    )
+}
+
+/// A node has an address on one device that belongs to the network of its pods' bridge.
+fn of_bridge(view: &View<'_>, netns: NetnsId, own: &Device, address: IpAddr) -> Option<Finding> {
+    let evidence = view.of(netns)?;
+    let whole = if address.is_ipv4() { 32 } else { 128 };
+    let bridge = evidence.addresses.iter().find(|a| {
+        let network = IpPrefix::new(a.address, a.prefix_len);
+        a.ifindex != own.ifindex
+            && a.prefix_len < whole
+            && network.is_some_and(|n| n.contains(address))
+            && view.device(netns, a.ifindex).is_some_and(|d| d.kind == DeviceKind::Bridge)
+    })?;
+    let (name, device) = (view.netns(netns), view.device_name(netns, own.ifindex));
+    let pods = view.device_name(netns, bridge.ifindex);
+    Some(
+        Finding::new(
+            &c::DUPLICATE_ADDRESS,
+            Likely,
+            format!("{name} has {address} itself, on {device}, though it is of the pods' network of {pods}: it takes for itself what is for the pod"),
+        )
+        .checked(
+            format!("{address} is on {device}, and {}/{} on {pods}", bridge.address, bridge.prefix_len),
+            view.command(netns, format!("ip addr show to {address}")),
+        )
+        .fix(view.command(netns, format!("ip addr del {address} dev {device}")) + ", if a pod has that address")
         .about(address)
         .at(view.place(netns, own.ifindex)),
     )
@@ -178,7 +220,8 @@ pub(super) fn next_hop(view: &View<'_>) -> Option<(NetnsId, u32, IpAddr)> {
     let last = journey.hops.iter().rev().find(|h| matches!(h.place, At::Device { .. }))?;
     let outer = last.encap.and_then(|i| journey.encaps.get(usize::from(i)));
     let to = outer.map_or(last.ends.dst.addr, |o| o.dst.addr).ip();
-    let lookup = view.last_lookup(netns, outer.is_some()).filter(|l| l.error == 0 && l.ifindex != 0);
+    let lookup =
+        view.lookups().rev().find(|l| l.netns == netns && !l.reverse && l.error == 0 && l.ifindex == ifindex);
     let next = lookup.filter(|l| !l.gateway.is_none()).map_or(to, |l| l.gateway.ip());
     Some((netns, ifindex, next))
 }

@@ -5,8 +5,8 @@
 use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
-use super::view::{Lookup, View};
-use crate::flow::{Hop, NatKind, Place as At};
+use super::view::{Entry, Lookup, View};
+use crate::flow::{DropSite, Hop, NatKind, Place as At};
 use crate::node::evidence::{Done, PacketView, Routed, walk_hook};
 use crate::node::rtnl::Link;
 use crate::node::{DeviceKind, Hook, NetnsId};
@@ -47,13 +47,17 @@ pub(super) const LEADS_ASTRAY: &[&str] = &[
 ];
 
 /// Where the packet came in by an egress tunnel.
-pub(super) fn came_by_tunnel(view: &View<'_>) -> Option<(NetnsId, u32)> {
-    view.journey.hops.iter().find_map(|h| match h.place {
+pub(super) fn came_by_tunnel(view: &View<'_>) -> Option<Entry> {
+    let hops = &view.journey.hops;
+    let (at, netns, ifindex) = hops.iter().enumerate().find_map(|(at, h)| match h.place {
         At::Device { ifindex, egress: false } if h.encap.is_none() && is_tunnel(view, h.netns, ifindex) => {
-            Some((h.netns, ifindex))
+            Some((at, h.netns, ifindex))
         }
         _ => None,
-    })
+    })?;
+    let outer = hops[..at].iter().rev().find_map(|h| h.encap);
+    let node = outer.and_then(|i| view.journey.encaps.get(usize::from(i))).map(|outer| outer.src.addr);
+    Some(Entry { netns, ifindex, node })
 }
 
 /// The first divergence from the egress path that the journey itself proves.
@@ -229,8 +233,16 @@ fn other_table(view: &View<'_>, found: &Lookup) -> Option<Finding> {
 /// The answer to what came by the tunnel does not go back into it.
 pub(super) fn reply_not_marked(view: &View<'_>) -> Option<Finding> {
     const CHAIN: &str = "EGRESSGATEWAY-REPLY-ROUTING";
-    let (gateway, tunnel) = view.tunnel.filter(|_| view.journey.reply)?;
-    let found = view.last_lookup(gateway, false)?;
+    let Entry { netns: gateway, ifindex: tunnel, .. } = view.tunnel.filter(|_| view.journey.reply)?;
+    // Of the answer itself: what is looked up without an input device is a tunnel's outer packet.
+    let found = view.lookups().find(|l| {
+        l.netns == gateway
+            && !l.reverse
+            && !l.encap
+            && l.in_ifindex > 1
+            && l.in_ifindex != tunnel
+            && l.error == 0
+    })?;
     if found.error != 0 || found.ifindex == 0 || found.ifindex == tunnel || is_node_mark(found.mark) {
         return None;
     }
@@ -259,6 +271,39 @@ pub(super) fn reply_not_marked(view: &View<'_>) -> Option<Finding> {
         .fix(format!("restart the egressgateway agent on {name}: it writes {CHAIN} and the jump to it again"))
         .about(gateway)
         .at(Place { hook: Some("PREROUTING".to_owned()), ..view.place(gateway, found.ifindex) }),
+    )
+}
+
+/// The answer comes back by another way than the tunnel into which the request went: the gateway's doing.
+pub(super) fn reply_by_another_way(view: &View<'_>, site: &DropSite) -> Option<Finding> {
+    let sent = view.routes.iter().find(|l| l.netns == site.netns && is_tunnel(view, l.netns, l.ifindex))?;
+    if !view.journey.reply || site.encap.is_some() || sent.ifindex == site.ifindex || site.ifindex == 0 {
+        return None;
+    }
+    let (name, device) = (view.netns(site.netns), view.device_name(site.netns, site.ifindex));
+    let tunnel = view.device_name(sent.netns, sent.ifindex);
+    let gateway = if sent.gateway.is_none() {
+        "the gateway".to_owned()
+    } else {
+        format!("the gateway {}", sent.gateway)
+    };
+    Some(
+        Finding::new(
+            &c::REPLY_NOT_MARKED,
+            Likely,
+            format!("the request went into {tunnel}, but the answer comes to {name} by {device}: {gateway} does not send it back into the tunnel, and {device} refuses it"),
+        )
+        .checked(
+            format!("dropped on arrival by {device}: {}", view.reason(site)),
+            view.command(site.netns, format!("{} route get {}", view.ip_command(), view.journey.packet.ends.src.addr)),
+        )
+        .checked(
+            format!("the request was routed to {tunnel} by mark {:#x}", sent.mark),
+            view.command(site.netns, format!("{} rule show fwmark {:#x}", view.ip_command(), sent.mark)),
+        )
+        .fix(format!("on {gateway}: the chain EGRESSGATEWAY-REPLY-ROUTING in mangle, the ip rule of this node's mark and its table have to be there; restart the egressgateway agent there (trace there to see which is missing)"))
+        .about(site.netns)
+        .at(view.place(site.netns, site.ifindex)),
     )
 }
 

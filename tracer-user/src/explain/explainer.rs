@@ -233,7 +233,10 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
     if dropped {
         let follows = found.iter().any(|f| egress::LEADS_ASTRAY.contains(&f.id));
         let drop = drops::explain(view);
-        found.extend(drop.filter(|drop| !(follows && translated::FOLLOWS.contains(&drop.id))));
+        let again = |drop: &Finding| {
+            translated::FOLLOWS.contains(&drop.id) || drop.id == catalogue::REPLY_NOT_MARKED.id
+        };
+        found.extend(drop.filter(|drop| !(follows && again(drop))));
     } else {
         found.extend(programs::suspect(view));
         found.extend(selection::sidecar_bypassed(view));

@@ -8,7 +8,7 @@ use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
 use super::packet;
 use super::view::View;
-use crate::flow::{DropSite, Interval, candidates};
+use crate::flow::{DropSite, Interval, Place as At, candidates};
 use crate::node::evidence::{Backend, CtState, PacketView, RuleRef, attribute_drop};
 use crate::node::{Family, Hook, HookEntry, HookOwner, Role};
 
@@ -236,6 +236,40 @@ fn invalid(view: &View<'_>) -> &'static str {
             ": conntrack takes it for INVALID: it is no answer to anything that it saw, or its checksum is wrong"
         }
     }
+}
+
+/// A rule that is not asked at a hook of IPv4 or IPv6: nft's families netdev and bridge, ebtables.
+pub(super) fn elsewhere(view: &View<'_>, site: &DropSite) -> Option<Finding> {
+    let calls = view.calls(site);
+    let through = |part: &str| calls.iter().any(|name| name.contains(part));
+    let device = view.device(site.netns, site.ifindex)?;
+    let last = view.journey.hops.iter().rev().find(|h| !matches!(h.place, At::Route { .. }))?;
+    let at_device = matches!(last.place, At::Device { ifindex, .. } if ifindex == site.ifindex);
+    let (family, hook) = if through("br_") || (device.master.is_some() && !at_device) {
+        ("bridge", "the bridge")
+    } else if at_device {
+        let out = matches!(last.place, At::Device { egress: true, .. });
+        ("netdev", if out { "egress" } else { "ingress" })
+    } else {
+        return None;
+    };
+    let (name, on) = (view.netns(site.netns), view.device_name(site.netns, site.ifindex));
+    let whose = if site.encap.is_some() { "the tunnel's outer packet" } else { "the packet" };
+    let tool = if family == "bridge" {
+        "nft -a list ruleset bridge; ebtables -L --Lc"
+    } else {
+        "nft -a list ruleset netdev"
+    };
+    Some(
+        Finding::new(
+            &c::RULE,
+            Likely,
+            format!("a rule of nft's {family} family drops {whose} on {name}, at {hook} of {on}: iptables does not show it"),
+        )
+        .checked("NETFILTER_DROP, and no hook of IPv4 or IPv6 was entered there", view.command(site.netns, tool))
+        .fix(format!("remove or correct that rule, or accept {} before it", what(view, site)))
+        .at(Place { hook: Some(hook.to_owned()), ..view.place(site.netns, site.ifindex) }),
+    )
 }
 
 /// The command that lists the chain of a rule.

@@ -90,6 +90,7 @@ pub(super) fn wrong_gateway_mac(view: &View<'_>) -> Option<Finding> {
             view.command(owner.id, format!("ip link show {bridge}")),
         )
         .fix(view.command(sent.netns, format!("{} neigh del {gateway} dev {out}", view.ip_command())))
+        .about(gateway)
         .at(view.place(sent.netns, sent.ifindex)),
     )
 }

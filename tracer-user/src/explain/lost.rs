@@ -6,8 +6,8 @@ use super::connections::FlowState;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use super::view::View;
-use super::{drops, duplicate, egress, tunnel};
-use crate::flow::{Ending, Expected, Hop, Place};
+use super::{drops, duplicate, egress, neighbour, tunnel};
+use crate::flow::{Ending, Expected, Hop, NoteKind, Place};
 use crate::node::Role;
 
 /// Not seen again, and nothing says why.
@@ -22,6 +22,11 @@ pub(super) fn vanished(view: &View<'_>, state: &mut FlowState) -> Option<Finding
         && device.mac != macs.destination
     {
         return drops::other_host(view, hop.netns, ifindex);
+    }
+    if matches!(view.journey.ending, Ending::Vanished { .. })
+        && let Some(found) = neighbour::wrong_entries(view)
+    {
+        return Some(found);
     }
     let Ending::Vanished { next: Expected::Device { netns, ifindex, .. }, bridge: None } =
         view.journey.ending
@@ -66,6 +71,49 @@ pub(super) fn vanished(view: &View<'_>, state: &mut FlowState) -> Option<Finding
     )
 }
 
+/// Dropped at one place again and again, while nothing else explains it.
+pub(super) fn dropped_again(view: &View<'_>, state: &mut FlowState) -> Option<Finding> {
+    let site = view.dropped()?;
+    let again = view.journey.notes.iter().any(|n| matches!(n.what, NoteKind::Retransmission { .. }));
+    let at = (site.netns, site.location);
+    let count = state.dropped.filter(|(known, _)| *known == at).map_or(1, |(_, count)| count + 1);
+    state.dropped = Some((at, count));
+    if count < 2 || state.explained || !(again || !view.journey.packet.is_tcp()) {
+        return None;
+    }
+    let (device, name) = (view.device_name(site.netns, site.ifindex), view.netns(site.netns));
+    let reason = view.reason(site);
+    let symbol = view.symbol(site);
+    // Without ARP a device takes its own MAC for everybody's.
+    let macs = view.journey.hops.iter().rev().find_map(|h| h.macs);
+    let nowhere = macs.is_some_and(|m| m.destination == m.source || m.destination == [0; 6]);
+    if nowhere {
+        return Some(
+            Finding::new(
+                &c::OTHER_HOST,
+                Certain,
+                format!("frames for {} are addressed to the sender's own MAC: ARP is switched off on its device (NOARP)", view.journey.packet.ends.dst.addr),
+            )
+            .checked(format!("dropped at {device} of {name}"), view.command(site.netns, format!("tcpdump -nei {device}")))
+            .fix("on the sending device: ip link set DEVICE arp on")
+            .at(view.place(site.netns, site.ifindex)),
+        );
+    }
+    Some(
+        Finding::new(
+            &c::SIMPLE,
+            Possible,
+            format!("{name} drops the flow's packets at {device}, in {symbol}, again and again ({reason}): why is not known"),
+        )
+        .checked(
+            format!("{count} packets ended there"),
+            view.command(site.netns, format!("ip -s -d link show {device}; nstat -az | grep -i drop")),
+        )
+        .fix(format!("look what {symbol} refuses, and at the counters of {device}"))
+        .at(view.place(site.netns, site.ifindex)),
+    )
+}
+
 /// Answers are sent again after this long, the first time.
 const REPEATED_NS: u64 = 900_000_000;
 
@@ -80,7 +128,7 @@ pub(super) fn unheard(view: &View<'_>, state: &mut FlowState) -> Option<Finding>
     if state.explained || journey.start_ns.saturating_sub(first) < REPEATED_NS {
         return None;
     }
-    let found = tunnel::wrong_peer(view).or_else(|| never_arrived(view));
+    let found = tunnel::wrong_peer(view).or_else(|| tunnel::not_back(view)).or_else(|| never_arrived(view));
     let found = found.or_else(|| egress::reply_not_marked(view));
     found.or_else(|| Some(reply_lost(view)))
 }
@@ -118,27 +166,11 @@ pub(super) fn never_arrived(view: &View<'_>) -> Option<Finding> {
     }
     let (name, device) = (view.netns(netns), view.device_name(netns, ifindex));
     let (there, theirs) = (view.netns(ns.id), view.device_name(ns.id, owner.ifindex));
-    let entry = view.of(netns).and_then(|e| {
-        e.neighbours.iter().find(|n| n.ifindex == ifindex && n.address == next && !n.mac.is_empty())
-    });
+    if let Some(found) = neighbour::wrong_entry(view, netns, ifindex, next) {
+        return Some(found);
+    }
     let show = view.command(netns, format!("ip neigh show {next} dev {device}"));
     let own = drops::mac(&owner.mac);
-    if let Some(entry) = entry.filter(|entry| entry.mac != owner.mac) {
-        let wrong = drops::mac(&entry.mac);
-        return Some(
-            Finding::new(
-                &c::OTHER_HOST,
-                Certain,
-                format!("{name} sends to MAC {wrong} what is for {next}, but {theirs} of {there}, which has that address, has MAC {own}"),
-            )
-            .checked(format!("the neighbour entry of {next} on {name}: {wrong}"), show)
-            .checked(format!("{theirs} of {there} has MAC {own}"), view.command(ns.id, format!("ip link show {theirs}")))
-            .fact(if entry.state & NUD_PERMANENT != 0 { "the entry is permanent: somebody wrote it" } else { "the entry was learned: another host answers for the address, or did so before" })
-            .fix(view.command(netns, format!("ip neigh del {next} dev {device}")) + &format!("; if it comes again, another host has {next} too: find {wrong}"))
-            .about(next)
-            .at(view.place(netns, ifindex)),
-        );
-    }
     Some(
         Finding::new(
             &c::LOST_BETWEEN,
@@ -152,9 +184,6 @@ pub(super) fn never_arrived(view: &View<'_>) -> Option<Finding> {
         .at(view.place(netns, ifindex)),
     )
 }
-
-/// include/uapi/linux/neighbour.h
-const NUD_PERMANENT: u16 = 0x80;
 
 /// The answer leaves another node than the one that translated the request, with the endpoint's own address.
 pub(super) fn astray(view: &View<'_>, state: &FlowState) -> Option<Finding> {

@@ -5,12 +5,15 @@
 use std::net::IpAddr;
 
 use super::catalogue as c;
-use super::finding::Certainty::{Certain, Likely};
+use super::drops::mac;
+use super::duplicate::is_everybodys;
+use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use super::tunnel;
 use super::view::View;
 use crate::flow::{DropSite, Hop, NatKind, Place as At};
 use crate::node::evidence::Routed;
+use crate::node::rtnl::Neighbour;
 use crate::node::{Device, DeviceKind, Hook, Namespace, NetnsId, Role};
 
 /// A question for a MAC.
@@ -86,12 +89,24 @@ pub(super) fn explain(view: &View<'_>, question: &Question, seen: String) -> Fin
         return finding.checked(seen, check);
     }
     let pod = view.namespace(netns).is_some_and(|ns| ns.role == Role::Pod);
-    let what = match (is_gateway, pod) {
-        (true, true) => format!(
+    let bridge = segment(view, netns, ifindex).filter(|at| is_gateway && *at != (netns, ifindex));
+    let bridge = bridge.and_then(|(ns, bridge)| view.device(ns, bridge).map(|d| (ns, d)));
+    let bridge = bridge.filter(|(_, d)| d.kind == DeviceKind::Bridge);
+    let what = match (bridge, is_gateway, pod) {
+        (Some((ns, d)), ..) => {
+            let same = |a: &&IpAddr| a.is_ipv6() == next.is_ipv6() && !is_everybodys(**a);
+            let own: Vec<String> = d.addresses.iter().filter(same).map(ToString::to_string).collect();
+            let own = if own.is_empty() { "no address".to_owned() } else { own.join(", ") };
+            let (at, name) = (view.device_name(ns, d.ifindex), view.netns(ns));
+            format!(
+                "the gateway {next} does not answer on {device}: nobody watched has that address, and {at} of {name}, the bridge there, has {own}"
+            )
+        }
+        (None, true, true) => format!(
             "the pod's gateway {next} does not answer on {device}: wrong gateway, or its host is not there"
         ),
-        (true, false) => format!("the gateway {next} does not answer on {device}"),
-        (false, _) => format!(
+        (None, true, false) => format!("the gateway {next} does not answer on {device}"),
+        (None, false, _) => format!(
             "{next} does not answer on {device}: no such host or pod, it is down, or it is not on that network"
         ),
     };
@@ -153,7 +168,7 @@ fn of_tunnel(view: &View<'_>, question: &Question, seen: String) -> Finding {
 /// The address is a watched host's.
 fn of_owner(view: &View<'_>, question: &Question) -> Option<Finding> {
     let Question { netns, ifindex, next, .. } = *question;
-    let (ns, owner) = view.owner(next).filter(|(ns, _)| ns.id != netns)?;
+    let (ns, owner) = view.owner(next).filter(|(ns, _)| ns.id != netns && !is_everybodys(next))?;
     let (device, name) = (view.device_name(ns.id, owner.ifindex), view.netns(ns.id));
     let show = view.command(ns.id, format!("ip -d addr show {device}"));
     if !owner.up {
@@ -174,6 +189,9 @@ fn of_owner(view: &View<'_>, question: &Question) -> Option<Finding> {
         && here != there
     {
         return Some(on_another_network(view, question, ns, owner));
+    }
+    if let Some(finding) = blocked(view, question, ns, owner) {
+        return Some(finding);
     }
     if let Some((text, fix)) = mute(view, ns, owner, next) {
         return Some(
@@ -207,6 +225,66 @@ fn segment(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Option<(NetnsId, u3
         }
         _ => None,
     }
+}
+
+/// The port of a bridge by which a device is reached: namespace, ifindex.
+fn port_of(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Option<(NetnsId, u32)> {
+    let device = view.device(netns, ifindex)?;
+    if device.master.is_some() {
+        return Some((netns, ifindex));
+    }
+    let (peer_ns, peer) = device.link?;
+    view.device(peer_ns?, peer)?.master?;
+    Some((peer_ns?, peer))
+}
+
+/// The bridge between the two does not forward.
+fn blocked(view: &View<'_>, question: &Question, ns: &Namespace, owner: &Device) -> Option<Finding> {
+    /// BR_STATE_FORWARDING, include/uapi/linux/if_bridge.h.
+    const FORWARDING: u8 = 3;
+    let ports = [(question.netns, question.ifindex), (ns.id, owner.ifindex)]
+        .map(|(netns, ifindex)| port_of(view, netns, ifindex));
+    let flags = |(netns, ifindex): (NetnsId, u32)| view.of(netns)?.link_by_index(ifindex)?.port;
+    let next = question.next;
+    for port in ports.into_iter().flatten() {
+        let Some(known) = flags(port).filter(|known| known.state != FORWARDING) else { continue };
+        let (device, name) = (view.device_name(port.0, port.1), view.netns(port.0));
+        let state = ["disabled", "listening", "learning", "forwarding", "blocking"];
+        let state = state.get(usize::from(known.state)).copied().unwrap_or("not forwarding");
+        return Some(
+            Finding::new(
+                &c::PORT_BLOCKED,
+                Certain,
+                format!(
+                    "the bridge port {device} of {name} is {state}: nothing passes between it and {next}"
+                ),
+            )
+            .checked(
+                format!("state {state}"),
+                view.command(port.0, format!("bridge -d link show dev {device}")),
+            )
+            .fix(
+                view.command(port.0, format!("bridge link set dev {device} state 3"))
+                    + " (or wait for the spanning tree; or find what blocks it)",
+            )
+            .at(view.place(port.0, port.1)),
+        );
+    }
+    let [Some(here), Some(there)] = ports else { return None };
+    if here == there || !flags(here)?.isolated || !flags(there)?.isolated {
+        return None;
+    }
+    let (one, two) = (view.device_name(here.0, here.1), view.device_name(there.0, there.1));
+    Some(
+        Finding::new(
+            &c::PORT_BLOCKED,
+            Certain,
+            format!("{one} and {two} are isolated ports of the same bridge: nothing passes between them, and nobody hears who asks for {next}"),
+        )
+        .checked("both ports are isolated", view.command(here.0, "bridge -d link show"))
+        .fix(view.command(there.0, format!("bridge link set dev {two} isolated off")))
+        .at(view.place(there.0, there.1)),
+    )
 }
 
 fn on_another_network(view: &View<'_>, question: &Question, ns: &Namespace, owner: &Device) -> Finding {
@@ -250,6 +328,84 @@ fn on_another_network(view: &View<'_>, question: &Question, ns: &Namespace, owne
     ))
     .about(next)
     .at(view.place(netns, ifindex))
+}
+
+/// include/uapi/linux/neighbour.h
+const NUD_PERMANENT: u16 = 0x80;
+
+/// The host sends what is for `next` to a MAC that the watched device which has that address does not have.
+pub(super) fn wrong_entry(view: &View<'_>, netns: NetnsId, ifindex: u32, next: IpAddr) -> Option<Finding> {
+    let (ns, owner) = view.owner(next).filter(|(ns, _)| ns.id != netns && !is_everybodys(next))?;
+    let entry = entry(view, netns, ifindex, next)?;
+    if entry.mac == owner.mac || owner.mac.len() != 6 || view.is_vxlan(netns, ifindex) {
+        return None;
+    }
+    let (name, device) = (view.netns(netns), view.device_name(netns, ifindex));
+    let (there, theirs) = (view.netns(ns.id), view.device_name(ns.id, owner.ifindex));
+    let (wrong, own) = (mac(&entry.mac), mac(&owner.mac));
+    let permanent = entry.state & NUD_PERMANENT != 0;
+    Some(
+        Finding::new(
+            &c::OTHER_HOST,
+            Certain,
+            format!("{name} sends to MAC {wrong} what is for {next}, but {theirs} of {there}, which has that address, has MAC {own}"),
+        )
+        .checked(
+            format!("the neighbour entry of {next} on {name}: {wrong}{}", if permanent { ", permanent: somebody wrote it" } else { ", learned: another host answers for the address, or did so before" }),
+            view.command(netns, format!("ip neigh show {next} dev {device}")),
+        )
+        .checked(format!("{theirs} of {there} has MAC {own}"), view.command(ns.id, format!("ip link show {theirs}")))
+        .fix(view.command(netns, format!("ip neigh del {next} dev {device}")) + &(if permanent { String::new() } else { format!("; if it comes again, another host has {next} too: find {wrong}") }))
+        .about(next)
+        .at(view.place(netns, ifindex)),
+    )
+}
+
+/// The same for each network that the packet was sent on.
+pub(super) fn wrong_entries(view: &View<'_>) -> Option<Finding> {
+    let ends = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends);
+    let inner = view.lookups().chain(view.routes.iter().copied()).filter(|l| !l.reverse && l.error == 0);
+    let mut questions: Vec<(NetnsId, u32, IpAddr)> = inner
+        .filter(|l| l.ifindex != 0)
+        .map(|l| (l.netns, l.ifindex, if l.gateway.is_none() { ends.dst.addr.ip() } else { l.gateway.ip() }))
+        .collect();
+    for hop in view.journey.hops.iter() {
+        let outer = hop.encap.and_then(|i| view.journey.encaps.get(usize::from(i)));
+        if let (Some(outer), At::Device { ifindex, egress: true }) = (outer, hop.place) {
+            questions.push((hop.netns, ifindex, outer.dst.addr.ip()));
+        }
+    }
+    questions.into_iter().find_map(|(netns, ifindex, next)| wrong_entry(view, netns, ifindex, next))
+}
+
+fn entry<'a>(view: &View<'a>, netns: NetnsId, ifindex: u32, next: IpAddr) -> Option<&'a Neighbour> {
+    let known = &view.of(netns)?.neighbours;
+    known.iter().find(|n| n.ifindex == ifindex && n.address == next && n.mac.len() == 6)
+}
+
+/// A MAC that somebody wrote down for a host which does not answer.
+pub(super) fn written(view: &View<'_>, netns: NetnsId, ifindex: u32, next: IpAddr) -> Option<Finding> {
+    let entry = entry(view, netns, ifindex, next)?;
+    if entry.state & NUD_PERMANENT == 0 || view.is_vxlan(netns, ifindex) {
+        return None;
+    }
+    let (name, device) = (view.netns(netns), view.device_name(netns, ifindex));
+    let written = mac(&entry.mac);
+    Some(
+        Finding::new(
+            &c::OTHER_HOST,
+            Possible,
+            format!("packets for {next} leave {device} of {name} to MAC {written}, which a permanent neighbour entry says, and nothing came back: is that its MAC?"),
+        )
+        .checked(
+            format!("the entry of {next} is permanent: nobody is asked"),
+            view.command(netns, format!("ip neigh show {next} dev {device}")),
+        )
+        .checked("who answers for it", view.command(netns, format!("arping -c 3 -I {device} {next}")))
+        .fix(view.command(netns, format!("ip neigh del {next} dev {device}")))
+        .about(next)
+        .at(view.place(netns, ifindex)),
+    )
 }
 
 /// The device does not answer ARP, by its flags or sysctls.

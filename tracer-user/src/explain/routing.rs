@@ -170,7 +170,8 @@ pub(super) fn into_itself(view: &View<'_>, site: &DropSite, to: IpAddr) -> Optio
     if own || translated || !here || to.is_loopback() {
         return None;
     }
-    let looked = view.last_lookup(site.netns, false)?;
+    let earlier = view.routes.iter().find(|l| l.netns == site.netns).copied();
+    let looked = view.last_lookup(site.netns, false).or(earlier)?;
     let name = view.netns(site.netns);
     let device = view.device_name(site.netns, looked.ifindex);
     Some(
@@ -287,16 +288,16 @@ pub(super) fn came_back(view: &View<'_>, site: &DropSite) -> Finding {
 fn circle(view: &View<'_>, site: &DropSite, sure: Certainty) -> Finding {
     let to = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends).dst.addr;
     let mut by: Vec<String> = Vec::new();
+    let mut told = Vec::new();
     for lookup in view.lookups().filter(|l| l.error == 0 && !l.reverse && !l.encap && l.ifindex != 0) {
-        if view.role_of(lookup.netns) == Some(Role::Pod) {
+        // The first of each host: others may be of the outer packet.
+        if view.role_of(lookup.netns) == Some(Role::Pod) || told.contains(&lookup.netns) || told.len() == 3 {
             continue;
         }
+        told.push(lookup.netns);
         let (name, device) = (view.netns(lookup.netns), view.device_name(lookup.netns, lookup.ifindex));
-        let next = if lookup.gateway.is_none() { String::new() } else { format!("{} ", lookup.gateway) };
-        let text = format!("{name} sends it to {next}by {device}");
-        if !by.contains(&text) && by.len() < 3 {
-            by.push(text);
-        }
+        let next = if lookup.gateway.is_none() { String::new() } else { format!("to {} ", lookup.gateway) };
+        by.push(format!("{name} sends them {next}by {device}"));
     }
     let by = if by.is_empty() { String::new() } else { format!(": {}", by.join(", ")) };
     let ip = view.ip_command();
@@ -323,7 +324,31 @@ fn refuses(kind: u8) -> Option<&'static c::CauseKind> {
 /// counter moves.
 pub(super) fn refused_at_once(view: &View<'_>, to: IpAddr) -> Vec<Finding> {
     let pods = view.topology.namespaces.values().filter(|ns| ns.role == Role::Pod);
-    pods.filter_map(|ns| refuses_own(view, ns.id, to)).collect()
+    pods.filter_map(|ns| device_down(view, ns.id).or_else(|| refuses_own(view, ns.id, to))).collect()
+}
+
+/// None of a pod's devices is up.
+fn device_down(view: &View<'_>, netns: NetnsId) -> Option<Finding> {
+    let evidence = view.of(netns)?;
+    let mut devices = evidence.links.iter().filter(|link| !link.is_loopback());
+    let first = devices.clone().find(|link| link.mac.len() == 6)?;
+    if devices.any(|link| link.is_up()) {
+        return None;
+    }
+    let (name, device) = (view.netns(netns), view.device_name(netns, first.ifindex));
+    Some(
+        Finding::new(
+            &c::DEVICE_DOWN,
+            Certain,
+            format!("{device} of {name} is down: the pod can send nothing, connecting fails at once"),
+        )
+        .checked(format!("{device} is down"), view.command(netns, format!("ip link show {device}")))
+        .fix(
+            view.command(netns, format!("ip link set {device} up"))
+                + "; its routes went with it: restart the pod, or add the default route again",
+        )
+        .at(view.place(netns, first.ifindex)),
+    )
 }
 
 fn refuses_own(view: &View<'_>, netns: NetnsId, to: IpAddr) -> Option<Finding> {
@@ -403,7 +428,8 @@ pub(super) fn nowhere_to_go(
     let times = *risen.get(counter)?;
     let pod = view.namespace(netns)?.role == Role::Pod;
     let evidence = view.of(netns)?;
-    if !pod || evidence.routed(None, destination, 0) != Routed::NoRoute {
+    if !pod || evidence.routed(None, destination, 0) != Routed::NoRoute || device_down(view, netns).is_some()
+    {
         return None;
     }
     let name = view.netns(netns);

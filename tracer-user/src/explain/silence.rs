@@ -8,13 +8,13 @@ use super::finding::{Finding, Place};
 use super::packet::before_hop;
 use super::view::View;
 use super::waiting;
-use super::{detour, duplicate, ignored, lost, tunnel};
+use super::{beyond, detour, duplicate, ignored, lost, neighbour, tunnel};
 use crate::flow::{Ending, NatKind, NoteKind, Place as At};
 use crate::node::evidence::{
     Criterion, CtDirection, CtState, Match, Matched, Miss, NearMiss, PacketView, Routed, Target, near_misses,
     walk_hook,
 };
-use crate::node::{Hook, NetnsId, PathRole};
+use crate::node::{DeviceKind, Hook, NetnsId, PathRole};
 
 /// Nothing came back for so long after the first packet.
 const PATIENCE_NS: u64 = 900_000_000;
@@ -58,6 +58,7 @@ fn say(view: &View<'_>, seen: &Connections, count: u32) -> Option<Finding> {
             .or_else(|| contested(view, seen))
             .or_else(|| tunnel::wrong_peer(view))
             .or_else(|| lost::never_arrived(view))
+            .or_else(|| beyond::redirected(view, seen.redirected_by(journey.flow), None))
             .or_else(|| Some(after_leaving(view, count))),
         Ending::Delivered { .. } | Ending::Unwatched { .. } => {
             not_masqueraded(view).or_else(|| contested(view, seen)).or_else(|| {
@@ -124,6 +125,11 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
     let ends = last.map_or(journey.packet.ends, |h| h.ends);
     let bare = view.bare_exit().is_some();
     let from_pod = view.is_pod_address(ends.src.addr.ip());
+    if let Some((netns, ifindex, next)) = duplicate::next_hop(view)
+        && let Some(found) = neighbour::written(view, netns, ifindex, next)
+    {
+        return found;
+    }
     if bare && let Some(found) = detoured(view, netns, ends.dst.addr.ip()) {
         return found;
     }
@@ -189,6 +195,9 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
 /// A pod's packets leave by another route than the one made for them.
 fn detoured(view: &View<'_>, netns: NetnsId, to: std::net::IpAddr) -> Option<Finding> {
     let lookup = view.last_lookup(netns, false).filter(|l| l.error == 0)?;
+    if let Some(found) = detour::of_network(view, netns, to, &lookup) {
+        return Some(found);
+    }
     let first = view.journey.hops.iter().find(|h| h.netns == netns).map(|h| h.ends)?;
     let way = (lookup.in_ifindex, Some(first.src.addr.ip()));
     let found = detour::find(view, netns, way, to, lookup.mark)?;
@@ -225,6 +234,16 @@ pub(super) fn unclaimed(view: &View<'_>, seen: &Connections) -> Option<Finding> 
         .about(source)
         .at(view.place(netns, ifindex)),
     )
+}
+
+/// Routes go with their device.
+fn down_tunnel(view: &View<'_>, netns: NetnsId) -> String {
+    let down = view
+        .namespace(netns)
+        .and_then(|ns| ns.devices.values().find(|d| !d.up && matches!(d.kind, DeviceKind::Vxlan { .. })));
+    down.map_or_else(String::new, |d| {
+        format!(" ({} is down, and routes go with their device)", view.device_name(netns, d.ifindex))
+    })
 }
 
 /// Why no rule gave the packet another source, where the rules tell.
@@ -264,7 +283,7 @@ fn uncovered(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Option<Finding> {
             Finding::new(
                 &c::POD_ROUTE_MISSING,
                 Likely,
-                format!("{} has no route to the pods' network of {to}: packets leave {device} for the default gateway as they are", view.netns(netns)),
+                format!("{} has no route to the pods' network of {to}{}: packets leave {device} for the default gateway as they are", view.netns(netns), down_tunnel(view, netns)),
             )
             .checked(
                 format!("the lookup found only the default route for {to}"),
@@ -279,7 +298,12 @@ fn uncovered(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Option<Finding> {
         );
     }
     let translates = |m: &NearMiss| m.action.starts_with("MASQUERADE") || m.action.starts_with("SNAT");
-    let near = near_misses(evidence, Hook::Postrouting, "nat", &packet).into_iter().find(translates)?;
+    // EgressGateway's are for policies, kube-proxy's for services.
+    let general = |near: &NearMiss| {
+        !["EGRESSGATEWAY-", "KUBE-"].iter().any(|theirs| near.rule.chain.starts_with(theirs))
+    };
+    let near = near_misses(evidence, Hook::Postrouting, "nat", &packet);
+    let near = near.into_iter().find(|near| translates(near) && general(near))?;
     let why = match &near.miss {
         Miss::Failed { why, .. } => why.clone(),
         Miss::NotReached { by, verdict } => format!("{by} ({verdict}) ends the walk before it"),

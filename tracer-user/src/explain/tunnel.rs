@@ -36,6 +36,21 @@ pub(super) fn no_way_out(view: &View<'_>, site: &DropSite) -> Option<Finding> {
             .at(place),
         );
     }
+    if let Some(DeviceKind::Vxlan { local: Some(local), .. }) =
+        view.device(site.netns, site.ifindex).map(|d| d.kind.clone())
+        && view
+            .namespace(site.netns)
+            .is_some_and(|ns| ns.devices.values().all(|d| !d.addresses.contains(&local)))
+    {
+        let name = view.netns(site.netns);
+        return Some(
+            Finding::new(&c::NO_ROUTE, Certain, format!("{device} sends from {local}, an address that {name} does not have: the outer packet cannot be routed"))
+                .checked(format!("local {local}"), view.command(site.netns, format!("ip -d link show {device}")))
+                .checked(format!("no device of {name} has {local}"), view.command(site.netns, format!("ip addr show to {local}")))
+                .fix(format!("recreate {device} with the node's own address (local ADDRESS): restart the agent that makes it"))
+                .at(place),
+        );
+    }
     Some(
         Finding::new(&c::NO_ROUTE, Likely, format!("{device} has no route to its peer's node"))
             .checked(
@@ -80,11 +95,15 @@ pub(super) fn no_peer(view: &View<'_>, site: &DropSite) -> Option<Finding> {
 pub(super) fn wrong_peer(view: &View<'_>) -> Option<Finding> {
     let hop = view.journey.hops.iter().rev().find(|h| h.encap.is_some())?;
     let outer = view.journey.encaps.get(usize::from(hop.encap?))?;
-    let lookup = view.last_lookup(hop.netns, false).filter(|l| l.error == 0 && !l.gateway.is_none())?;
+    // Of a packet that is sent again the earlier one's lookup is known.
+    let lookup = view.lookups().rev().chain(view.routes.iter().copied()).find(|l| {
+        let into = l.netns == hop.netns && !l.reverse && l.error == 0 && view.is_vxlan(l.netns, l.ifindex);
+        into && !l.gateway.is_none()
+    })?;
     let peer = lookup.gateway.ip();
     let (ns, theirs) = view.owner(peer).filter(|(ns, _)| ns.id != hop.netns)?;
     let has = |address| ns.devices.values().any(|d| d.addresses.contains(&address));
-    if !view.is_vxlan(hop.netns, lookup.ifindex) || has(outer.dst.addr.ip()) {
+    if has(outer.dst.addr.ip()) {
         return None;
     }
     let (device, name) = (view.device_name(hop.netns, lookup.ifindex), view.netns(hop.netns));
@@ -120,6 +139,34 @@ pub(super) fn wrong_peer(view: &View<'_>) -> Option<Finding> {
         )
         .about(peer)
         .at(view.place(hop.netns, lookup.ifindex)),
+    )
+}
+
+/// The answer goes into the tunnel to another node than the one that the request came from.
+pub(super) fn not_back(view: &View<'_>) -> Option<Finding> {
+    let entry = view.tunnel.filter(|_| view.journey.reply)?;
+    let came_from = entry.node?;
+    let hop = view.journey.hops.iter().rev().find(|h| h.encap.is_some() && h.netns == entry.netns)?;
+    let outer = view.journey.encaps.get(usize::from(hop.encap?))?;
+    let into = view.lookups().any(|l| l.netns == entry.netns && l.ifindex == entry.ifindex && !l.reverse);
+    if !into || outer.dst.addr == came_from {
+        return None;
+    }
+    let (device, name) = (view.device_name(entry.netns, entry.ifindex), view.netns(entry.netns));
+    let node = outer.dst.addr;
+    Some(
+        Finding::new(
+            &c::TUNNEL_PEER_WRONG,
+            Likely,
+            format!("the request came in the tunnel from {came_from}, but {device} of {name} sends the answer to {node}"),
+        )
+        .checked(
+            format!("the outer packet of the answer goes to {node}: an FDB entry says so"),
+            view.command(entry.netns, format!("bridge fdb show dev {device} | grep {node}")),
+        )
+        .fix(format!("correct that entry to {came_from}: the agent that owns {device} should do so (restart it)"))
+        .about(node)
+        .at(view.place(entry.netns, entry.ifindex)),
     )
 }
 

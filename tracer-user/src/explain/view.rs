@@ -26,7 +26,17 @@ pub(super) struct View<'a> {
     /// What became of the packets before it at each hook.
     pub(super) odds: &'a Odds,
     /// Where the flow's forward direction came in by the egress tunnel.
-    pub(super) tunnel: Option<(NetnsId, u32)>,
+    pub(super) tunnel: Option<Entry>,
+}
+
+/// A packet's coming out of a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) netns: NetnsId,
+    /// The tunnel device.
+    pub(super) ifindex: u32,
+    /// The node that sent the outer packet, where it was seen.
+    pub(super) node: Option<Addr>,
 }
 
 /// A packet's leaving.
@@ -71,6 +81,15 @@ impl<'a> View<'a> {
     pub(super) fn symbol(&self, site: &DropSite) -> String {
         let name = self.names.symbol(site.location).unwrap_or_default();
         name.split(['.', '+']).next().unwrap_or_default().to_owned()
+    }
+
+    /// The functions on the way to where it was freed, innermost first.
+    pub(super) fn calls(&self, site: &DropSite) -> Vec<String> {
+        let stack = site.stack.iter().take_while(|address| **address != 0);
+        stack
+            .filter_map(|address| self.names.symbol(*address))
+            .map(|name| name.split(['.', '+']).next().unwrap_or_default().to_owned())
+            .collect()
     }
 
     pub(super) fn namespace(&self, netns: NetnsId) -> Option<&'a Namespace> {

@@ -9,7 +9,7 @@ use super::backend::{Backend, Kind, Known, Located, Target};
 use super::error::TargetError;
 use super::select::{self, Fit, Selector};
 use super::suggest::{closest, or_list};
-use crate::node::rtnl::Rtnl;
+use crate::node::rtnl::{Address, Link, Rtnl};
 use crate::node::{NAMED_DIRS, Netns, named, printable, quoted};
 
 /// Of what fits, as many are named in an error.
@@ -321,13 +321,22 @@ fn suggestion<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> String 
 fn addresses(netns: &Netns) -> Result<Vec<IpAddr>, TargetError> {
     let mut rtnl = netns.run(|| Rtnl::open(netns.name()))??;
     // What hangs on a device that is down is no source: kube-proxy keeps services' addresses so (kube-ipvs0).
-    let up: Vec<u32> = rtnl.links()?.into_iter().filter(|l| l.is_up()).map(|l| l.ifindex).collect();
-    let mut out: Vec<IpAddr> =
-        rtnl.addresses()?.into_iter().filter(|a| up.contains(&a.ifindex)).map(|a| a.address).collect();
-    out.retain(|a| match a {
-        IpAddr::V4(a) => !a.is_loopback() && !a.is_link_local(),
-        IpAddr::V6(a) => !a.is_loopback() && !a.is_unicast_link_local(),
-    });
+    let (up, down): (Vec<_>, Vec<_>) = rtnl.links()?.into_iter().partition(Link::is_up);
+    let all = rtnl.addresses()?;
+    let of = |links: &[Link]| {
+        let on = |a: &&Address| links.iter().any(|link| link.ifindex == a.ifindex);
+        let mut out: Vec<IpAddr> = all.iter().filter(on).map(|a| a.address).collect();
+        out.retain(|a| match a {
+            IpAddr::V4(a) => !a.is_loopback() && !a.is_link_local(),
+            IpAddr::V6(a) => !a.is_loopback() && !a.is_unicast_link_local(),
+        });
+        out
+    };
+    let mut out = of(&up);
+    if out.is_empty() {
+        // All is down: that is worth looking at.
+        out = of(&down);
+    }
     out.sort();
     out.dedup();
     Ok(out)

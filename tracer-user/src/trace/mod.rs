@@ -9,6 +9,7 @@ mod evidence;
 mod header;
 mod listeners;
 mod names;
+mod nothing;
 mod pods;
 mod privileges;
 mod recording;

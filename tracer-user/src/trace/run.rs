@@ -25,6 +25,7 @@ use super::evidence::EvidenceReader;
 use super::header::header;
 use super::listeners::ListenerWatch;
 use super::names::{KernelNames, monotonic_ns};
+use super::nothing::Nothing;
 use super::pods::{News, PodWatch};
 use super::recording::{Recording, RecordingError};
 use crate::bpf::btf::{BtfError, KernelBtf};
@@ -139,6 +140,7 @@ struct Run<'a> {
     silence_due: Instant,
     kernel: CounterReader,
     askers: Askers,
+    nothing: Nothing,
 }
 
 impl<'a> Run<'a> {
@@ -242,6 +244,7 @@ impl<'a> Run<'a> {
             silence_due: Instant::now(),
             kernel,
             askers,
+            nothing: Nothing::default(),
         })
     }
 
@@ -355,7 +358,22 @@ impl<'a> Run<'a> {
             answered: &answered,
         };
         self.screen.tick(&self.topology, &tick);
+        self.nothing.count(&counters);
+        self.remark_on_silence(false);
         self.screen.flush();
+    }
+
+    /// No packet at all: what is known then.
+    fn remark_on_silence(&mut self, ends: bool) {
+        if self.tracker.packets() > 0 || self.screen.has_causes() {
+            return;
+        }
+        let now_ns = monotonic_ns();
+        let pods: Vec<_> = self.plan.targets.iter().filter_map(|t| Some(t.netns.as_ref()?.id())).collect();
+        let since = now_ns.saturating_sub(self.ready_ns);
+        for text in self.nothing.remark(since, ends, &self.topology, &pods, &self.plan.check) {
+            self.screen.notice(&self.topology, &Notice::Text { ts: now_ns, text });
+        }
     }
 
     /// With `--debug-bpf`, what the programs say of themselves; an unwritable standard error stops nothing.
@@ -510,6 +528,7 @@ impl<'a> Run<'a> {
                 "{missed} events not seen: they came while the program for them was at work on that CPU"
             ));
         }
+        self.remark_on_silence(true);
         let mut topology = Topology::clone(&self.topology);
         for (id, namespace) in std::mem::take(&mut self.former) {
             topology.namespaces.entry(id).or_insert(namespace);

@@ -8,6 +8,8 @@ use crate::node::rtnl::{Route, Rule};
 
 /// FR_ACT_TO_TBL, include/uapi/linux/fib_rules.h.
 const LOOK_UP: u8 = 1;
+/// RTN_THROW: the next rule is asked.
+const THROW: u8 = 9;
 /// The device that the host's own packets come in by, for rules.
 const OWN: &str = "lo";
 
@@ -57,7 +59,9 @@ impl NetnsEvidence {
             if rule.action != LOOK_UP {
                 return Routed::Refused(rule);
             }
-            if let Some(route) = self.best(rule.table, destination, rule.suppress_prefix_len) {
+            if let Some(route) = self.best(rule.table, destination, rule.suppress_prefix_len)
+                && route.kind != THROW
+            {
                 return Routed::By(route);
             }
         }

@@ -12,6 +12,10 @@ const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
 /// Program ids by mode: in the driver, on skbs, in hardware.
 const IFLA_XDP_BY_MODE: [u16; 3] = [5, 6, 7];
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_STATE: u16 = 1;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_VXLAN_LINK: u16 = 3;
 const IFLA_VXLAN_LOCAL: u16 = 4;
@@ -44,6 +48,18 @@ pub struct Link {
     /// Ids of the XDP programs on it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub xdp: Vec<u32>,
+    /// As a port of its bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<Port>,
+}
+
+/// A port of a bridge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// BR_STATE_*: 3 forwards.
+    pub state: u8,
+    /// It does not reach other isolated ports.
+    pub isolated: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +125,12 @@ impl Link {
     fn parse_info(&mut self, info: &[u8]) {
         let find = |wanted| attributes(info).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
         self.kind = find(libc::IFLA_INFO_KIND).map(text).filter(|k| !k.is_empty());
+        if find(IFLA_INFO_SLAVE_KIND).map(text).is_some_and(|kind| kind == "bridge") {
+            let data = find(IFLA_INFO_SLAVE_DATA).unwrap_or_default();
+            let byte = |wanted| attributes(data).find(|(kind, _)| *kind == wanted)?.1.first().copied();
+            self.port = byte(IFLA_BRPORT_STATE)
+                .map(|state| Port { state, isolated: byte(IFLA_BRPORT_ISOLATED).unwrap_or_default() != 0 });
+        }
         if self.is_kind("vxlan") {
             self.vxlan = Some(find(libc::IFLA_INFO_DATA).map(Vxlan::parse).unwrap_or_default());
         }

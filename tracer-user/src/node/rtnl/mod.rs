@@ -10,7 +10,7 @@ mod rule;
 mod traffic;
 
 pub use address::Address;
-pub use link::{Link, Vxlan};
+pub use link::{Link, Port, Vxlan};
 pub use neighbour::{FdbEntry, Neighbour};
 pub use query::{Found, RouteAnswer, RouteQuestion, Rtnl};
 pub use route::{NextHop, Route};

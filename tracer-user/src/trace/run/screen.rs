@@ -115,6 +115,10 @@ impl Screen {
         }
     }
 
+    pub(super) fn has_causes(&self) -> bool {
+        !self.explainer.causes().is_empty()
+    }
+
     /// As many journeys as were asked for have been shown to their end.
     pub(super) fn is_done(&self) -> bool {
         self.shown >= self.limit && self.open.is_empty()

@@ -21,8 +21,9 @@ const HEADERS: u32 = 120;
 
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
-const FIN_SYN_RST: u8 = 0x07;
+const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
 
 /// What a flow showed of its programs.
 #[derive(Debug, Default)]
@@ -35,6 +36,8 @@ pub(super) struct Programs {
     ended: Option<u64>,
     /// Of data that nobody took, if nothing before it said so: journeys are not told in the order of their packets.
     forgotten: Option<(u64, Finding)>,
+    /// Of a client that gave up, unless an answer is told of yet.
+    unanswered: Option<(u64, Finding)>,
     /// The other end has sent data.
     spoke: bool,
 }
@@ -71,9 +74,19 @@ fn has_data(packet: &Packet) -> bool {
 fn answers_late(view: &View<'_>, programs: &mut Programs) -> Option<Finding> {
     let journey = view.journey;
     let packet = &journey.packet;
-    if !packet.has_ports() || packet.tcp_flags & FIN_SYN_RST != 0 && packet.is_tcp() {
-        let open = programs.request.take();
-        return open.and_then(|request| never_answered(view, programs, &request));
+    let flags = if packet.is_tcp() { packet.tcp_flags } else { 0 };
+    if !packet.has_ports() {
+        return None;
+    }
+    if flags & SYN != 0 {
+        (programs.request, programs.unanswered, programs.spoke) = (None, None, false);
+        return None;
+    }
+    if flags & (FIN | RST) != 0 && !journey.reply && programs.unanswered.is_none() {
+        programs.unanswered = programs.request.and_then(|request| never_answered(view, &request));
+    }
+    if flags & RST != 0 {
+        return None;
     }
     let again = journey.notes.iter().any(|n| matches!(n.what, NoteKind::Retransmission { .. }));
     if !journey.reply {
@@ -85,10 +98,10 @@ fn answers_late(view: &View<'_>, programs: &mut Programs) -> Option<Finding> {
             delivered: matches!(journey.ending, Ending::Delivered { .. }),
             acked_ns: None,
         };
-        programs.request = match programs.request {
-            Some(known) if !has_data(packet) => Some(known),
-            _ => (has_data(packet) && !again).then_some(request),
-        };
+        let newer = programs.request.is_none_or(|known| known.sent_ns < request.sent_ns);
+        if has_data(packet) && newer {
+            programs.request = (!again).then_some(request);
+        }
         return None;
     }
     let request = programs.request?;
@@ -143,45 +156,41 @@ fn answers_late(view: &View<'_>, programs: &mut Programs) -> Option<Finding> {
 }
 
 /// The client gave up. Who never heard a word may have wanted none.
-fn never_answered(view: &View<'_>, programs: &Programs, request: &Request) -> Option<Finding> {
+fn never_answered(view: &View<'_>, request: &Request) -> Option<(u64, Finding)> {
     let journey = view.journey;
     let waited = journey.start_ns.saturating_sub(request.arrived_ns);
     let acked = request.acked_ns?.saturating_sub(request.arrived_ns);
     let to = journey.packet.ends.dst;
-    if journey.reply
-        || programs.spoke
-        || waited < LATE_NS
-        || acked > waited / 4
-        || waiting::is_one_way(to.port)
-    {
+    if waited < LATE_NS || acked > waited / 4 || waiting::is_one_way(to.port) {
         return None;
     }
-    Some(
-        Finding::new(
-            &c::SLOW_ANSWER,
-            Possible,
-            format!(
-                "the program at {to} had a request for {} and did not answer it; then the client gave up",
-                seconds(waited)
-            ),
-        )
-        .fact(format!(
-            "the kernel there acknowledged request #{} after {} µs: only the program's answer was missing",
-            request.journey,
-            acked / 1000
-        ))
-        .fix("look at that program: its log, its CPU limit, what it waits for itself")
-        .about(to)
-        .at(origin(view)),
+    let finding = Finding::new(
+        &c::SLOW_ANSWER,
+        Possible,
+        format!(
+            "the program at {to} had a request for {} and did not answer it; then the client gave up",
+            seconds(waited)
+        ),
     )
+    .fact(format!(
+        "the kernel there acknowledged request #{} after {} µs: only the program's answer was missing",
+        request.journey,
+        acked / 1000
+    ))
+    .fix("look at that program: its log, its CPU limit, what it waits for itself")
+    .about(to)
+    .at(origin(view));
+    Some((journey.start_ns, finding))
 }
 
 impl Programs {
-    /// A connection that one end forgot, once what came before must have been told. `now_ns`: CLOCK_MONOTONIC.
-    pub(super) fn forgotten(&mut self, now_ns: u64) -> Option<Finding> {
+    /// What can be said once all that came before must have been told. `now_ns`: CLOCK_MONOTONIC.
+    pub(super) fn overdue(&mut self, now_ns: u64) -> Vec<Finding> {
         let late = |(at, _): &mut (u64, Finding)| now_ns.saturating_sub(*at) > TOLD_NS;
-        let (at, found) = self.forgotten.take_if(late)?;
-        self.ended.is_none_or(|ended| ended > at).then_some(found)
+        let forgotten = self.forgotten.take_if(late);
+        let forgotten = forgotten.filter(|(at, _)| self.ended.is_none_or(|ended| ended > *at));
+        let unanswered = self.unanswered.take_if(late).filter(|_| !self.spoke);
+        forgotten.into_iter().chain(unanswered).map(|(_, finding)| finding).collect()
     }
 }
 
@@ -196,7 +205,7 @@ fn forgotten(view: &View<'_>, programs: &mut Programs) {
         (programs.ended, programs.forgotten) = (None, None);
         return;
     }
-    if packet.tcp_flags & FIN_SYN_RST != 0 {
+    if packet.tcp_flags & (FIN | RST) != 0 {
         programs.ended = Some(programs.ended.map_or(at, |known| known.min(at)));
         return;
     }

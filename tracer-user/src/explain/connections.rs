@@ -217,10 +217,12 @@ impl Connections {
             .or_else(|| self.ports.observe(view))
     }
 
-    /// Flows that one end does not know any more, with what is to be said of each.
-    pub(super) fn forgotten(&mut self, now_ns: u64) -> Vec<(u32, Finding)> {
-        let each = |(flow, state): (&u32, &mut FlowState)| Some((*flow, state.programs.forgotten(now_ns)?));
-        self.flows.iter_mut().filter_map(each).collect()
+    /// What is to be said of the programs at the ends of flows by now.
+    pub(super) fn overdue(&mut self, now_ns: u64) -> Vec<(u32, Finding)> {
+        let each = |(flow, state): (&u32, &mut FlowState)| {
+            state.programs.overdue(now_ns).into_iter().map(|finding| (*flow, finding)).collect::<Vec<_>>()
+        };
+        self.flows.iter_mut().flat_map(each).collect()
     }
 
     /// Routers that sent redirects for a flow.

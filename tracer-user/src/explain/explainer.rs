@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::authors::{Authors, HopAuthors};
 use super::connections::Connections;
-use super::finding::Finding;
+use super::finding::{Certainty, Finding};
 use super::ledger::{Ledger, Told};
 use super::odds::Odds;
 use super::view::View;
@@ -151,7 +151,11 @@ impl Explainer {
                 told.extend(self.ledger.tell(found, &journey));
             }
         }
-        for (flow, found) in self.connections.forgotten(now.now_ns) {
+        for (flow, found) in self.connections.overdue(now.now_ns) {
+            // A guess, where nothing else is wrong.
+            if found.certainty == Certainty::Possible && self.ledger.knows_a_break() {
+                continue;
+            }
             told.extend(self.ledger.tell(found, &Journey { flow, ..Journey::default() }));
         }
         self.connections.askers.hear(now.asked, now.now_ns);

@@ -128,6 +128,11 @@ impl Ledger {
         self.entries.iter().any(|entry| entry.key == key)
     }
 
+    /// Something that breaks connections, and more than a guess.
+    pub(super) fn knows_a_break(&self) -> bool {
+        self.entries.iter().map(|e| &e.told.finding).any(|f| f.breaks() && f.certainty != Certainty::Possible)
+    }
+
     /// There is an answer after all: it was only late.
     pub(super) fn answered(&mut self, flow: u32) {
         self.entries.retain(|entry| {

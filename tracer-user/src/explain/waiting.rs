@@ -55,7 +55,7 @@ impl Waiting {
 pub(super) fn wants_answer(view: &View<'_>) -> bool {
     let journey = view.journey;
     let packet = &journey.packet;
-    if journey.reply || packet.icmp_error.is_some() || packet.is_fragment || is_group(view) {
+    if journey.reply || packet.icmp_error.is_some() || packet.is_fragment || is_for_many(view) {
         return false;
     }
     match packet.proto {
@@ -78,7 +78,7 @@ pub(super) fn is_probe(port: u16) -> bool {
 }
 
 /// For many: by its address, by the MAC that it was sent to, or by what a route says of it.
-fn is_group(view: &View<'_>) -> bool {
+pub(super) fn is_for_many(view: &View<'_>) -> bool {
     let to = view.journey.packet.ends.dst.addr.ip();
     let many = match to {
         IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),

@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -53,9 +53,10 @@ impl Trial {
         };
         self.fault.apply(&lab, self.family)?;
         let trace = Trace::start(&lab, case.name, &fill(case.flow, self.family), case.watch)?;
+        let began = Instant::now();
         let mut verdict = self.fault.probed(&lab, self.family)?;
         thread::sleep(AFTER_PROBE);
-        let found = trace.stop(case.name)?;
+        let found = trace.stop(case.name, began)?;
         let attempt = Attempt { case, family: self.family, backend: self.backend };
         verdict.wrong =
             verdict.wrong.map(|wrong| format!("the client to see {wrong}")).or_else(|| attempt.wrong(&found));

@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -126,9 +126,10 @@ fn healthy_traffic_has_no_cause() -> Result<()> {
     for (probe, flow) in HEALTHY {
         let name = format!("healthy-{}", probe.name());
         let trace = Trace::start(&lab, &name, &fill(flow, Family::V4), Watch::Both)?;
+        let began = Instant::now();
         let report = probe.run(&lab, Family::V4)?;
         thread::sleep(Duration::from_millis(300));
-        let found = trace.stop(&name)?;
+        let found = trace.stop(&name, began)?;
         let right = found.causes.is_empty();
         println!("{} {:10} {report} → {found}", if right { "right" } else { "WRONG" }, probe.name());
         if !right {

@@ -125,7 +125,8 @@ fn explain(args: &ExplainArgs) -> Result<u8> {
         }
         if args.verbose > 0 && retold.last && written.is_ok() {
             let news = News { journey: retold.journey, first: true, last: true, from_hop: 0, from_note: 0 };
-            let explanation = Explanation { authors: Vec::new(), causes: retold.causes.to_vec() };
+            let explanation =
+                Explanation { authors: retold.authors.to_vec(), causes: retold.causes.to_vec() };
             let scene = Scene::new(retold.topology, retold.names);
             let output: &mut dyn Output = if args.output == Format::Json { &mut Json } else { &mut journeys };
             written = output.news(&mut out, &scene, &news, Some(&explanation));

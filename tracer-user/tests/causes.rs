@@ -7,7 +7,7 @@ use tracer_common::Kind;
 use tracer_user::explain::{CATALOGUE, Certainty, Explainer, Told, markdown};
 use tracer_user::node::Hook;
 use tracer_user::node::evidence::{Evidence, NetnsEvidence};
-use tracer_user::node::rtnl::Rule as IpRule;
+use tracer_user::node::rtnl::{Neighbour, Rule as IpRule};
 use world::egress::{N1, N2, syn, syn_ack};
 use world::*;
 
@@ -300,4 +300,39 @@ fn one_fault_is_one_cause() {
     }
     let found = causes(&mut w);
     assert_eq!(found.iter().map(|t| t.count).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
+fn a_packet_that_waits_for_a_mac() {
+    let entry = |state| Neighbour { ifindex: ETH0, address: ip("172.16.25.183"), mac: Vec::new(), state };
+    let evidence = |state| {
+        let node = NetnsEvidence { neighbours: vec![entry(state)], ..NetnsEvidence::default() };
+        Evidence { netns: [(NODE1, node)].into() }
+    };
+    let (incomplete, failed) = (evidence(0x01), evidence(0x20));
+    let mut explainer = Explainer::default();
+    let mut w = World::new(false);
+    let p = syn();
+    w.request_to_bridge(&mut p.clone());
+    w.fib(&p, NODE1, (254, 0, None, ETH0), 900);
+    w.nf(&p, NODE1, Hook::Forward, (CNI0, ETH0), 900);
+    w.nf(&p, NODE1, Hook::Postrouting, (0, ETH0), 900);
+    w.wait(900);
+    assert_eq!(w.tracker.held(w.now, 1_000_000_000).count(), 0, "it may still come");
+    w.wait(200);
+    let held: Vec<_> = w.tracker.held(w.now, 1_000_000_000).cloned().collect();
+    let [journey] = &held[..] else { panic!("{held:?}") };
+    // Nobody asks any more: the drop tells.
+    assert!(explainer.held(journey, &w.topology, &Kernel, Some(&failed)).is_none());
+    assert!(explainer.held(journey, &w.topology, &Kernel, None).is_none());
+    let told = explainer.held(journey, &w.topology, &Kernel, Some(&incomplete)).unwrap();
+    assert_eq!((told.finding.id, told.finding.certainty), ("neighbour-silent", Certainty::Likely));
+    assert!(explainer.is_explained(journey));
+
+    w.drop(&p, NODE1, ETH0, ("NEIGH_FAILED", "neigh_invalidate"), &[]);
+    w.wait(60);
+    explainer.observe(&w.journeys[&1], &w.topology, &Kernel, Some(&failed));
+    let causes = explainer.causes();
+    assert_eq!(causes.len(), 1, "{causes:#?}");
+    assert_eq!((causes[0].finding.certainty, causes[0].count), (Certainty::Certain, 1));
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Sizes, queues, sockets, programs on devices and what applications do; and noise that is healthy.
 
-use super::variants::{BOTH, EACH, EGW, FOUR, NFT, POD2, SVC, lines};
+use super::variants::{BOTH, EACH, EGW, FOUR, POD2, SVC, lines};
 use super::{Case, Watch};
 use crate::probe::Probe;
 

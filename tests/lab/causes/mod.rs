@@ -7,7 +7,10 @@ mod trace;
 mod variants;
 mod ways;
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 
@@ -87,9 +90,10 @@ impl Attempt {
         let probe = self.apply(&lab)?;
         let name = self.name().replace(' ', "-");
         let trace = Trace::start(&lab, &name, &fill(self.case.flow, self.family), self.case.watch)?;
+        let began = Instant::now();
         probe.run(&lab, self.family)?;
         thread::sleep(Duration::from_millis(self.patience()));
-        trace.stop(&name)
+        trace.stop(&name, began)
     }
 
     /// A lone packet's silence is told after some time.

@@ -7,6 +7,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -20,6 +21,8 @@ use crate::Lab;
 pub struct Found {
     /// Id, certainty, title; the surest first.
     pub causes: Vec<(String, String, String)>,
+    /// When the first of them was on the screen, after the traffic began.
+    pub after: Option<Duration>,
 }
 
 impl Found {
@@ -38,7 +41,8 @@ impl Found {
 impl std::fmt::Display for Found {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let each = self.causes.iter().map(|(id, certainty, title)| format!("{id} [{certainty}: {title}]"));
-        f.write_str(&each.collect::<Vec<_>>().join("; "))
+        f.write_str(&each.collect::<Vec<_>>().join("; "))?;
+        self.after.map_or(Ok(()), |after| write!(f, " after {:.1} s", after.as_secs_f32()))
     }
 }
 
@@ -46,7 +50,7 @@ impl std::fmt::Display for Found {
 #[derive(Debug)]
 pub struct Trace {
     child: Child,
-    lines: thread::JoinHandle<Vec<String>>,
+    lines: thread::JoinHandle<Vec<(Instant, String)>>,
 }
 
 /// `EGWTRACE_BIN`, else what `cargo xtask build` made.
@@ -88,25 +92,30 @@ impl Trace {
             child.wait()?;
             bail!("egwtrace ended: {errors}");
         }
-        let lines = thread::spawn(move || out.lines().map_while(Result::ok).collect());
+        let lines = thread::spawn(move || {
+            out.lines().map_while(Result::ok).map(|line| (Instant::now(), line)).collect()
+        });
         Ok(Self { child, lines })
     }
 
-    /// Ends it. `EGWT_KEEP=DIR` keeps what it printed, as `name`.
+    /// Ends it; the traffic began at `began`. `EGWT_KEEP=DIR` keeps what it printed, as `name`.
     ///
     /// # Errors
     /// When what it printed cannot be kept.
-    pub fn stop(mut self, name: &str) -> Result<Found> {
+    pub fn stop(mut self, name: &str, began: Instant) -> Result<Found> {
         // SAFETY: kill takes the pid of a child that was not waited for, and a signal.
         unsafe { libc::kill(self.child.id() as i32, libc::SIGINT) };
         self.child.wait()?;
         let lines = self.lines.join().map_err(|_| anyhow!("the reader panicked"))?;
+        let first = lines.iter().find(|(_, line)| line.contains("\"certainty\""));
+        let after = first.map(|(at, _)| at.saturating_duration_since(began));
+        let lines: Vec<String> = lines.into_iter().map(|(_, line)| line).collect();
         if let Some(dir) = env::var_os("EGWT_KEEP") {
             let dir = PathBuf::from(dir);
             fs::create_dir_all(&dir)?;
             fs::write(dir.join(format!("{name}.json")), lines.join("\n"))?;
         }
-        Ok(causes(&lines))
+        Ok(Found { after, ..causes(&lines) })
     }
 }
 

@@ -73,11 +73,14 @@ pub const WAYS: &[Case] = &[
         &[
             ("node1", "nft add table {nftip} detour"),
             ("node1", "nft add chain {nftip} detour pre { type nat hook prerouting priority -110 ; }"),
-            ("node1", "nft add rule {nftip} detour pre {nftip} daddr {pod2} tcp dport 80 dnat to {ext}"),
+            (
+                "node1",
+                "nft add rule {nftip} detour pre {nftip} daddr {pod2} tcp dport 80 dnat to 10.200.1.99",
+            ),
         ],
-        &["translated-astray"],
+        ASTRAY,
     )
-    .of(FOUR, NFT),
+    .waiting(3500),
     lines(
         "snat-in-the-overlay",
         Probe::Pod2,

@@ -270,7 +270,7 @@ impl Connections {
                 state.redirected_by.push(from);
             }
             // What is sent again has no answer.
-            let waits = state.sent >= 2 && !state.answered && !state.explained;
+            let waits = state.sent >= 2 && !state.answered;
             return beyond::redirected(view, &state.redirected_by, state.ends).filter(|_| waits);
         }
         let unreachable = matches!((ipv6, icmp_type), (false, 3) | (true, 1));

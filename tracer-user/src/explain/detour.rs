@@ -138,11 +138,28 @@ pub(super) fn of_network(view: &View<'_>, netns: NetnsId, to: IpAddr, used: &Loo
         (bridge && a.ifindex != used.ifindex && network.contains(to) && network.len() > 0)
             .then_some((network, a.ifindex))
     });
-    let (network, bridge) = own?;
-    let (name, bridge) = (view.netns(netns), view.device_name(netns, bridge));
+    let (network, index) = own?;
+    let (name, bridge) = (view.netns(netns), view.device_name(netns, index));
     let out = view.device_name(netns, used.ifindex);
     let via = if used.gateway.is_none() { String::new() } else { format!(" via {}", used.gateway) };
     let ip = if to.is_ipv6() { "ip -6" } else { "ip" };
+    if view.device(netns, index).is_some_and(|d| !d.up) {
+        return Some(
+            Finding::new(
+                &c::POD_ROUTE_MISSING,
+                Certain,
+                format!("{bridge} of {name}, which has the network {network} of {to}, is down: its route is gone, and the packet leaves by {out}{via}"),
+            )
+            .checked(format!("{bridge} is down"), view.command(netns, format!("ip -d addr show dev {bridge}")))
+            .checked(
+                format!("the lookup in table {} found {out}{via}", crate::output::table_name(used.table)),
+                view.command(netns, format!("{ip} route get {to}")),
+            )
+            .fix(view.command(netns, format!("ip link set {bridge} up")))
+            .about(to)
+            .at(view.place(netns, index)),
+        );
+    }
     Some(
         Finding::new(
             &c::WRONG_ROUTE,

@@ -7,8 +7,8 @@ use super::finding::Finding;
 use super::view::View;
 use super::waiting;
 use super::{
-    detour, duplicate, egress, firewall, hairpin, neighbour, programs, reasons, routing, silence, size,
-    sockets, tunnel,
+    detour, duplicate, egress_reply, firewall, hairpin, loops, macs, neighbour, programs, reasons, routing,
+    silence, size, sockets, tunnel,
 };
 use crate::flow::{DropSite, Endpoint, NatKind};
 use crate::node::{DeviceKind, NetnsId, PathRole};
@@ -59,13 +59,13 @@ fn by_reason(view: &View<'_>) -> Option<Finding> {
         }
         "NO_TX_TARGET" | "VXLAN_NO_REMOTE" => tunnel::no_peer(view, site),
         "VXLAN_VNI_NOT_FOUND" => Some(tunnel::vni(view, site)),
-        "OTHERHOST" => neighbour::wrong_entries(view).or_else(|| other_host(view, site.netns, site.ifindex)),
+        "OTHERHOST" => macs::wrong_entries(view).or_else(|| other_host(view, site.netns, site.ifindex)),
         "NO_SOCKET" => no_socket(view, site),
         "PKT_TOO_BIG" => Some(size::too_big(view, site)),
         "QDISC_DROP" | "QDISC_OVERLIMIT" | "QDISC_CONGESTED" | "FQ_BAND_LIMIT" | "FQ_FLOW_LIMIT" => {
             Some(queue_full(view, site))
         }
-        "IP_INHDR" if matches!(view.icmp_sent(), Some((11 | 3, 0))) => routing::ttl_used_up(view, site),
+        "IP_INHDR" if matches!(view.icmp_sent(), Some((11 | 3, 0))) => loops::ttl_used_up(view, site),
         "NOT_SPECIFIED" => by_symbol(),
         other => reasons::explain(view, site, other).or_else(by_symbol),
     }
@@ -80,7 +80,7 @@ fn reverse_path(view: &View<'_>, site: &DropSite) -> Finding {
     let device = view.device_name(site.netns, site.ifindex);
     let source = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends).src.addr;
     let back = view.lookups().rev().find(|l| l.reverse && l.netns == site.netns && l.error == 0);
-    if let Some(found) = egress::reply_by_another_way(view, site) {
+    if let Some(found) = egress_reply::reply_by_another_way(view, site) {
         return found;
     }
     if let Some(found) = detour::of_way_back(view, site, source.ip()) {

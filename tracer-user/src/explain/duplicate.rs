@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use super::catalogue as c;
 use super::finding::Certainty::{self, Certain, Likely};
 use super::finding::Finding;
-use super::routing;
+use super::loops;
 use super::view::View;
 use crate::flow::{DropSite, Ending, Place as At};
+use crate::node::rtnl::Route;
 use crate::node::{Device, DeviceKind, IpPrefix, Namespace, NetnsId, Role};
 
 /// A packet came in with a source that the host has itself: it went round in circles, or another one has it too.
@@ -21,7 +22,7 @@ pub(super) fn own_source(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     });
     let (device, name) = (view.device_name(site.netns, site.ifindex), view.netns(site.netns));
     if left {
-        return Some(routing::came_back(view, site));
+        return Some(loops::came_back(view, site));
     }
     let own = view.device_name(ns.id, own.ifindex);
     let other = owners(view, source).find(|(ns, _)| ns.id != site.netns);
@@ -83,7 +84,7 @@ fn owners<'a>(view: &View<'a>, address: IpAddr) -> impl Iterator<Item = (&'a Nam
 pub(super) fn taken(view: &View<'_>, netns: NetnsId, address: IpAddr) -> Option<Finding> {
     let (_, own) = owners(view, address).find(|(ns, _)| ns.id == netns)?;
     let Some((pod, theirs)) = owners(view, address).find(|(ns, _)| ns.id != netns) else {
-        return of_bridge(view, netns, own, address);
+        return of_bridge(view, netns, own, address).or_else(|| routed_elsewhere(view, netns, own, address));
     };
     if pod.role != Role::Pod && view.role_of(netns) != Some(Role::Pod) {
         return None;
@@ -134,6 +135,36 @@ fn of_bridge(view: &View<'_>, netns: NetnsId, own: &Device, address: IpAddr) -> 
             view.command(netns, format!("ip addr show to {address}")),
         )
         .fix(view.command(netns, format!("ip addr del {address} dev {device}")) + ", if a pod has that address")
+        .about(address)
+        .at(view.place(netns, own.ifindex)),
+    )
+}
+
+/// A host has an address on itself that its own routes place behind another node.
+fn routed_elsewhere(view: &View<'_>, netns: NetnsId, own: &Device, address: IpAddr) -> Option<Finding> {
+    const RT_TABLE_MAIN: u32 = 254;
+    let evidence = view.of(netns)?;
+    let beyond = |r: &&Route| {
+        r.table == RT_TABLE_MAIN
+            && !r.destination.is_empty()
+            && !r.destination.is_host()
+            && r.destination.contains(address)
+            && r.next_hops.iter().all(|hop| hop.gateway.is_some() && hop.ifindex != own.ifindex)
+    };
+    let route = evidence.routes.iter().filter(beyond).max_by_key(|r| r.destination.len())?;
+    let (network, hop) = (route.destination, route.next_hops.first()?);
+    let (name, device) = (view.netns(netns), view.device_name(netns, own.ifindex));
+    let way = format!("{} via {}", view.device_name(netns, hop.ifindex), hop.gateway?);
+    let ip = if address.is_ipv6() { "ip -6" } else { "ip" };
+    Some(
+        Finding::new(
+            &c::DUPLICATE_ADDRESS,
+            Likely,
+            format!("{name} has {address} itself, on {device}, though its routes place {network} behind {way}: it takes for itself what is for a host there"),
+        )
+        .checked(format!("{address} is on {device}"), view.command(netns, format!("ip addr show to {address}")))
+        .checked(format!("{network} is routed to {way}"), view.command(netns, format!("{ip} route show {network}")))
+        .fix(view.command(netns, format!("ip addr del {address} dev {device}")) + ", if a host there has that address")
         .about(address)
         .at(view.place(netns, own.ifindex)),
     )

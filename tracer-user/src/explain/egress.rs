@@ -5,8 +5,9 @@
 use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
-use super::view::{Entry, Lookup, View};
-use crate::flow::{DropSite, Hop, NatKind, Place as At};
+use super::view::{Entry, View};
+use super::{egress_reply, fwmark};
+use crate::flow::{Hop, NatKind, Place as At};
 use crate::node::evidence::{Done, PacketView, Routed, walk_hook};
 use crate::node::rtnl::Link;
 use crate::node::{DeviceKind, Hook, NetnsId};
@@ -30,7 +31,7 @@ pub(crate) fn is_egress_tunnel(link: &Link) -> bool {
     link.vxlan.as_ref().is_some_and(|v| link.name == DEVICE || (v.vni == VNI && v.port == PORT))
 }
 
-fn is_tunnel(view: &View<'_>, netns: NetnsId, ifindex: u32) -> bool {
+pub(super) fn is_tunnel(view: &View<'_>, netns: NetnsId, ifindex: u32) -> bool {
     view.device(netns, ifindex).is_some_and(|d| match d.kind {
         DeviceKind::Vxlan { vni, port, .. } => d.name == DEVICE || (vni == VNI && port == PORT),
         _ => false,
@@ -66,9 +67,10 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
         return None;
     }
     if view.journey.reply {
-        return fwmark(view).or_else(|| reply_not_marked(view).filter(|_| view.dropped().is_some()));
+        return fwmark::explain(view)
+            .or_else(|| egress_reply::reply_not_marked(view).filter(|_| view.dropped().is_some()));
     }
-    masqueraded(view).or_else(|| fwmark(view)).or_else(|| without_snat(view))
+    masqueraded(view).or_else(|| fwmark::explain(view)).or_else(|| without_snat(view))
 }
 
 fn masqueraded(view: &View<'_>) -> Option<Finding> {
@@ -104,260 +106,6 @@ fn out_of(hop: &Hop) -> u32 {
         At::Hook { out_ifindex, .. } => out_ifindex,
         At::Device { ifindex, .. } | At::Route { ifindex, .. } => ifindex,
     }
-}
-
-/// Marked for a gateway, but not routed by the mark's table.
-fn fwmark(view: &View<'_>) -> Option<Finding> {
-    if let Some(finding) = table_leads_out(view) {
-        return Some(finding);
-    }
-    let found = view.lookups().find(|l| {
-        !l.reverse && !l.encap && l.error == 0 && is_node_mark(l.mark) && l.table != l.mark && l.table != 255
-    })?;
-    let mark = found.mark;
-    if let Some(finding) = other_table(view, &found) {
-        return Some(finding);
-    }
-    let asked = view.lookups().any(|l| l.netns == found.netns && l.table == mark && l.error != 0);
-    let out = view.device_name(found.netns, found.ifindex);
-    let name = view.netns(found.netns);
-    let table = crate::output::table_name(found.table);
-    let tunnel = view
-        .namespace(found.netns)
-        .and_then(|ns| ns.devices.values().find(|d| is_tunnel(view, ns.id, d.ifindex)));
-    let place = view.place(found.netns, found.ifindex);
-    let ip = view.ip_command();
-    if asked {
-        let why = match tunnel {
-            None => format!("{DEVICE} does not exist on {name}"),
-            Some(d) if !d.up => format!("{} is down", d.name),
-            Some(_) => "its route is missing".to_owned(),
-        };
-        return Some(
-            Finding::new(
-                &c::FWMARK_TABLE_EMPTY,
-                Certain,
-                format!(
-                    "the routing table of mark {mark:#x} is empty ({why}): the packet leaks out of {out}"
-                ),
-            )
-            .checked(
-                format!("the lookup in table {mark} failed, table {table} was used"),
-                view.command(found.netns, format!("{ip} route show table {mark}")),
-            )
-            .checked(why, view.command(found.netns, format!("ip -d link show {DEVICE}")))
-            .fix(format!("restart the egressgateway agent on {name}: it makes {DEVICE} and the route again"))
-            .at(place),
-        );
-    }
-    if let Some(finding) = preempted(view, &found) {
-        return Some(finding);
-    }
-    Some(
-        Finding::new(
-            &c::FWMARK_WITHOUT_RULE,
-            Certain,
-            format!(
-                "the packet has mark {mark:#x}, but no ip rule for it: table {table} sent it out of {out}"
-            ),
-        )
-        .checked(
-            format!("table {mark} was never asked"),
-            view.command(found.netns, format!("{ip} rule show fwmark {mark:#x}")),
-        )
-        .fix(view.command(found.netns, format!("{ip} rule add priority 99 fwmark {mark:#x} lookup {mark}")))
-        .at(place),
-    )
-}
-
-/// The mark's own table, but its route is by another device than the tunnel.
-fn table_leads_out(view: &View<'_>) -> Option<Finding> {
-    let found = view.lookups().find(|l| {
-        let other = l.ifindex != 0 && !is_tunnel(view, l.netns, l.ifindex);
-        !l.reverse && !l.encap && l.error == 0 && is_node_mark(l.mark) && l.table == l.mark && other
-    })?;
-    let (mark, name) = (found.mark, view.netns(found.netns));
-    let out = view.device_name(found.netns, found.ifindex);
-    let via = if found.gateway.is_none() { String::new() } else { format!(" via {}", found.gateway) };
-    let ip = view.ip_command();
-    Some(
-        Finding::new(
-            &c::FWMARK_TABLE_WRONG,
-            Certain,
-            format!(
-                "the routing table of mark {mark:#x} on {name} leads out of {out}{via}, not into {DEVICE}"
-            ),
-        )
-        .checked(
-            format!("the lookup in table {mark} found {out}{via}"),
-            view.command(found.netns, format!("{ip} route show table {mark}")),
-        )
-        .fix(format!(
-            "restart the egressgateway agent on {name}: it writes the default route by {DEVICE} again"
-        ))
-        .about(mark)
-        .at(view.place(found.netns, found.ifindex)),
-    )
-}
-
-/// The mark's rule names another table than EgressGateway's.
-fn other_table(view: &View<'_>, found: &Lookup) -> Option<Finding> {
-    let ipv6 = view.journey.packet.ipv6;
-    let mark = found.mark;
-    let rule = view.of(found.netns)?.rules.iter().find(|r| {
-        r.ipv6 == ipv6 && r.mask == u32::MAX && r.mark == mark && !r.inverted && r.table == found.table
-    })?;
-    let (name, ip) = (view.netns(found.netns), view.ip_command());
-    let out = view.device_name(found.netns, found.ifindex);
-    let priority = rule.priority;
-    Some(
-        Finding::new(
-            &c::FWMARK_TABLE_WRONG,
-            Certain,
-            format!("ip rule {priority} of {name} leads mark {mark:#x} to table {}, not to table {mark}: the packet goes out of {out}", rule.table),
-        )
-        .checked(
-            format!("table {} answered for mark {mark:#x}", found.table),
-            view.command(found.netns, format!("{ip} rule show fwmark {mark:#x}")),
-        )
-        .fix(format!(
-            "{}; {}",
-            view.command(found.netns, format!("{ip} rule del priority {priority} fwmark {mark:#x}")),
-            view.command(found.netns, format!("{ip} rule add priority 99 fwmark {mark:#x} lookup {mark}"))
-        ))
-        .about(mark)
-        .at(view.place(found.netns, found.ifindex)),
-    )
-}
-
-/// The answer to what came by the tunnel does not go back into it.
-pub(super) fn reply_not_marked(view: &View<'_>) -> Option<Finding> {
-    const CHAIN: &str = "EGRESSGATEWAY-REPLY-ROUTING";
-    let Entry { netns: gateway, ifindex: tunnel, .. } = view.tunnel.filter(|_| view.journey.reply)?;
-    // Of the answer itself: what is looked up without an input device is a tunnel's outer packet.
-    let found = view.lookups().find(|l| {
-        l.netns == gateway
-            && !l.reverse
-            && !l.encap
-            && l.in_ifindex > 1
-            && l.in_ifindex != tunnel
-            && l.error == 0
-    })?;
-    if found.error != 0 || found.ifindex == 0 || found.ifindex == tunnel || is_node_mark(found.mark) {
-        return None;
-    }
-    let name = view.netns(gateway);
-    let out = view.device_name(gateway, found.ifindex);
-    let evidence = view.of(gateway)?;
-    let chains: Vec<_> = evidence.tables("mangle").filter_map(|t| t.chain(CHAIN)).collect();
-    let (sure, why) = if chains.is_empty() {
-        (Certain, format!("mangle has no chain {CHAIN}"))
-    } else if chains.iter().all(|chain| chain.rules.is_empty()) {
-        (Certain, format!("{CHAIN} is empty"))
-    } else {
-        (Likely, format!("no rule of {CHAIN} restored the mark of the connection"))
-    };
-    let device = view.device_name(gateway, tunnel);
-    Some(
-        Finding::new(
-            &c::REPLY_NOT_MARKED,
-            sure,
-            format!("{name} does not mark answers for the tunnel ({why}): they leave by {out}, not by {device}, and get lost or are refused"),
-        )
-        .checked(
-            format!("the request came by {device}, the answer was routed without a mark to {out}"),
-            view.command(gateway, format!("{} -t mangle -vnL {CHAIN}", view.iptables())),
-        )
-        .fix(format!("restart the egressgateway agent on {name}: it writes {CHAIN} and the jump to it again"))
-        .about(gateway)
-        .at(Place { hook: Some("PREROUTING".to_owned()), ..view.place(gateway, found.ifindex) }),
-    )
-}
-
-/// The answer comes back by another way than the tunnel into which the request went: the gateway's doing.
-pub(super) fn reply_by_another_way(view: &View<'_>, site: &DropSite) -> Option<Finding> {
-    let sent = view.routes.iter().find(|l| l.netns == site.netns && is_tunnel(view, l.netns, l.ifindex))?;
-    if !view.journey.reply || site.encap.is_some() || sent.ifindex == site.ifindex || site.ifindex == 0 {
-        return None;
-    }
-    let (name, device) = (view.netns(site.netns), view.device_name(site.netns, site.ifindex));
-    let tunnel = view.device_name(sent.netns, sent.ifindex);
-    let gateway = if sent.gateway.is_none() {
-        "the gateway".to_owned()
-    } else {
-        format!("the gateway {}", sent.gateway)
-    };
-    Some(
-        Finding::new(
-            &c::REPLY_NOT_MARKED,
-            Likely,
-            format!("the request went into {tunnel}, but the answer comes to {name} by {device}: {gateway} does not send it back into the tunnel, and {device} refuses it"),
-        )
-        .checked(
-            format!("dropped on arrival by {device}: {}", view.reason(site)),
-            view.command(site.netns, format!("{} route get {}", view.ip_command(), view.journey.packet.ends.src.addr)),
-        )
-        .checked(
-            format!("the request was routed to {tunnel} by mark {:#x}", sent.mark),
-            view.command(site.netns, format!("{} rule show fwmark {:#x}", view.ip_command(), sent.mark)),
-        )
-        .fix(format!("on {gateway}: the chain EGRESSGATEWAY-REPLY-ROUTING in mangle, the ip rule of this node's mark and its table have to be there; restart the egressgateway agent there (trace there to see which is missing)"))
-        .about(site.netns)
-        .at(view.place(site.netns, site.ifindex)),
-    )
-}
-
-/// The mark's rule is there, but the lookup never came to it.
-fn preempted(view: &View<'_>, found: &Lookup) -> Option<Finding> {
-    let evidence = view.of(found.netns)?;
-    let ipv6 = view.journey.packet.ipv6;
-    let own = evidence.rules.iter().find(|r| {
-        r.ipv6 == ipv6 && r.mask != 0 && !r.inverted && found.mark & r.mask == r.mark && r.table == found.mark
-    })?;
-    let ends = view.journey.packet.ends;
-    let (source, destination) = (ends.src.addr.ip(), ends.dst.addr.ip());
-    let first = evidence.rules.iter().find(|r| {
-        r.priority <= own.priority
-            && r.table == found.table
-            && *r != own
-            && r.matches(source, destination, found.mark)
-    });
-    let out = view.device_name(found.netns, found.ifindex);
-    let table = crate::output::table_name(found.table);
-    let show = view.command(found.netns, format!("{} rule show", view.ip_command()));
-    let (certainty, title) = match first {
-        Some(first) => (
-            Certain,
-            format!(
-                "ip rule {} ({}) comes before rule {} of mark {:#x}: table {table} sent the packet out of {out}",
-                first.priority,
-                first.selector(),
-                own.priority,
-                found.mark
-            ),
-        ),
-        None => (
-            Likely,
-            format!(
-                "ip rule {} of mark {:#x} did not apply to the packet ({}): table {table} sent it out of {out}",
-                own.priority,
-                found.mark,
-                own.selector()
-            ),
-        ),
-    };
-    let fix = match first {
-        Some(first) => {
-            format!("delete ip rule {}, or give it a priority number above {}", first.priority, own.priority)
-        }
-        None => format!("see what ip rule {} asks for besides the mark", own.priority),
-    };
-    Some(
-        Finding::new(&c::FWMARK_RULE_PREEMPTED, certainty, title)
-            .checked(format!("table {} was never asked", own.table), show)
-            .fix(fix)
-            .at(view.place(found.netns, found.ifindex)),
-    )
 }
 
 /// Out of the tunnel, out of the gateway, with the source that it came with.

@@ -13,7 +13,8 @@ use super::ledger::{Ledger, Told};
 use super::odds::Odds;
 use super::view::View;
 use super::{
-    catalogue, drops, egress, lookups, programs, routing, selection, service, silence, slow, translated,
+    catalogue, drops, egress, lookups, neighbour, programs, selection, service, silence, slow, translated,
+    unsent,
 };
 use crate::flow::{Ending, Journey, Names};
 use crate::node::evidence::Evidence;
@@ -127,6 +128,27 @@ impl Explainer {
         found.into_iter().filter_map(|found| self.ledger.tell(found, journey)).collect()
     }
 
+    /// Something that breaks the flow of this packet is known.
+    pub fn is_explained(&mut self, journey: &Journey) -> bool {
+        self.connections.flow(journey.flow).explained
+    }
+
+    /// Looks at a packet under way that may wait for its next hop's link-layer address.
+    pub fn held(
+        &mut self,
+        journey: &Journey,
+        topology: &Topology,
+        names: &dyn Names,
+        evidence: Option<&Evidence>,
+    ) -> Option<Told> {
+        let odds = &self.odds;
+        let view = View { journey, topology, names, evidence, routes: &[], exit: None, tunnel: None, odds };
+        let found = neighbour::pending(&view)?;
+        self.connections.flow(journey.flow).explained = true;
+        self.connections.askers.silence(&found, journey);
+        self.ledger.expect(found, journey)
+    }
+
     /// Looks at what no packet shows: answers that do not come, counters. Call it every half second or so.
     pub fn tick(
         &mut self,
@@ -188,14 +210,14 @@ impl Explainer {
             View { journey: &nobody, topology, names, evidence, routes: &[], exit: None, tunnel: None, odds };
         for (netns, risen) in now.counters {
             for destination in now.destinations {
-                if let Some(found) = routing::nowhere_to_go(&view, *netns, *destination, risen) {
+                if let Some(found) = unsent::nowhere_to_go(&view, *netns, *destination, risen) {
                     told.extend(self.ledger.tell(found, &nobody));
                 }
             }
         }
         if !self.connections.saw_any() {
             for destination in now.destinations {
-                for finding in routing::refused_at_once(&view, *destination) {
+                for finding in unsent::refused_at_once(&view, *destination) {
                     if !self.ledger.knows(&finding) {
                         told.extend(self.ledger.tell(finding, &nobody));
                     }

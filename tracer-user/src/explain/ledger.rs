@@ -35,6 +35,8 @@ struct Entry {
     told: Told,
     /// Journeys come more than once.
     last: u64,
+    /// Of a packet that is still under way: it may come to nothing.
+    pending: bool,
     flows: BTreeSet<u32>,
 }
 
@@ -68,11 +70,21 @@ const SAME_DEVICE: &[(&str, &str)] = &[
 ];
 
 /// The same, when both are about one subject.
-const SAME_SUBJECT: &[(&str, &str)] = &[(c::PATH_MTU_BLACK_HOLE.id, c::PACKET_TOO_BIG.id)];
+const SAME_SUBJECT: &[(&str, &str)] = &[
+    (c::PATH_MTU_BLACK_HOLE.id, c::PACKET_TOO_BIG.id),
+    // A router tells of its wrong route by redirects, and the sender takes it over.
+    (c::WRONG_ROUTE.id, c::WRONG_ROUTE.id),
+];
 
 /// What is said for want of anything better.
-const GUESSES: &[&str] =
-    &[c::NO_ANSWER.id, c::UNREACHABLE_BEYOND.id, c::ACCEPT_QUEUE_FULL.id, c::POD_ADDRESS_ON_THE_WIRE.id];
+const GUESSES: &[&str] = &[
+    c::NO_ANSWER.id,
+    c::UNREACHABLE_BEYOND.id,
+    c::ACCEPT_QUEUE_FULL.id,
+    c::POD_ADDRESS_ON_THE_WIRE.id,
+    c::LOST_BETWEEN.id,
+    c::REPLY_LOST.id,
+];
 
 fn covers(more: &Finding, less: &Finding) -> bool {
     let pair = (more.id, less.id);
@@ -111,7 +123,10 @@ impl Ledger {
                 entry.last = journey.id;
                 entry.told.count += 1;
                 entry.told.finding = finding;
+            } else if entry.pending {
+                entry.told.finding = finding;
             }
+            entry.pending = false;
             return Some(entry.told.clone());
         }
         if self.entries.len() >= CAUSES {
@@ -119,7 +134,7 @@ impl Ledger {
         }
         let told = Told { finding, count: 1 };
         let flows = BTreeSet::from([journey.flow]);
-        self.entries.push(Entry { key, told: told.clone(), last: journey.id, flows });
+        self.entries.push(Entry { key, told: told.clone(), last: journey.id, pending: false, flows });
         Some(told)
     }
 
@@ -133,11 +148,23 @@ impl Ledger {
         self.entries.iter().map(|e| &e.told.finding).any(|f| f.breaks() && f.certainty != Certainty::Possible)
     }
 
+    /// The same of a packet that is still under way.
+    pub(super) fn expect(&mut self, finding: Finding, journey: &Journey) -> Option<Told> {
+        let key = Key::of(&finding);
+        let known = self.entries.iter().any(|entry| entry.key == key);
+        let told = self.tell(finding, journey);
+        if !known && let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == key) {
+            entry.pending = true;
+        }
+        told
+    }
+
     /// There is an answer after all: it was only late.
     pub(super) fn answered(&mut self, flow: u32) {
         self.entries.retain(|entry| {
-            let guess = entry.told.finding.certainty == Certainty::Possible
-                && GUESSES.contains(&entry.told.finding.id);
+            let finding = &entry.told.finding;
+            let guess =
+                entry.pending || (finding.certainty == Certainty::Possible && GUESSES.contains(&finding.id));
             !(guess && entry.flows.len() == 1 && entry.flows.contains(&flow))
         });
     }

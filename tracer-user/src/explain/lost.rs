@@ -6,7 +6,7 @@ use super::connections::FlowState;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use super::view::View;
-use super::{drops, duplicate, egress, neighbour, tunnel, waiting};
+use super::{drops, duplicate, egress_reply, macs, tunnel, waiting};
 use crate::flow::{Ending, Expected, Hop, NoteKind, Place};
 use crate::node::Role;
 
@@ -21,10 +21,10 @@ pub(super) fn vanished(view: &View<'_>, state: &mut FlowState) -> Option<Finding
         && macs.destination[0] & 1 == 0
         && device.mac != macs.destination
     {
-        return drops::other_host(view, hop.netns, ifindex);
+        return drops::other_host(view, hop.netns, ifindex).or_else(|| flooded(view, state));
     }
     if matches!(view.journey.ending, Ending::Vanished { .. })
-        && let Some(found) = neighbour::wrong_entries(view)
+        && let Some(found) = macs::wrong_entries(view)
     {
         return Some(found);
     }
@@ -69,6 +69,25 @@ pub(super) fn vanished(view: &View<'_>, state: &mut FlowState) -> Option<Finding
         .fix(format!("look for an XDP program on {next}, and for drops in the counters of {here} and {next}"))
         .at(lost_at),
     )
+}
+
+/// A switch gave the frame to everybody, as it does with a MAC that no port is known for: nobody took it.
+fn flooded(view: &View<'_>, state: &FlowState) -> Option<Finding> {
+    if state.answered || state.explained || state.sent < 2 {
+        return None;
+    }
+    let hops = &view.journey.hops;
+    let left = hops.iter().rev().find(|h| matches!(h.place, Place::Device { egress: true, .. }))?;
+    let Place::Device { ifindex, .. } = left.place else { return None };
+    let lookup = view
+        .lookups()
+        .rev()
+        .find(|l| l.netns == left.netns && l.ifindex == ifindex && !l.reverse && l.error == 0);
+    let outer = left.encap.and_then(|i| view.journey.encaps.get(usize::from(i)));
+    let to = outer.map_or(left.ends.dst.addr, |o| o.dst.addr).ip();
+    let next = lookup.filter(|l| !l.gateway.is_none()).map_or(to, |l| l.gateway.ip());
+    let found = macs::wrong_entry(view, left.netns, ifindex, next);
+    found.or_else(|| macs::written(view, left.netns, ifindex, next))
 }
 
 /// Dropped at one place again and again, while nothing else explains it.
@@ -132,7 +151,7 @@ pub(super) fn unheard(view: &View<'_>, state: &mut FlowState) -> Option<Finding>
         return None;
     }
     let found = tunnel::wrong_peer(view).or_else(|| tunnel::not_back(view)).or_else(|| never_arrived(view));
-    let found = found.or_else(|| egress::reply_not_marked(view));
+    let found = found.or_else(|| egress_reply::reply_not_marked(view));
     found.or_else(|| Some(reply_lost(view)))
 }
 
@@ -169,7 +188,7 @@ pub(super) fn never_arrived(view: &View<'_>) -> Option<Finding> {
     }
     let (name, device) = (view.netns(netns), view.device_name(netns, ifindex));
     let (there, theirs) = (view.netns(ns.id), view.device_name(ns.id, owner.ifindex));
-    if let Some(found) = neighbour::wrong_entry(view, netns, ifindex, next) {
+    if let Some(found) = macs::wrong_entry(view, netns, ifindex, next) {
         return Some(found);
     }
     let show = view.command(netns, format!("ip neigh show {next} dev {device}"));

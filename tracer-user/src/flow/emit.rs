@@ -7,7 +7,7 @@ use super::addr::Ends;
 use super::author::{Deed, distinct_priorities};
 use super::ending::vanished;
 use super::model::{Cause, Ending, Journey, MarkChange, NoteKind, Place};
-use super::slots::{At, NEVER};
+use super::slots::{At, NEVER, Slot};
 use super::stats::Summary;
 use super::tracker::{Recent, Tracker};
 use super::zoom::{Change, Zoom};
@@ -60,15 +60,7 @@ impl Tracker {
     pub(crate) fn schedule(&mut self, at: At, ts: u64) {
         let o = &self.options;
         let slot = self.slots.get(at);
-        let last = slot.last_seen().map(|h| (h.netns, h.place));
-        // After POSTROUTING a packet may wait for its next hop's link-layer address.
-        let waits = match last {
-            Some((_, Place::Hook { hook: Hook::Postrouting, .. })) => true,
-            Some((netns, Place::Hook { hook: Hook::Forward | Hook::Output, .. })) => {
-                self.positions.last(netns, slot.family, Hook::Postrouting).is_none()
-            }
-            _ => false,
-        };
+        let waits = self.may_wait_for_neighbour(slot);
         let over = match slot.journey.ending {
             // Equal packets must not pile up; others may come back (a loop).
             Ending::Left { .. } => !self.places.several_nodes() && slot.fp.is_weak(),
@@ -91,6 +83,31 @@ impl Tracker {
         let news = *slot.news.get_or_insert(ts);
         let due = if slot.shown { slot.close.min(news + o.hold_ns) } else { slot.close };
         self.slots.due[at as usize] = due;
+    }
+
+    /// After POSTROUTING a packet may wait for its next hop's link-layer address.
+    fn may_wait_for_neighbour(&self, slot: &Slot) -> bool {
+        match slot.last_seen().map(|h| (h.netns, h.place)) {
+            Some((_, Place::Hook { hook: Hook::Postrouting, .. })) => true,
+            Some((netns, Place::Hook { hook: Hook::Forward | Hook::Output, .. })) => {
+                self.positions.last(netns, slot.family, Hook::Postrouting).is_none()
+            }
+            _ => false,
+        }
+    }
+
+    /// Packets that are where one waits for its next hop's link-layer address, and have been for `ns`.
+    pub fn held(&self, now_ns: u64, ns: u64) -> impl Iterator<Item = &Journey> {
+        let slots = self.slots.indexes().map(|at| self.slots.get(at));
+        slots
+            .filter(move |slot| {
+                slot.used
+                    && !slot.settled
+                    && matches!(slot.journey.ending, Ending::Open)
+                    && now_ns.saturating_sub(slot.journey.start_ns) >= ns
+                    && self.may_wait_for_neighbour(slot)
+            })
+            .map(|slot| &slot.journey)
     }
 
     /// Gives up an old journey to make room.

@@ -5,7 +5,7 @@ use std::io::BufRead;
 
 use super::format::{End, KnownNames, Line};
 use super::reader::{Reader, RecordError};
-use crate::explain::{Explainer, Tick, Told};
+use crate::explain::{Explainer, HopAuthors, Tick, Told};
 use crate::flow::{Journey, Names};
 use crate::node::Topology;
 use crate::node::evidence::Evidence;
@@ -31,6 +31,8 @@ pub struct Retold<'a> {
     pub topology: &'a Topology,
     pub names: &'a dyn Names,
     pub causes: &'a [Told],
+    /// The rules behind marks and translations.
+    pub authors: &'a [HopAuthors],
     pub evidence: Option<&'a Evidence>,
     /// It will not be told again.
     pub last: bool,
@@ -74,11 +76,13 @@ pub fn replay<R: BufRead>(
                 out.packets += u64::from(line.first);
                 let causes = explainer.observe(&line.journey, &topology, &names, evidence.as_ref());
                 let (journey, evidence) = (&line.journey, evidence.as_ref());
+                let authors = explainer.authors(journey, 0, &topology, &names, evidence);
                 each(&Retold {
                     journey,
                     topology: &topology,
                     names: &names,
                     causes: &causes,
+                    authors: &authors,
                     evidence,
                     last: line.last,
                 });

@@ -55,6 +55,10 @@ const FORMER: usize = 64;
 const COUNTERS: Duration = Duration::from_millis(100);
 /// How often is looked for what no packet shows: answers that do not come, counters of the kernel.
 const SILENCE: Duration = Duration::from_millis(500);
+/// How long a packet may wait for its next hop's link-layer address before the cause is looked for.
+const HELD_NS: u64 = 1_000_000_000;
+/// Such packets that are looked at.
+const HELD: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
@@ -360,6 +364,7 @@ impl<'a> Run<'a> {
         self.screen.tick(&self.topology, &tick);
         self.nothing.count(&counters);
         self.remark_on_silence(false);
+        self.screen.held(&self.topology, self.tracker.held(tick.now_ns, HELD_NS).take(HELD));
         self.screen.flush();
     }
 

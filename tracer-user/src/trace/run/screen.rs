@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::TraceError;
 use crate::cli::{Format, Plan};
 use crate::explain::{Explainer, Tick};
-use crate::flow::{Ending, Names, Notice, Update};
+use crate::flow::{Ending, Journey, Names, Notice, Update};
 use crate::node::Topology;
 use crate::output::{Explanation, Json, Output, Scene, Text};
 use crate::trace::evidence::EvidenceReader;
@@ -117,6 +117,22 @@ impl Screen {
 
     pub(super) fn has_causes(&self) -> bool {
         !self.explainer.causes().is_empty()
+    }
+
+    /// Packets that may wait for a neighbour.
+    pub(super) fn held<'j>(&mut self, topology: &Arc<Topology>, journeys: impl Iterator<Item = &'j Journey>) {
+        for journey in journeys {
+            if self.explainer.is_explained(journey) {
+                continue;
+            }
+            let evidence = self.evidence.latest();
+            // Neighbours come and go unannounced.
+            self.evidence.refresh();
+            let told = self.explainer.held(journey, topology, &*self.names, evidence.as_deref());
+            if let Some(told) = told {
+                self.write(topology, |output, out, scene| output.cause(out, scene, &told));
+            }
+        }
     }
 
     /// As many journeys as were asked for have been shown to their end.

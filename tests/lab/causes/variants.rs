@@ -178,7 +178,7 @@ pub const VARIANTS: &[Case] = &[
     // Tunnels.
     lines("fdb-wrong-node", Probe::Egw, EGW, &[
         ("node1", "bridge fdb replace {mac2} dev egress.vxlan dst 172.16.25.99 self permanent"),
-    ], &["neighbour-silent"]).waiting(3500),
+    ], &["tunnel-peer-wrong"]).waiting(3500),
     lines("neigh-wrong-mac", Probe::Egw, EGW, &[
         ("node1", "ip neigh replace {tunnel2} lladdr 66:00:00:00:00:01 dev egress.vxlan nud permanent"),
     ], &["tunnel-peer-missing"]).of(EACH, NFT),

@@ -87,7 +87,7 @@ impl Explainer {
         let routes = std::mem::take(&mut state.routes);
         let view = View { journey, topology, names, evidence, routes: &routes, exit, tunnel, odds };
         let mut found = explain(&view);
-        found.extend(slow::explain(&view, &self.whole));
+        found.extend(slow::explain(&view, &mut self.whole));
         self.connections.flow(journey.flow).routes.clone_from(&routes);
         let view = View { routes: &[], ..view };
         // Of an address that nobody has, no answer is to be expected.

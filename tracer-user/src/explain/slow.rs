@@ -7,20 +7,26 @@ use super::catalogue as c;
 use super::finding::Certainty::Likely;
 use super::finding::Finding;
 use super::view::View;
-use crate::flow::{Hop, NoteKind, Place as At};
+use crate::flow::{Hop, Journey, NoteKind, Place as At};
 use crate::node::{NetnsId, PathRole};
 
 /// Far more than a hop of a cluster takes.
 const SLOW_NS: u64 = 50_000_000;
 /// Packets whose last place is remembered, for what they were cut into.
 const REMEMBERED: usize = 1024;
+/// Parts of one packet that are remembered.
+const PARTS: usize = 4;
 
 /// Queueing disciplines that hold packets back by rate or delay; the usual ones hold them while the device is busy.
 const SHAPERS: [&str; 9] = ["tbf", "htb", "hfsc", "cbq", "cake", "netem", "ets", "drr", "hhf"];
 
-/// Where packets were last seen that may go on as their parts.
+/// Where packets were last seen that may go on as their parts, and parts that are told of before their whole.
 #[derive(Debug, Default)]
-pub(super) struct Whole(HashMap<u64, Hop>);
+pub(super) struct Whole {
+    last: HashMap<u64, Hop>,
+    /// By the whole's number: where each part was first seen.
+    parts: HashMap<u64, Vec<Hop>>,
+}
 
 /// A wait: after it had left by this device's hook, or before.
 #[derive(Clone, Copy, Debug)]
@@ -44,28 +50,55 @@ enum Where {
 impl Whole {
     /// Takes note of a packet, whatever becomes of it.
     pub(super) fn remember(&mut self, id: u64, hops: &[Hop]) {
-        let Some(last) = hops.iter().rev().find(|h| !matches!(h.place, At::Route { .. })) else { return };
+        let Some(last) = hops.iter().rev().find(seen) else { return };
         if matches!(last.place, At::Device { egress: true, .. }) {
-            if self.0.len() >= REMEMBERED {
-                self.0.clear();
+            if self.last.len() >= REMEMBERED {
+                self.last.clear();
             }
-            self.0.insert(id, *last);
+            self.last.insert(id, *last);
         }
+    }
+
+    /// The last place of a whole and the first of a part of it, now that both are known.
+    fn pairs(&mut self, journey: &Journey) -> Vec<[Hop; 2]> {
+        let mut pairs = Vec::new();
+        let first = journey.hops.iter().find(seen).copied();
+        let of = journey.notes.iter().find_map(|n| match n.what {
+            NoteKind::PartOf { of } => Some(of),
+            _ => None,
+        });
+        if let (Some(of), Some(first)) = (of, first) {
+            match self.last.get(&of) {
+                Some(last) => pairs.push([*last, first]),
+                None => {
+                    if self.parts.len() >= REMEMBERED {
+                        self.parts.clear();
+                    }
+                    let known = self.parts.entry(of).or_default();
+                    if known.len() < PARTS {
+                        known.push(first);
+                    }
+                }
+            }
+        }
+        if let Some(last) = self.last.get(&journey.id) {
+            let parts = self.parts.remove(&journey.id).unwrap_or_default();
+            pairs.extend(parts.into_iter().map(|first| [*last, first]));
+        }
+        pairs
     }
 }
 
+fn seen(hop: &&Hop) -> bool {
+    !matches!(hop.place, At::Route { .. })
+}
+
 /// The packet waited.
-pub(super) fn explain(view: &View<'_>, whole: &Whole) -> Option<Finding> {
-    let part = view.journey.notes.iter().find_map(|n| match n.what {
-        NoteKind::PartOf { of } => whole.0.get(&of).copied(),
-        _ => None,
-    });
-    let seen = view.journey.hops.iter().filter(|h| !matches!(h.place, At::Route { .. }));
-    let hops: Vec<Hop> = part.into_iter().chain(seen.copied()).collect();
-    let wait = hops.windows(2).find_map(|pair| {
-        let [before, after] = pair else { return None };
-        wait(view, before, after)
-    })?;
+pub(super) fn explain(view: &View<'_>, whole: &mut Whole) -> Option<Finding> {
+    let mut pairs = whole.pairs(view.journey);
+    let hops: Vec<Hop> = view.journey.hops.iter().filter(seen).copied().collect();
+    pairs.extend(hops.windows(2).filter_map(|pair| pair.first_chunk().copied()));
+    let wait = pairs.iter().find_map(|[before, after]| wait(view, before, after))?;
     Some(say(view, &wait))
 }
 

@@ -135,7 +135,7 @@ pub(super) fn of_network(view: &View<'_>, netns: NetnsId, to: IpAddr, used: &Loo
     let own = evidence.addresses.iter().find_map(|a| {
         let network = IpPrefix::new(a.address, a.prefix_len)?;
         let bridge = view.device(netns, a.ifindex).is_some_and(|d| d.kind == DeviceKind::Bridge);
-        (bridge && a.ifindex != used.ifindex && network.contains(to) && network.len() > 0)
+        (bridge && a.ifindex != used.ifindex && network.contains(to) && !network.is_empty())
             .then_some((network, a.ifindex))
     });
     let (network, index) = own?;

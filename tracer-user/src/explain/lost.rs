@@ -100,7 +100,7 @@ pub(super) fn dropped_again(view: &View<'_>, state: &mut FlowState) -> Option<Fi
     let at = (site.netns, site.location);
     let count = state.dropped.filter(|(known, _)| *known == at).map_or(1, |(_, count)| count + 1);
     state.dropped = Some((at, count));
-    if count < 2 || state.explained || !(again || !view.journey.packet.is_tcp()) {
+    if count < 2 || state.explained || (!again && view.journey.packet.is_tcp()) {
         return None;
     }
     let (device, name) = (view.device_name(site.netns, site.ifindex), view.netns(site.netns));

@@ -5,7 +5,7 @@
 use std::ffi::{CStr, c_long};
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_stats_type};
 
@@ -32,6 +32,17 @@ pub struct ProgStats {
 /// # Errors
 /// Of `BPF_OBJ_GET_INFO_BY_FD`.
 pub fn prog_stats(program: BorrowedFd<'_>) -> io::Result<ProgStats> {
+    let info = prog_info(program)?;
+    Ok(ProgStats {
+        id: info.id,
+        run_time_ns: info.run_time_ns,
+        run_cnt: info.run_cnt,
+        recursion_misses: info.recursion_misses,
+        verified_insns: info.verified_insns,
+    })
+}
+
+fn prog_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
     // SAFETY: the structure is made of integers; all zero is a value of it.
     let mut info: bpf_prog_info = unsafe { mem::zeroed() };
     let mut attr = zeroed();
@@ -40,13 +51,7 @@ pub fn prog_stats(program: BorrowedFd<'_>) -> io::Result<ProgStats> {
     attr.info.info = (&raw mut info) as u64;
     // SAFETY: `info` is as long as `info_len` says and outlives the call.
     unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
-    Ok(ProgStats {
-        id: info.id,
-        run_time_ns: info.run_time_ns,
-        run_cnt: info.run_cnt,
-        recursion_misses: info.recursion_misses,
-        verified_insns: info.verified_insns,
-    })
+    Ok(info)
 }
 
 /// Ids of the programs on a device of the calling thread's namespace, in the order in which they run; returns how many
@@ -69,14 +74,7 @@ pub(super) fn prog_name(id: u32) -> io::Result<Vec<u8>> {
     attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
     // SAFETY: the attributes hold no pointer.
     let program = unsafe { bpf_fd(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr) }?;
-    // SAFETY: the structure is made of integers; all zero is a value of it.
-    let mut info: bpf_prog_info = unsafe { mem::zeroed() };
-    let mut attr = zeroed();
-    attr.info.bpf_fd = program.as_raw_fd() as u32;
-    attr.info.info_len = size_of::<bpf_prog_info>() as u32;
-    attr.info.info = (&raw mut info) as u64;
-    // SAFETY: `info` is as long as `info_len` says and outlives the call.
-    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    let info = prog_info(program.as_fd())?;
     Ok(info.name.iter().map(|c| *c as u8).collect())
 }
 

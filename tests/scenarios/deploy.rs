@@ -2,6 +2,11 @@
 //! What is installed on a cluster: the manifests against Kubernetes' published types, the kubectl plugin against a
 //! kubectl that notes what it is asked.
 
+mod image;
+mod manifests;
+#[path = "../../tracer-user/tests/schema/mod.rs"]
+mod schema;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -71,6 +76,7 @@ printf '%s\n' "$*" >>"$dir/asked"
 case "$*" in
     *"config view"*) printf shop ;;
     *"get pods "*) cat "$dir/pods" ;;
+    *"get serviceaccount "*) cat "$dir/account" 2>/dev/null || : ;;
     *"create "*) cat >"$dir/created" ;;
     *"logs "*) echo "what egwtrace prints" ;;
     *"get pod "*) printf 1 ;;
@@ -104,6 +110,7 @@ impl Drop for Kubectl {
 #[test]
 fn the_plugin_runs_on_the_pods_node_and_cleans_up() -> Result<()> {
     let kubectl = Kubectl::new("runs", "web-1 node-a\nweb-10 node-b\nother node-c\n")?;
+    fs::write(kubectl.0.join("account"), "serviceaccount/egwtrace\n")?;
     let hostile = r#"a"b\c $(touch x) 'd'"#;
     let done = kubectl.run(&[
         "--context",
@@ -134,6 +141,21 @@ fn the_plugin_runs_on_the_pods_node_and_cleans_up() -> Result<()> {
     assert!(asked.lines().all(|line| line.starts_with("--context lab ")), "{asked}");
     let last = asked.lines().last().unwrap_or_default();
     assert!(last.contains("delete pod egwtrace-") && last.contains("--wait=false"), "{asked}");
+    Ok(())
+}
+
+#[test]
+fn without_a_service_account_the_plugin_runs_and_says_what_is_missing() -> Result<()> {
+    let kubectl = Kubectl::new("account", "web-1 node-a\n")?;
+    let done = kubectl.run(&["--pod", "web-1", "--dst", "1.2.3.4"])?;
+    assert_eq!(
+        String::from_utf8_lossy(&done.stderr),
+        "kubectl egwtrace: no service account egwtrace in kube-system (deploy/role.yaml): the API server is not asked \
+         for names and policies\n"
+    );
+    let (made, _) = strictly::<Pod>(&kubectl.read("created"))?;
+    let made = made.spec.context("a spec")?;
+    assert_eq!((made.service_account_name, made.automount_service_account_token), (None, Some(false)));
     Ok(())
 }
 

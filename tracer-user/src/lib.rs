@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod check;
 pub mod cli;
+pub mod cluster;
 pub mod explain;
 pub mod flow;
 pub mod node;

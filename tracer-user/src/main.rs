@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use tracer_user::check::Machine;
 use tracer_user::cli::{
-    self, EXIT_DROP_SEEN, EXIT_TRACED, EXIT_USAGE, ExplainArgs, Format, Invocation, Parsed, Plan,
-    SystemResolver, TraceArgs,
+    self, ClusterResolver, EXIT_DROP_SEEN, EXIT_TRACED, EXIT_USAGE, ExplainArgs, Format, Invocation, Parsed,
+    Plan, TraceArgs,
 };
+use tracer_user::cluster::Reach;
 use tracer_user::flow::News;
 use tracer_user::node::{Netns, quoted};
 use tracer_user::output::{
@@ -50,10 +51,7 @@ fn run() -> Result<u8> {
 
 fn trace(args: &TraceArgs) -> Result<u8> {
     // The command line first: whoever mistypes should not have to be root to be told.
-    let backends = Backends::of_this_node(args.runtime_endpoint.as_deref())?;
-    let mut plan = Plan::new(args, &backends.all(), &SystemResolver)?;
-    plan.runtimes = backends.sockets().to_vec();
-    drop(backends);
+    let plan = plan(args)?;
     trace::check_privileges()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -62,6 +60,20 @@ fn trace(args: &TraceArgs) -> Result<u8> {
     let fail_on_drop = plan.fail_on_drop;
     let outcome = runtime.block_on(trace::trace(plan))?;
     Ok(if fail_on_drop && outcome.dropped > 0 { EXIT_DROP_SEEN } else { EXIT_TRACED })
+}
+
+/// Everybody is asked who may know what was named: the node's runtimes, and the cluster.
+fn plan(args: &TraceArgs) -> Result<Plan> {
+    let reach = Reach::find(&args.wish())?;
+    if let Some(cluster) = reach.cluster() {
+        cluster.watch();
+    }
+    let backends = Backends::of_this_node(args.runtime_endpoint.as_deref())?
+        .with_cluster(reach.cluster(), &cli::nodes(args)?);
+    let mut plan = Plan::new(args, &backends.all(), &ClusterResolver(&reach))?;
+    plan.runtimes = backends.sockets().to_vec();
+    plan.reach = reach;
+    Ok(plan)
 }
 
 /// As the first process of a container it has to ask for the signals that end it.
@@ -79,8 +91,7 @@ fn wait() -> Result<u8> {
 
 /// Several packets are checked one after the other; one that is wrong decides.
 fn check(args: &TraceArgs) -> Result<u8> {
-    let backends = Backends::of_this_node(args.runtime_endpoint.as_deref())?;
-    let plan = Plan::new(args, &backends.all(), &SystemResolver)?;
+    let plan = plan(args)?;
     let questions = cli::questions(&plan)?;
     let here = Netns::current()?;
     let others = !plan.pod_netns().is_empty() || plan.nodes.iter().any(|node| *node != here);

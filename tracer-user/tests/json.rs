@@ -6,6 +6,7 @@ mod world;
 
 use serde_json::Value;
 use tracer_common::Kind;
+use tracer_user::cluster::egress::PolicyLine;
 use tracer_user::explain::{Certainty, Fact, Finding, Place, Told};
 use tracer_user::flow::{Notice, Options, Tracker, Update};
 use tracer_user::node::Hook;
@@ -21,6 +22,11 @@ fn session(feed: impl FnOnce(&mut World)) -> Vec<Value> {
         version: "0.1".to_owned(),
         attached: vec!["tc: tcx on 6 devices".to_owned()],
         missing: vec![Missing { what: "kprobe".to_owned(), ..Missing::default() }],
+        policies: vec![PolicyLine {
+            policy: Some("default/test".to_owned()),
+            mark: Some("0x26b7b4e4".to_owned()),
+            ..PolicyLine::default()
+        }],
         ..Header::default()
     };
     let topology = w.topology.clone();

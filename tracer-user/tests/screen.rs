@@ -6,6 +6,7 @@ mod world;
 use std::sync::Arc;
 
 use tracer_common::Event;
+use tracer_user::cluster::egress::PolicyLine;
 use tracer_user::explain::{Certainty, Fact, Finding, HopAuthors, Place, Told};
 use tracer_user::flow::{Notice, Options, Update, Zoom};
 use tracer_user::node::evidence::{Attribution, Backend, RuleRef, TableFamily};
@@ -70,6 +71,14 @@ fn dropped(options: TextOptions) -> String {
             "0 lost".to_owned(),
         ],
         target: vec!["pod default/visitor 10.200.0.22 (vethpod) → 172.16.25.183:80 tcp".to_owned()],
+        policies: vec![PolicyLine {
+            policy: Some("default/test".to_owned()),
+            text: "default/test: gateway node2, no EIP, mark 0x26b7b4e4".to_owned(),
+            troubles: vec![
+                "EgressPolicy default/test has no egress IPv4 address: status.eip.ipv4 is empty".to_owned(),
+            ],
+            ..PolicyLine::default()
+        }],
         missing: vec![Missing {
             what: "tcp_send_reset".to_owned(),
             why: "no such tracepoint on this kernel".to_owned(),

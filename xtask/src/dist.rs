@@ -6,19 +6,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::workspace::Workspace;
 use crate::{bpf, process};
 
 /// Files of the repository that are released as they are, and where they go.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
     ("README.md", ""),
     ("CHANGELOG.md", ""),
     ("LICENSE-MIT", ""),
     ("LICENSE-APACHE", ""),
     ("LICENSE-GPL-2.0", ""),
     ("deploy/kubectl-egwtrace", ""),
+    ("deploy/role.yaml", "deploy"),
     ("deploy/daemonset.yaml", "deploy"),
     ("deploy/pod.yaml", "deploy"),
     ("docs/causes.md", "docs"),
@@ -33,11 +34,20 @@ pub(crate) struct Args {
 
 /// Returns the path of the archive.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<PathBuf> {
+    if let Some(target) = args.target.as_deref().filter(|target| target.ends_with("-musl"))
+        && process::find("musl-gcc").is_none()
+        && std::env::var_os(format!("CC_{}", target.replace('-', "_"))).is_none()
+    {
+        bail!(
+            "no musl-gcc in PATH, with which parts of the TLS library are built for {target}: apt-get install musl-tools"
+        );
+    }
     bpf::build(workspace)?;
     let mut build = workspace.cargo();
     build.args(["build", "--release", "--locked", "-p", "tracer-user"]);
     if let Some(target) = &args.target {
         build.args(["--target", target]);
+        build.envs(c_compiler(target));
     }
     let binary = process::build_executable(&mut build)?;
     let of = args.target.clone().unwrap_or_else(|| format!("{}-linux", std::env::consts::ARCH));
@@ -71,6 +81,16 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<PathBuf> {
     fs::write(&of_archive, krew.replace("@SHA256@", sum))
         .with_context(|| format!("writing {}", of_archive.display()))?;
     Ok(archive)
+}
+
+/// Cryptography has some C in it that includes nothing of a C library: for a musl target, where its own compiler is
+/// not installed, the machine's does.
+fn c_compiler(target: &str) -> Option<(String, &'static str)> {
+    let variable = format!("CC_{}", target.replace('-', "_"));
+    let is_own = target.starts_with(std::env::consts::ARCH) && target.ends_with("-musl");
+    let chosen = std::env::var_os(&variable).is_some() || std::env::var_os("CC").is_some();
+    let installed = || Command::new("musl-gcc").arg("--version").output().is_ok();
+    (is_own && !chosen && !installed()).then_some((variable, "cc"))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

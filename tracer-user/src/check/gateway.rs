@@ -8,6 +8,7 @@ use super::walker::{Found, Walker};
 use crate::explain::Certainty::{Certain, Likely};
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
+use crate::explain::policies;
 use crate::node::Hook;
 
 impl Judge<'_> {
@@ -33,9 +34,13 @@ impl Judge<'_> {
             Some(near) => finding.fact(why(&near)),
             None => finding,
         };
-        let finding = finding
-            .fix("see whether the EgressPolicy has an egress IP (status.eip); restart the egressgateway agent on the gateway")
-            .at(Walker::place(host, device));
+        let (from, to) = (self.start.src.0, self.start.dst.0);
+        let said = self.objects.and_then(|objects| policies::no_address(objects, from, to, &name));
+        let finding = match said {
+            Some((fact, show, fix)) => finding.checked(fact, show).fix(fix),
+            None => finding.fix("see whether the EgressPolicy has an egress IP (status.eip); restart the egressgateway agent on the gateway"),
+        };
+        let finding = finding.at(Walker::place(host, device));
         Some(Found { stage: Stage::OtherNode, finding })
     }
 

@@ -6,15 +6,18 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::programs;
 use super::world::{Host, World};
 use crate::cli::Plan;
+use crate::cluster::egress::Objects;
 use crate::node::evidence::Evidence;
 use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion, Rtnl};
 use crate::node::{
     NetlinkError, Netns, NetnsError, NetnsId, Observation, ObserveError, Observer, PathRole, Role, named,
 };
+use crate::trace::policies::Policies;
 
 /// Namespaces that are looked through for the other end of a veth.
 const MAX_NAMESPACES: usize = 8192;
@@ -29,6 +32,18 @@ pub enum CheckError {
     Netlink(#[from] NetlinkError),
 }
 
+/// How long the API server is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// EgressGateway's objects, where the API server tells them in time.
+fn policies(plan: &Plan) -> Option<Arc<Objects>> {
+    let filter = &plan.filter;
+    let mut policies = Policies::of(&plan.reach, &plan.targets, &filter.src, &filter.dst);
+    policies.wait(PATIENCE);
+    policies.look();
+    policies.objects().cloned()
+}
+
 /// [`World`] over netlink and /proc.
 pub struct Machine {
     hosts: BTreeMap<NetnsId, Arc<Host>>,
@@ -39,6 +54,7 @@ pub struct Machine {
     addresses: HashMap<NetnsId, Vec<IpAddr>>,
     /// More than one node: commands need the namespace.
     nodes: usize,
+    policies: Option<Arc<Objects>>,
 }
 
 impl Machine {
@@ -60,6 +76,7 @@ impl Machine {
             numbers: HashMap::new(),
             addresses: HashMap::new(),
             nodes: plan.nodes.len(),
+            policies: policies(plan),
         };
         for netns in namespaces {
             let id = netns.id();
@@ -132,6 +149,10 @@ impl Machine {
 }
 
 impl World for Machine {
+    fn policies(&self) -> Option<Arc<Objects>> {
+        self.policies.clone()
+    }
+
     fn watched(&self) -> Vec<Arc<Host>> {
         self.watched.iter().filter_map(|id| self.host(*id)).collect()
     }

@@ -11,10 +11,12 @@ use super::run::Run;
 use super::sets::{chain_rules, contains, names_set, nearest, why};
 use super::walker::{End, Found, Walker};
 use super::world::Host;
+use crate::cluster::egress::Objects;
 use crate::explain::Certainty::{Certain, Likely, Possible};
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
 use crate::explain::egress::{is_egress_tunnel, is_node_mark};
+use crate::explain::policies::{self, Bare, Said};
 use crate::node::evidence::{Criterion, PacketView};
 use crate::node::{Hook, Role};
 
@@ -35,6 +37,8 @@ pub(super) struct Judge<'r> {
     pub(super) start: Tuple,
     /// The packet as the first node gets it.
     pub(super) packet: &'r PacketView,
+    /// EgressGateway's objects.
+    pub(super) objects: Option<&'r Objects>,
 }
 
 impl Judge<'_> {
@@ -48,6 +52,7 @@ impl Judge<'_> {
         };
         let mut out = vec![
             masqueraded,
+            self.wrong_gateway(),
             self.mark_after_routing(),
             source,
             self.sidecar_bypassed(),
@@ -146,8 +151,28 @@ impl Judge<'_> {
         let left_as = self.run.flight.packet.src;
         let name = host.name();
         let tables = tables(source);
-        let rules = chain_rules(evidence, "mangle", REQUEST_CHAIN);
         let at = Walker::place(host, device);
+        if let Some(objects) = self.objects {
+            let bare = Bare {
+                node: evidence,
+                name: &name,
+                source,
+                destination,
+                left_as,
+                left: "the packet would leave",
+            };
+            match policies::say(objects, &bare, &|command| host.command(command)) {
+                Some(Said::Cause(finding)) => {
+                    return Some(Found { stage: Stage::Marking, finding: finding.at(at) });
+                }
+                Some(Said::Fine) => return None,
+                Some(Said::Rules) | None => {}
+            }
+        }
+        let policy = |set: &str, unknown: &str| {
+            policies::policy_of_set(self.objects, set).unwrap_or_else(|| unknown.to_owned())
+        };
+        let rules = chain_rules(evidence, "mangle", REQUEST_CHAIN);
         let list = |set: &str| host.command(format!("ipset list {set}"));
         for set in evidence.sets.keys().filter(|set| set.starts_with(&prefix)) {
             let other = format!("egress-dst-{family}-{}", &set[prefix.len()..]);
@@ -164,7 +189,7 @@ impl Judge<'_> {
                 let finding = Finding::new(
                     &c::EGRESS_NOT_HANDLED,
                     Certain,
-                    format!("a policy of EgressGateway selects {source} and {destination}, but {name} does not mark them: the packet would leave as {left_as}"),
+                    format!("{} selects {source} and {destination}, but {name} does not mark them: the packet would leave as {left_as}", policy(set, "a policy of EgressGateway")),
                 )
                 .checked(format!("{set} and {other} contain them"), list(set));
                 let list_chain = host.command(format!("{tables} -t mangle -S {REQUEST_CHAIN}"));
@@ -186,7 +211,7 @@ impl Judge<'_> {
                 Finding::new(
                     &c::EGRESS_POD_NOT_SELECTED,
                     Possible,
-                    format!("{destination} is a destination of an EgressPolicy, but {source} is not in its set of pods: the packet would leave as {left_as}"),
+                    format!("{destination} is a destination of {}, but {source} is not in its set of pods: the packet would leave as {left_as}", policy(set, "an EgressPolicy")),
                 )
                 .checked(format!("{set} does not contain {source}"), list(set))
                 .checked(format!("{other} contains {destination}"), list(&other))
@@ -195,7 +220,7 @@ impl Judge<'_> {
                 Finding::new(
                     &c::EGRESS_DESTINATION_NOT_SELECTED,
                     Likely,
-                    format!("an EgressPolicy selects {source}, but its set of destinations is empty: {destination} would be left alone"),
+                    format!("{} selects {source}, but its set of destinations is empty: {destination} would be left alone", policy(set, "an EgressPolicy")),
                 )
                 .checked(format!("{other} is empty"), list(&other))
                 .fix(format!("add {destination} to the policy's spec.destSubnet"))
@@ -205,6 +230,17 @@ impl Judge<'_> {
             return Some(Found { stage: Stage::Marking, finding: finding.at(at) });
         }
         None
+    }
+
+    /// Marked for another node than the one by which the policy's traffic leaves.
+    fn wrong_gateway(&self) -> Option<Found> {
+        let (host, mark) = self.steps().find_map(|(host, step)| {
+            let mark = step.marks.iter().filter_map(|m| m.to).rev().find(|m| is_node_mark(*m))?;
+            (Some(host.id) == self.run.first_node && step.encap.is_none()).then_some((host, mark))
+        })?;
+        let (source, destination) = (self.start.src.0, self.start.dst.0);
+        let finding = policies::wrong_gateway(self.objects?, source, destination, mark, &host.name())?;
+        Some(Found { stage: Stage::Marking, finding: finding.at(hook_place(host, "PREROUTING")) })
     }
 
     pub(super) fn is_translated(&self, host: &Host) -> bool {

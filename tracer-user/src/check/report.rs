@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use crate::cluster::egress::PolicyLine;
 use crate::explain::{Certainty, Finding};
 
 /// The answer to one question.
@@ -12,6 +13,9 @@ pub struct Report {
     pub packet: String,
     /// What had to be assumed, one sentence each.
     pub assumed: Vec<String>,
+    /// What EgressGateway's objects say of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyLine>,
     /// The request, later packets of it where they go another way, the reply.
     pub paths: Vec<Path>,
     pub stages: Vec<StageResult>,

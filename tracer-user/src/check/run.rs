@@ -14,9 +14,10 @@ use super::report::{Report, Step};
 use super::start::start;
 use super::walker::{End, Found, Next, Walker};
 use super::world::{Host, World};
+use crate::cluster::egress::lines;
 use crate::explain::catalogue as c;
-use crate::node::NetnsId;
 use crate::node::evidence::PacketView;
+use crate::node::{IpPrefix, NetnsId};
 use crate::output::protocol_name;
 
 pub(super) const TCP: u8 = 6;
@@ -64,6 +65,7 @@ pub fn check(world: &mut dyn World, question: &Question) -> Report {
     let mut report = Report {
         packet: String::new(),
         assumed: question.assumed.clone(),
+        policies: Vec::new(),
         paths: Vec::new(),
         stages: Vec::new(),
         causes: Vec::new(),
@@ -78,6 +80,15 @@ pub fn check(world: &mut dyn World, question: &Question) -> Report {
             return report;
         }
     };
+    if let Some(objects) = world.policies() {
+        let pods: Vec<_> = objects
+            .pods
+            .iter()
+            .filter(|pod| packet.src.is_unspecified() || pod.addresses.contains(&packet.src))
+            .cloned()
+            .collect();
+        report.policies = lines(&objects, &pods, &[IpPrefix::host(packet.dst)]);
+    }
     for host in world.watched() {
         for text in &host.evidence.unreadable {
             report.unknown.push(format!("{}: {}", host.name(), crate::output::escape(text)));
@@ -133,7 +144,9 @@ impl Way {
         first.ct_direction = Some(crate::node::evidence::CtDirection::Original);
         first.ct_mark = Some(0);
         let main_tuple = Tuple::of(&first);
-        let judge = Judge { run: main, hosts: &hosts, start: main_tuple, packet: &first };
+        let objects = world.policies();
+        let objects = objects.as_deref();
+        let judge = Judge { run: main, hosts: &hosts, start: main_tuple, packet: &first, objects };
         let judged = judge.all();
         if judged.iter().any(|f| f.finding.id == c::SERVICE_NOT_MASQUERADED.id) {
             // The other node only sees that the client is not behind the tunnel.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::cluster::egress::Objects;
 use crate::node::evidence::NetnsEvidence;
 use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion};
 use crate::node::{NetnsId, Role};
@@ -41,6 +42,11 @@ pub trait World {
 
     /// The users (fsuid) of the programs that listen on a port; empty: not known.
     fn listeners(&mut self, host: &Host, protocol: u8, port: u16) -> Vec<u32>;
+
+    /// EgressGateway's objects; `None`: not known.
+    fn policies(&self) -> Option<Arc<Objects>> {
+        None
+    }
 
     /// The kernel's answer. The error says why it gave none.
     fn route(&mut self, host: &Host, question: &RouteQuestion) -> Result<RouteAnswer, String>;

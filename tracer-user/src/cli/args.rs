@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::help;
+use crate::cluster::Wish;
 
 /// What a command line asks for. Flags without a subcommand trace.
 #[derive(Clone, Debug)]
@@ -124,8 +125,9 @@ pub struct TraceArgs {
     /// Follow a pod's packets; may be given again
     ///
     /// By name, NAMESPACE/NAME, or the beginning of a name that only one pod here has (shop/checkout-). Asked are the
-    /// node's container runtime (containerd, CRI-O) and, by name only, the network namespaces under /run/netns. The
-    /// pod's addresses are the source of the flow unless --src says otherwise, and its devices are watched too.
+    /// node's container runtime (containerd, CRI-O) and, by name only, the network namespaces under /run/netns; when
+    /// none of them knows it, the API server: a pod of another node is followed here by its addresses. The pod's
+    /// addresses are the source of the flow unless --src says otherwise, and its devices are watched too.
     #[arg(
         long, value_name = "[NS/]NAME", help_heading = "What to follow", action = ArgAction::Append,
         conflicts_with_all = ["netns", "pid", "container", "selector"]
@@ -139,7 +141,7 @@ pub struct TraceArgs {
     )]
     pub selector: Option<String>,
 
-    /// Kubernetes' namespace for --pod and --selector [default: any]
+    /// Kubernetes' namespace for --pod, --selector and svc/NAME [default: any]
     #[arg(short, long, value_name = "NS", help_heading = "What to follow")]
     pub namespace: Option<String>,
 
@@ -166,9 +168,11 @@ pub struct TraceArgs {
     #[arg(long, value_name = "ADDR", help_heading = "What to follow", help = help::SRC, long_help = help::SRC_LONG)]
     pub src: Option<String>,
 
-    /// Destination, in the same forms as --src
+    /// Destination, in the same forms as --src, or svc/NAME:PORT
     ///
     /// As the sender sees it: a service's address and not the one it is translated to. Translations are followed.
+    /// Also svc/NAME:PORT (svc/web:80, svc/web.shop:http, svc/shop/web) and pod/NS/NAME:PORT, for which the API server
+    /// is asked.
     #[arg(long, value_name = "ADDR", help_heading = "What to follow")]
     pub dst: Option<String>,
 
@@ -191,6 +195,22 @@ pub struct TraceArgs {
     /// Socket of the container runtime [default: the usual places]
     #[arg(long, value_name = "PATH", help_heading = "Where to look")]
     pub runtime_endpoint: Option<String>,
+
+    /// Kubeconfig for the API server [default: as kubectl; a pod's service account; the kubelet's own]
+    ///
+    /// The API server is asked only for what the node does not know: pods of other nodes, services, names of addresses.
+    /// Looked for are $KUBECONFIG, ~/.kube/config, the service account of the pod this runs in, and the kubelet's
+    /// credentials. Without any, or when the server does not answer, everything else works.
+    #[arg(long, value_name = "FILE", help_heading = "Where to look", conflicts_with = "no_api")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME", help_heading = "Where to look", conflicts_with = "no_api")]
+    pub context: Option<String>,
+
+    /// Ask no API server
+    #[arg(long, help_heading = "Where to look")]
+    pub no_api: bool,
 
     /// Where to stand at each netfilter hook
     #[arg(long, value_name = "WHICH", help_heading = "Where to look", value_enum, default_value_t)]
@@ -242,6 +262,13 @@ pub struct TraceArgs {
     /// Print the programs' own debug messages
     #[arg(long, help_heading = "Output", hide_short_help = true)]
     pub debug_bpf: bool,
+}
+
+impl TraceArgs {
+    /// What is said of the API server.
+    pub fn wish(&self) -> Wish {
+        Wish { kubeconfig: self.kubeconfig.clone(), context: self.context.clone(), none: self.no_api }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

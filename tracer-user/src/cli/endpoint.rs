@@ -1,19 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `--src` and `--dst` as typed: what is before the port, and the port.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::error::CliError;
 use super::values::port;
 use crate::node::{IpPrefix, quoted};
 
-const ACCEPTED: &str = "IP, CIDR, IP:PORT, [IPv6]:PORT, host name or HOST:PORT";
+const ACCEPTED: &str = "IP, CIDR, IP:PORT, [IPv6]:PORT, host name, HOST:PORT, svc/NAME:PORT, svc/NS/NAME:PORT or pod/NS/NAME:PORT";
 
 /// One end of the flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub host: Host,
-    pub port: Option<u16>,
+    pub port: Option<Port>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Port {
+    Number(u16),
+    /// Of a service.
+    Name(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +29,36 @@ pub enum Host {
     Prefix(IpPrefix),
     /// Still to be resolved.
     Name(String),
+    /// Of the cluster, still to be looked up.
+    Object(Named),
+}
+
+/// An object of the cluster as typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    pub kind: NamedKind,
+    pub namespace: Option<String>,
+    pub name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamedKind {
+    Service,
+    Pod,
+}
+
+/// `svc/shop/web`.
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            NamedKind::Service => "svc/",
+            NamedKind::Pod => "pod/",
+        })?;
+        if let Some(namespace) = &self.namespace {
+            write!(f, "{namespace}/")?;
+        }
+        f.write_str(&self.name)
+    }
 }
 
 impl Endpoint {
@@ -33,17 +71,27 @@ impl Endpoint {
             accepted: ACCEPTED,
         };
         let (host, port_text) = split(value).ok_or_else(|| bad("brackets do not match"))?;
+        let host = match object(host) {
+            Some(named) => Host::Object(named.map_err(|problem| bad(&problem))?),
+            None => parse_host(host).map_err(|problem| bad(&problem))?,
+        };
+        let names = matches!(&host, Host::Object(named) if named.kind == NamedKind::Service);
         let port = port_text
-            .map(|text| {
-                port(text).ok_or_else(|| CliError::Value {
+            .map(|text| match port(text) {
+                Some(number) => Ok(Port::Number(number)),
+                None if names && is_port_name(text) => Ok(Port::Name(text.to_owned())),
+                None => Err(CliError::Value {
                     flag,
                     value: quoted(value),
                     problem: format!("{} is not a port", quoted(text)),
-                    accepted: "a port from 1 to 65535 after the colon",
-                })
+                    accepted: if names {
+                        "a port from 1 to 65535 after the colon, or the name of one of the service's"
+                    } else {
+                        "a port from 1 to 65535 after the colon"
+                    },
+                }),
             })
             .transpose()?;
-        let host = parse_host(host).map_err(|problem| bad(&problem))?;
         Ok(Self { host, port })
     }
 }
@@ -61,6 +109,42 @@ fn split(value: &str) -> Option<(&str, Option<&str>)> {
         Some((host, port)) if !port.contains(':') => Some((host, Some(port))),
         _ => Some((value, None)),
     }
+}
+
+/// `svc/NAME`, `svc/NAME.NS`, `svc/NS/NAME`, `pod/…`; `None`: it is something else.
+fn object(text: &str) -> Option<Result<Named, String>> {
+    let (kind, rest) = text.split_once('/')?;
+    let kind = match kind {
+        "svc" | "service" | "services" => NamedKind::Service,
+        "pod" | "pods" | "po" => NamedKind::Pod,
+        _ => return None,
+    };
+    let (namespace, name) = match rest.split_once('/') {
+        Some((namespace, name)) => (Some(namespace), name),
+        // A service has no dot in its name, a pod may.
+        None if kind == NamedKind::Service => match rest.split_once('.') {
+            Some((name, namespace)) => (Some(namespace.strip_suffix(".svc").unwrap_or(namespace)), name),
+            None => (None, rest),
+        },
+        None => (None, rest),
+    };
+    let good = |part: &str| {
+        (1..=253).contains(&part.len())
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+            && !part.starts_with(['-', '.'])
+    };
+    Some(if good(name) && namespace.is_none_or(good) {
+        Ok(Named { kind, namespace: namespace.map(str::to_owned), name: name.to_owned() })
+    } else {
+        Err("not the name of a service or pod".into())
+    })
+}
+
+/// As Kubernetes allows for a port (IANA_SVC_NAME).
+fn is_port_name(text: &str) -> bool {
+    (1..=15).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        && text.bytes().any(|b| b.is_ascii_alphabetic())
 }
 
 fn parse_host(text: &str) -> Result<Host, String> {
@@ -131,9 +215,15 @@ mod tests {
     use super::*;
 
     fn shown(value: &str) -> String {
+        let port = |port: Option<Port>| match port {
+            Some(Port::Name(name)) => format!("port {name}"),
+            Some(Port::Number(number)) => format!("{:?}", Some(number)),
+            None => "None".into(),
+        };
         match Endpoint::parse("--dst", value) {
-            Ok(Endpoint { host: Host::Prefix(p), port }) => format!("{p} {port:?}"),
-            Ok(Endpoint { host: Host::Name(n), port }) => format!("name {n} {port:?}"),
+            Ok(Endpoint { host: Host::Prefix(p), port: p2 }) => format!("{p} {}", port(p2)),
+            Ok(Endpoint { host: Host::Name(n), port: p2 }) => format!("name {n} {}", port(p2)),
+            Ok(Endpoint { host: Host::Object(n), port: p2 }) => format!("{n} {}", port(p2)),
             Err(error) => error.to_string(),
         }
     }
@@ -155,6 +245,13 @@ mod tests {
             ("example.com", "name example.com None"),
             ("example.com.:443", "name example.com. Some(443)"),
             ("my_svc.ns.svc", "name my_svc.ns.svc None"),
+            ("svc/web", "svc/web None"),
+            ("svc/web:80", "svc/web Some(80)"),
+            ("svc/web.shop:http", "svc/shop/web port http"),
+            ("service/web.shop.svc:http-2", "svc/shop/web port http-2"),
+            ("svc/shop/web:80", "svc/shop/web Some(80)"),
+            ("pod/shop/web-1.a:80", "pod/shop/web-1.a Some(80)"),
+            ("pod/web-1", "pod/web-1 None"),
         ] {
             assert_eq!(shown(value), expected, "{value}");
         }
@@ -176,6 +273,15 @@ mod tests {
             ("10.0.0.0/+8", "--dst \"10.0.0.0/+8\": \"+8\" is not a prefix length from 0 to 32;"),
             ("::ffff:0:0/90", "--dst \"::ffff:0:0/90\": this part of IPv6 holds all of IPv4"),
             ("10.0.0/8", "--dst \"10.0.0/8\": \"10.0.0\" is not an IP address;"),
+            ("svc/", "--dst \"svc/\": not the name of a service or pod;"),
+            ("svc/a/b/c", "--dst \"svc/a/b/c\": not the name of a service or pod;"),
+            ("svc/../x", "--dst \"svc/../x\": not the name of a service or pod;"),
+            ("svc/web:70000", "--dst \"svc/web:70000\": \"70000\" is not a port;"),
+            (
+                "svc/web:a_b",
+                "--dst \"svc/web:a_b\": \"a_b\" is not a port; accepted: a port from 1 to 65535 after the colon, or",
+            ),
+            ("pod/a/web:http", "--dst \"pod/a/web:http\": \"http\" is not a port;"),
             ("a/b", "--dst \"a/b\": \"a\" is not an IP address;"),
             ("300.1.1.1", "--dst \"300.1.1.1\": not an IPv4 address;"),
             ("1.2", "--dst \"1.2\": not an IPv4 address;"),
@@ -197,7 +303,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn anything_typed_is_taken_or_refused_in_one_line(value in "\\PC{0,60}|[0-9a-f:./\\[\\]%]{0,40}|.{0,20}") {
+        fn anything_typed_is_taken_or_refused_in_one_line(value in "\\PC{0,60}|[0-9a-f:./\\[\\]%]{0,40}|.{0,20}|(svc|pod)/.{0,20}") {
             let text = shown(&value);
             prop_assert!(!text.chars().any(char::is_control), "{text:?}");
         }

@@ -3,6 +3,7 @@
 
 use tracer_common::MAX_ADDRS;
 
+use crate::cluster::AccessError;
 use crate::node::NetnsError;
 use crate::target::TargetError;
 
@@ -26,6 +27,8 @@ pub enum CliError {
         "{flag} {value}: no address found ({reason}); accepted: a name that resolves here, an IP address, a CIDR"
     )]
     Unresolvable { flag: &'static str, value: String, reason: String },
+    #[error("{flag} {value}: {problem}")]
+    Object { flag: &'static str, value: String, problem: String },
     #[error("{first} and {second} cannot both match: {why}")]
     Contradiction { first: String, second: String, why: String },
     #[error(
@@ -42,7 +45,7 @@ pub enum CliError {
     NotOfCheck { flag: String },
     #[error("check looks at one packet, and {what}; accepted: {accepted}")]
     NotOnePacket { what: String, accepted: &'static str },
-    #[error("--namespace says where --pod and --selector look; give one of them with it")]
+    #[error("--namespace says where --pod, --selector and svc/NAME look; give one of them with it")]
     LoneNamespace,
     #[error("--follow stays with a pod; give --pod or --selector with it")]
     NothingToStayWith,
@@ -52,6 +55,8 @@ pub enum CliError {
     HostNetwork { pod: String },
     #[error("{0}")]
     Syntax(String),
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error(transparent)]
     Target(#[from] TargetError),
     #[error(transparent)]

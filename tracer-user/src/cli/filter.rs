@@ -7,8 +7,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use tracer_common::{Config, FOLLOW_DST, FOLLOW_SRC, MAX_ADDRS, Prefix};
 
 use super::args::TraceArgs;
-use super::endpoint::{Endpoint, Host};
+use super::endpoint::{Endpoint, Host, NamedKind, Port};
 use super::error::CliError;
+use super::meaning::Meaning;
 use super::resolve::Resolve;
 use super::values::{has_ports, port_flag, protocol, protocol_name};
 use crate::node::{IpPrefix, quoted};
@@ -81,6 +82,8 @@ struct Side {
     /// As typed, for messages.
     text: String,
     host: Host,
+    /// By either flag; for what is the cluster's.
+    port: Option<Port>,
 }
 
 impl Typed {
@@ -90,21 +93,34 @@ impl Typed {
         let (dst, dport) = side("--dst", args.dst.as_deref(), "--dport", args.dport.as_deref())?;
         let protocol = args.proto.as_deref().map(protocol).transpose()?;
         if let Some(number) = protocol.filter(|p| !has_ports(*p))
-            && let Some(port) = sport.as_ref().or(dport.as_ref())
+            && let Some(port) = sport
+                .as_ref()
+                .or(dport.as_ref())
+                .map(|(_, said)| said.clone())
+                .or_else(|| dst.as_ref().filter(|side| side.port.is_some()).map(Side::to_string))
         {
             return Err(CliError::Contradiction {
                 first: format!("--proto {}", protocol_name(number)),
-                second: port.1.clone(),
+                second: port,
                 why: format!("protocol {} has no ports", protocol_name(number)),
             });
         }
         let port = |found: Option<(u16, String)>| found.map(|(port, _)| port);
+        let (mut src, mut dst) = (src, dst);
+        for side in src.iter_mut().chain(&mut dst) {
+            side.take_namespace(args.namespace.as_deref())?;
+        }
         Ok(Self { src, dst, sport: port(sport), dport: port(dport), protocol, follow: args.follow })
     }
 
     /// Says nothing of which packets.
     pub(super) fn is_open(&self) -> bool {
         !self.has_address() && self.sport.is_none() && self.dport.is_none()
+    }
+
+    /// Names something of the cluster's.
+    pub(super) fn has_object(&self) -> bool {
+        self.src.iter().chain(&self.dst).any(|side| matches!(side.host, Host::Object(_)))
     }
 
     /// Says anything about addresses.
@@ -120,8 +136,9 @@ impl Typed {
         resolver: &dyn Resolve,
         notices: &mut Vec<String>,
     ) -> Result<Filter, CliError> {
-        let mut src = prefixes(self.src.as_ref(), resolver)?;
-        let mut dst = prefixes(self.dst.as_ref(), resolver)?;
+        let (mut src, said_of_src) = prefixes(self.src.as_ref(), resolver)?;
+        let (mut dst, said_of_dst) = prefixes(self.dst.as_ref(), resolver)?;
+        let protocol = self.protocol_with(&said_of_src, &said_of_dst)?;
         let whose = Whose::of(targets);
         let target = whose.as_ref();
         let end = match target {
@@ -143,7 +160,26 @@ impl Typed {
             }
         }
         let follow = end.filter(|_| self.follow);
-        Ok(Filter { src, dst, sport: self.sport, dport: self.dport, protocol: self.protocol, follow })
+        let (sport, dport) = (self.sport.or(said_of_src.port), self.dport.or(said_of_dst.port));
+        notices.extend(said_of_src.notices.into_iter().chain(said_of_dst.notices));
+        Ok(Filter { src, dst, sport, dport, protocol, follow })
+    }
+
+    /// The protocol, where the name of a service's port says it too.
+    fn protocol_with(&self, src: &Meaning, dst: &Meaning) -> Result<Option<u8>, CliError> {
+        for (side, said) in [(&self.src, src), (&self.dst, dst)] {
+            let (Some(side), Some(said), Some(typed)) = (side, said.protocol, self.protocol) else {
+                continue;
+            };
+            if said != typed {
+                return Err(CliError::Contradiction {
+                    first: format!("--proto {}", protocol_name(typed)),
+                    second: side.to_string(),
+                    why: format!("that port is {}", protocol_name(said)),
+                });
+            }
+        }
+        Ok(self.protocol.or(dst.protocol).or(src.protocol))
     }
 
     /// Leaves on each side only what the other side has the family of.
@@ -290,6 +326,25 @@ fn write_end(f: &mut fmt::Formatter<'_>, list: &[IpPrefix], port: Option<u16>) -
     port.map_or(Ok(()), |port| write!(f, ":{port}"))
 }
 
+impl Side {
+    /// `--namespace`, for what is named without one.
+    fn take_namespace(&mut self, flag: Option<&str>) -> Result<(), CliError> {
+        let shown = self.to_string();
+        let (Host::Object(named), Some(flag)) = (&mut self.host, flag) else { return Ok(()) };
+        match &named.namespace {
+            Some(own) if own != flag => Err(CliError::Contradiction {
+                first: shown,
+                second: format!("--namespace {}", quoted(flag)),
+                why: "it is in one namespace".into(),
+            }),
+            _ => {
+                named.namespace = Some(flag.to_owned());
+                Ok(())
+            }
+        }
+    }
+}
+
 /// The flag as typed: `--dst "1.2.3.4"`.
 impl fmt::Display for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -311,8 +366,20 @@ fn side(
         .transpose()?;
     let Some(text) = text else { return Ok((None, alone)) };
     let endpoint = Endpoint::parse(flag, text)?;
-    let side = Side { flag, text: text.to_owned(), host: endpoint.host };
-    let inside = endpoint.port.map(|port| (port, side.to_string()));
+    let numbered = |(number, _): &(u16, String)| Port::Number(*number);
+    let port = endpoint.port.clone().or(alone.as_ref().map(numbered));
+    let side = Side { flag, text: text.to_owned(), host: endpoint.host, port };
+    let inside = match endpoint.port {
+        Some(Port::Number(number)) => Some((number, side.to_string())),
+        Some(Port::Name(name)) if alone.is_some() => {
+            return Err(CliError::Contradiction {
+                first: side.to_string(),
+                second: alone.map(|(_, said)| said).unwrap_or_default(),
+                why: format!("the port is said twice, by its name {} and by number", quoted(name)),
+            });
+        }
+        _ => None,
+    };
     if let (Some((a, first)), Some((b, second))) = (&inside, &alone)
         && a != b
     {
@@ -325,14 +392,31 @@ fn side(
     Ok((Some(side), inside.or(alone)))
 }
 
-fn prefixes(side: Option<&Side>, resolver: &dyn Resolve) -> Result<Vec<IpPrefix>, CliError> {
-    match side.map(|s| (s, &s.host)) {
-        None => Ok(Vec::new()),
-        Some((_, Host::Prefix(prefix))) => Ok(vec![*prefix]),
-        Some((side, Host::Name(name))) => match resolver.resolve(name) {
-            Ok(found) => Ok(found.into_iter().map(IpPrefix::host).collect()),
-            Err(reason) => Err(CliError::Unresolvable { flag: side.flag, value: quoted(&side.text), reason }),
-        },
+/// The addresses of a side, and what else was said of it.
+fn prefixes(side: Option<&Side>, resolver: &dyn Resolve) -> Result<(Vec<IpPrefix>, Meaning), CliError> {
+    let Some(side) = side else { return Ok(Default::default()) };
+    let named = |name: &str| match resolver.resolve(name) {
+        Ok(found) => Ok(found.into_iter().map(IpPrefix::host).collect()),
+        Err(reason) => Err(CliError::Unresolvable { flag: side.flag, value: quoted(&side.text), reason }),
+    };
+    match &side.host {
+        Host::Prefix(prefix) => Ok((vec![*prefix], Meaning::default())),
+        Host::Name(name) => Ok((named(name)?, Meaning::default())),
+        Host::Object(object) => {
+            let problem = |problem| CliError::Object { flag: side.flag, value: quoted(&side.text), problem };
+            if side.flag == "--src" && object.kind == NamedKind::Service {
+                return Err(problem(
+                    "a service sends nothing by itself; accepted: --dst svc/NAME, or --selector with its pods' labels"
+                        .into(),
+                ));
+            }
+            let meaning = resolver.object(object, side.port.as_ref()).map_err(problem)?;
+            let addresses = match &meaning.other_name {
+                Some(name) => named(name)?,
+                None => meaning.addresses.iter().copied().map(IpPrefix::host).collect(),
+            };
+            Ok((addresses, meaning))
+        }
     }
 }
 
@@ -426,6 +510,7 @@ mod tests {
 
     fn target(addresses: &[&str]) -> Target {
         Target {
+            kind: crate::target::Kind::Pods,
             name: "default/web".into(),
             netns: Some(Netns::current().unwrap().with_name("default/web")),
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),

@@ -43,7 +43,7 @@ Exit codes: 0 explained, 2 the file cannot be read.";
 pub(super) const SRC: &str = "Source: IP, CIDR, IP:PORT, [IPv6]:PORT, host name, HOST:PORT";
 
 pub(super) const SRC_LONG: &str = "\
-Source: IP, CIDR, IP:PORT, [IPv6]:PORT, host name, HOST:PORT
+Source: IP, CIDR, IP:PORT, [IPv6]:PORT, host name, HOST:PORT, pod/NS/NAME
 
 Answers are followed too. A host name stands for all its addresses.";
 
@@ -71,6 +71,9 @@ Examples:
 
   Both nodes of a lab in one run:
       egwtrace --node-netns node1 --node-netns node2 --pod visitor --dst 172.16.25.183
+
+  To a service, by its name (asks the API server):
+      egwtrace --pod shop/checkout- --dst svc/web.shop:http
 
   What a process sends over IPv6:
       egwtrace --pid 4242 --dst '[fd00::80]:443'

@@ -6,6 +6,7 @@ mod endpoint;
 mod error;
 mod filter;
 mod help;
+mod meaning;
 mod parse;
 mod plan;
 mod question;
@@ -15,10 +16,11 @@ mod values;
 pub use args::{
     ColorChoice, ExplainArgs, Format, Invocation, PositionChoice, TcChoice, TimeStyle, TraceArgs,
 };
-pub use endpoint::{Endpoint, Host};
+pub use endpoint::{Endpoint, Host, Named, NamedKind, Port};
 pub use error::{CliError, EXIT_DROP_SEEN, EXIT_TRACED, EXIT_USAGE};
 pub use filter::{End, Filter};
+pub use meaning::Meaning;
 pub use parse::{Parsed, command, parse};
-pub use plan::Plan;
+pub use plan::{Plan, nodes};
 pub use question::questions;
-pub use resolve::{Resolve, SystemResolver};
+pub use resolve::{ClusterResolver, Resolve, SystemResolver};

@@ -11,6 +11,7 @@ use super::error::CliError;
 use super::filter::{Filter, Typed};
 use super::resolve::Resolve;
 use super::values::{container, count, duration, namespace, pid, pod_name, selector};
+use crate::cluster::Reach;
 use crate::node::{Netns, quoted};
 use crate::target::{Backend, Target, Wanted, find, find_netns};
 
@@ -24,6 +25,8 @@ pub struct Plan {
     pub follow: Vec<Wanted>,
     /// Sockets of container runtimes, to be asked for names.
     pub runtimes: Vec<PathBuf>,
+    /// The API server, to be asked for names too.
+    pub reach: Reach,
     /// The nodes' namespaces, at least one, none twice.
     pub nodes: Vec<Netns>,
     /// Packets after which to stop.
@@ -57,7 +60,7 @@ impl Plan {
         resolver: &dyn Resolve,
     ) -> Result<Self, CliError> {
         let typed = Typed::parse(args)?;
-        let wanted = wanted(args)?;
+        let wanted = wanted(args, typed.has_object())?;
         let count = args.count.as_deref().map(count).transpose()?;
         let duration = args.duration.as_deref().map(duration).transpose()?;
         if args.follow && wanted.is_empty() {
@@ -74,14 +77,15 @@ impl Plan {
                 }
             }
         }
-        let nodes = nodes(&args.node_netns)?;
+        let nodes = nodes(args)?;
         let mut notices: Vec<String> = targets.iter().flat_map(|t| t.remarks.clone()).collect();
         for host in targets.iter().filter(|t| t.host_network) {
             if typed.is_open() {
                 return Err(CliError::HostNetwork { pod: quoted(&host.name) });
             }
+            let whose = if host.netns.is_some() { "this node" } else { "its node" };
             notices.push(format!(
-                "{} is on the host's network: it has no network namespace of its own, and what others on this node \
+                "{} is on the host's network: it has no network namespace of its own, and what others on {whose} \
                  send from the node's addresses is followed too",
                 host.name
             ));
@@ -91,6 +95,7 @@ impl Plan {
             filter,
             targets,
             runtimes: Vec::new(),
+            reach: Reach::default(),
             follow: if args.follow { wanted } else { Vec::new() },
             nodes,
             count,
@@ -133,9 +138,9 @@ impl Plan {
 }
 
 /// Everything that is to be found; clap lets only one kind through.
-fn wanted(args: &TraceArgs) -> Result<Vec<Wanted>, CliError> {
+fn wanted(args: &TraceArgs, object: bool) -> Result<Vec<Wanted>, CliError> {
     let space = args.namespace.as_deref().map(namespace).transpose()?;
-    if space.is_some() && args.pod.is_empty() && args.selector.is_none() {
+    if space.is_some() && args.pod.is_empty() && args.selector.is_none() && !object {
         return Err(CliError::LoneNamespace);
     }
     let mut out = Vec::new();
@@ -155,7 +160,9 @@ fn wanted(args: &TraceArgs) -> Result<Vec<Wanted>, CliError> {
     Ok(out)
 }
 
-fn nodes(names: &[String]) -> Result<Vec<Netns>, CliError> {
+/// The nodes' namespaces, at least one, none twice.
+pub fn nodes(args: &TraceArgs) -> Result<Vec<Netns>, CliError> {
+    let names = &args.node_netns;
     if names.is_empty() {
         return Ok(vec![Netns::current()?]);
     }
@@ -222,7 +229,7 @@ mod tests {
             ),
             ("--netns no-such-netns", "no network namespace \"no-such-netns\";"),
             ("--dst 1.2.3.4 --node-netns no-such-node", "no network namespace \"no-such-node\";"),
-            ("-n shop --dst 1.2.3.4", "--namespace says where --pod and --selector look;"),
+            ("-n shop --dst 1.2.3.4", "--namespace says where --pod, --selector and svc/NAME look;"),
             ("--container x", "nothing that runs containers was found for --container \"x\""),
             ("--pid 0", "--pid \"0\": not a process id;"),
             ("--dst no-such-host.invalid", "--dst \"no-such-host.invalid\": no address found ("),

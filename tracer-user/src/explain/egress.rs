@@ -6,7 +6,7 @@ use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
 use super::view::{Entry, View};
-use super::{egress_reply, fwmark};
+use super::{egress_reply, fwmark, policies};
 use crate::flow::{Hop, NatKind, Place as At};
 use crate::node::evidence::{Done, PacketView, Routed, walk_hook};
 use crate::node::rtnl::Link;
@@ -70,7 +70,25 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
         return fwmark::explain(view)
             .or_else(|| egress_reply::reply_not_marked(view).filter(|_| view.dropped().is_some()));
     }
-    masqueraded(view).or_else(|| fwmark::explain(view)).or_else(|| without_snat(view))
+    masqueraded(view)
+        .or_else(|| fwmark::explain(view))
+        .or_else(|| without_snat(view))
+        .or_else(|| wrong_gateway(view))
+}
+
+/// As the objects have it, it should leave by another node.
+fn wrong_gateway(view: &View<'_>) -> Option<Finding> {
+    let objects = view.evidence?.policies.as_deref()?;
+    let first = view.journey.hops.iter().find(|h| !matches!(h.place, At::Route { .. }))?;
+    let marked = view.journey.hops.iter().find(|h| is_node_mark(h.mark) && h.encap.is_none())?;
+    let (source, destination) = (first.ends.src.addr.ip(), first.ends.dst.addr.ip());
+    // On a gateway it has the mark of the pod's node for a moment.
+    if marked.ends.src != first.ends.src || tunnel_entry(view, marked.netns).is_some() {
+        return None;
+    }
+    let name = view.netns(marked.netns);
+    let found = policies::wrong_gateway(objects, source, destination, marked.mark, &name)?;
+    Some(found.at(Place { hook: Some("PREROUTING".to_owned()), ..view.place(marked.netns, 0) }))
 }
 
 fn masqueraded(view: &View<'_>) -> Option<Finding> {
@@ -108,14 +126,19 @@ fn out_of(hop: &Hop) -> u32 {
     }
 }
 
+/// Where it came out of EgressGateway's tunnel.
+fn tunnel_entry<'a>(view: &View<'a>, netns: NetnsId) -> Option<&'a Hop> {
+    view.journey.hops.iter().find(|h| {
+        h.netns == netns
+            && h.encap.is_none()
+            && matches!(h.place, At::Device { ifindex, egress: false } if is_tunnel(view, h.netns, ifindex))
+    })
+}
+
 /// Out of the tunnel, out of the gateway, with the source that it came with.
 fn without_snat(view: &View<'_>) -> Option<Finding> {
     let exit = view.bare_exit()?;
-    let entry = view.journey.hops.iter().find(|h| {
-        h.netns == exit.netns
-            && h.encap.is_none()
-            && matches!(h.place, At::Device { ifindex, egress: false } if is_tunnel(view, h.netns, ifindex))
-    })?;
+    let entry = tunnel_entry(view, exit.netns)?;
     if entry.ends.src != exit.ends.src {
         return None;
     }
@@ -145,19 +168,24 @@ fn without_snat(view: &View<'_>) -> Option<Finding> {
     if let Some(finding) = untracked(view, exit, entry) {
         return Some(finding);
     }
-    Some(
-        Finding::new(
-            &c::LEFT_WITHOUT_SNAT,
-            Certain,
-            format!("{name} sent the packet out with the pod's own address {source}: no rule gave it the egress IP"),
-        )
-        .checked(
-            "it came by the egress tunnel, and nat POSTROUTING left its source as it was",
-            view.command(exit.netns, format!("{} -t nat -S EGRESSGATEWAY-SNAT-EIP", view.iptables())),
-        )
-        .fix("see whether the EgressPolicy has an egress IP (status.eip); restart the egressgateway agent on the gateway")
-        .at(place),
+    let finding = Finding::new(
+        &c::LEFT_WITHOUT_SNAT,
+        Certain,
+        format!(
+            "{name} sent the packet out with the pod's own address {source}: no rule gave it the egress IP"
+        ),
     )
+    .checked(
+        "it came by the egress tunnel, and nat POSTROUTING left its source as it was",
+        view.command(exit.netns, format!("{} -t nat -S EGRESSGATEWAY-SNAT-EIP", view.iptables())),
+    );
+    let objects = view.evidence.and_then(|e| e.policies.as_deref());
+    let said = objects.and_then(|o| policies::no_address(o, source.ip(), exit.ends.dst.addr.ip(), &name));
+    let finding = match said {
+        Some((fact, show, fix)) => finding.checked(fact, show).fix(fix),
+        None => finding.fix("see whether the EgressPolicy has an egress IP (status.eip); restart the egressgateway agent on the gateway"),
+    };
+    Some(finding.at(place))
 }
 
 /// A rule in raw turned tracking off, and without tracking there is no NAT.

@@ -71,6 +71,7 @@ impl Certainty {
 /// These let packets arrive and be answered, only not as they should; the others break connections.
 const HARMLESS: &[&CauseKind] = &[
     &c::EGRESS_NOT_HANDLED,
+    &c::EGRESS_WRONG_GATEWAY,
     &c::EGRESS_POD_NOT_SELECTED,
     &c::EGRESS_DESTINATION_NOT_SELECTED,
     &c::SNAT_TO_ANOTHER_ADDRESS,

@@ -115,7 +115,8 @@ fn list(view: &View<'_>, site: &DropSite, suspects: &[&HookEntry], hook: &str) -
 /// Conntrack and NAT drop by themselves: at PREROUTING and OUTPUT when the table is full, at POSTROUTING when
 /// no port is free. Where they can be told from rules, or what was read says so.
 fn by_the_kernel(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
-    if view.symbol(site) == "nft_do_chain" {
+    // A drop at a place without a name may as well be a rule's.
+    if matches!(view.symbol(site).as_str(), "nft_do_chain" | "") {
         return None;
     }
     let entries = candidates(view.topology, at, site.deed);

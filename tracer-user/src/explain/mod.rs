@@ -30,6 +30,7 @@ mod macs;
 mod neighbour;
 mod odds;
 mod packet;
+pub(crate) mod policies;
 mod ports;
 mod programs;
 mod reasons;

@@ -6,11 +6,12 @@ use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use super::packet::before_hop;
+use super::policies::{self, Bare, Said, contains, uses};
 use super::view::View;
 use crate::flow::{NatKind, Place as At};
 use crate::node::evidence::{
-    Criterion, CtDirection, CtState, Done, IpRange, MemberField, Miss, NetnsEvidence, PacketView, Rule,
-    RuleRef, Target, attribute_nat, near_misses, walk_hook,
+    Criterion, CtDirection, CtState, Done, IpRange, Miss, NetnsEvidence, PacketView, Rule, RuleRef, Target,
+    attribute_nat, near_misses, walk_hook,
 };
 use crate::node::{Hook, NetnsId};
 
@@ -35,15 +36,6 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
     other_source(view).or_else(|| not_selected(view))
 }
 
-fn contains(evidence: &NetnsEvidence, set: &str, address: std::net::IpAddr) -> bool {
-    evidence.sets.get(set).is_some_and(|set| {
-        set.members.iter().any(|m| {
-            !m.nomatch
-                && matches!(m.fields.first(), Some(MemberField::Address(range)) if range.contains(address))
-        })
-    })
-}
-
 fn chain_rules<'e>(evidence: &'e NetnsEvidence, table: &'e str, chain: &'e str) -> Option<Vec<&'e Rule>> {
     let chains: Vec<_> = evidence.tables(table).filter_map(|t| t.chain(chain)).collect();
     (!chains.is_empty()).then(|| chains.iter().flat_map(|c| &c.rules).collect())
@@ -66,6 +58,20 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
     let (src, dst) = (set_prefix(true, ipv6), set_prefix(false, ipv6));
     let name = view.netns(exit.netns);
     let place = view.place(exit.netns, 0);
+    let objects = view.evidence.and_then(|e| e.policies.as_deref());
+    if let Some(objects) = objects {
+        let left_as = exit.ends.src.addr.ip();
+        let bare =
+            Bare { node: evidence, name: &name, source, destination, left_as, left: "the packet left" };
+        match policies::say(objects, &bare, &|command| view.command(exit.netns, command)) {
+            Some(Said::Cause(finding)) => return Some(finding.at(place)),
+            Some(Said::Fine) => return None,
+            Some(Said::Rules) | None => {}
+        }
+    }
+    let policy = |set: &str, unknown: &str| {
+        policies::policy_of_set(objects, set).unwrap_or_else(|| unknown.to_owned())
+    };
     let rules = chain_rules(evidence, "mangle", REQUEST_CHAIN);
     for set in evidence.sets.keys().filter(|name| name.starts_with(src)) {
         let hash = &set[src.len()..];
@@ -89,7 +95,7 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
                 Finding::new(
                     &c::EGRESS_NOT_HANDLED,
                     Certain,
-                    format!("a policy of EgressGateway selects {source} and {destination}, but {name} has no rule that marks them: the packet left as {}", exit.ends.src.addr),
+                    format!("{} selects {source} and {destination}, but {name} has no rule that marks them: the packet left as {}", policy(set, "a policy of EgressGateway"), exit.ends.src.addr),
                 )
                 .checked(format!("{set} and {other} contain them"), list(set))
                 .checked(
@@ -111,7 +117,7 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
                 Finding::new(
                     &c::EGRESS_POD_NOT_SELECTED,
                     Certain,
-                    format!("an EgressPolicy selects {source} for {destination}, but {name} does not know: the packet left as {}", exit.ends.src.addr),
+                    format!("{} selects {source} for {destination}, but {name} does not know: the packet left as {}", policy(set, "an EgressPolicy"), exit.ends.src.addr),
                 )
                 .checked(format!("{set} of {peer} contains {source}, {set} of {name} does not"), list(set))
                 .checked(format!("{other} contains {destination}"), list(&other))
@@ -140,7 +146,7 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
                 Finding::new(
                     &c::EGRESS_DESTINATION_NOT_SELECTED,
                     Certain,
-                    format!("an EgressPolicy sends {source} to {destination} through the gateway, but {name} does not know that destination: the packet left as {}", exit.ends.src.addr),
+                    format!("{} sends {source} to {destination} through the gateway, but {name} does not know that destination: the packet left as {}", policy(set, "an EgressPolicy"), exit.ends.src.addr),
                 )
                 .checked(format!("{other} of {peer} contains {destination}, {other} of {name} does not"), list(&other))
                 .fix(format!("restart the egressgateway agent on {name}, read its log"))
@@ -170,10 +176,6 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
         }
     }
     None
-}
-
-fn uses(rule: &Rule, set: &str) -> bool {
-    rule.matches.iter().any(|m| matches!(&m.what, Criterion::Set { name, .. } if name == set))
 }
 
 /// A policy's rule that would have marked the packet, what kept it from doing so, and at which hook. `set`: part of

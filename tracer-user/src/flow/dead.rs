@@ -223,7 +223,12 @@ impl Tracker {
         let hook = match self.hook_of(stack) {
             Some(Caller::Hook(hook)) => hook,
             Some(Caller::OtherHook) => return None,
-            None => hook_after(&self.slots.get(at).journey.hops)?,
+            // The calls that led there have no names: where there is a position left in the hook that it was seen
+            // in last, it did not come to the next one.
+            None => match self.unfinished_hook(at, e, netns, encap) {
+                Some(hook) => hook,
+                None => hook_after(&self.slots.get(at).journey.hops)?,
+            },
         };
         let slot = self.slots.get(at);
         let last = slot.last_seen().filter(|h| h.netns == netns && h.encap.is_some() == encap);
@@ -247,6 +252,15 @@ impl Tracker {
         // Another flow may die of another rule.
         let what = u64::from(e.reason()) | u64::from(e.flow) << 32;
         self.narrow(interval, deed, e.location(), what, true)
+    }
+
+    /// The hook that it was seen in last, where it would have been seen again before its end.
+    fn unfinished_hook(&self, at: At, e: &Event, netns: u32, encap: bool) -> Option<Hook> {
+        let last =
+            self.slots.get(at).last_seen().filter(|h| h.netns == netns && h.encap.is_some() == encap)?;
+        let Place::Hook { hook, priority: Some(priority), .. } = last.place else { return None };
+        let during = self.during(at, hook, netns, e);
+        self.positions.next_after(netns, family_of(e), hook, priority, during).map(|_| hook)
     }
 
     /// From the last sighting before the hook to the drop.

@@ -154,7 +154,14 @@ impl Eq for Netns {}
 pub fn named() -> Vec<(String, NetnsId, PathBuf)> {
     let Ok(own) = std::fs::metadata("/proc/self/ns/net") else { return Vec::new() };
     let mut out: Vec<(String, NetnsId, PathBuf)> = Vec::new();
+    let mut read = Vec::new();
     for dir in NAMED_DIRS {
+        let Ok(meta) = std::fs::metadata(dir) else { continue };
+        // /var/run is /run nearly everywhere, and a node may have hundreds.
+        if read.contains(&(meta.dev(), meta.ino())) {
+            continue;
+        }
+        read.push((meta.dev(), meta.ino()));
         let Ok(entries) = std::fs::read_dir(dir) else { continue };
         for entry in entries.flatten() {
             let Ok(meta) = std::fs::metadata(entry.path()) else { continue };

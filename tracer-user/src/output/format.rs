@@ -6,6 +6,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::scene::Scene;
+use crate::cluster::egress::PolicyLine;
 use crate::explain::{HopAuthors, Told};
 use crate::flow::{News, Notice, Summary};
 
@@ -73,6 +74,9 @@ pub struct Header {
     pub attached: Vec<String>,
     /// "pod default/visitor 10.200.0.22 (veth7a1c31) → 172.16.25.183:80 tcp", more lines as needed.
     pub target: Vec<String>,
+    /// What EgressGateway's objects say of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyLine>,
     pub missing: Vec<Missing>,
 }
 

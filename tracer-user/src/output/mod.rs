@@ -11,6 +11,7 @@ mod text;
 mod text_cause;
 mod text_check;
 mod text_hop;
+mod text_policy;
 mod text_replay;
 mod text_summary;
 mod time;

@@ -11,7 +11,7 @@ use super::scene::{Scene, escape};
 use super::text_hop::HopLine;
 use super::time::{TimeFormat, Took, time_of_day};
 use super::words::{length, packet_kind};
-use super::{text_cause, text_summary};
+use super::{text_cause, text_policy, text_summary};
 use crate::explain::Told;
 use crate::flow::{ConntrackEntry, Ending, Journey, News, Notice, Place, Summary, is_folded};
 
@@ -277,6 +277,7 @@ impl Output for Text {
         for line in &header.target {
             text.put(Style::Plain, &escape(line)).end(out)?;
         }
+        text_policy::write(self, out, &header.policies)?;
         for missing in &header.missing {
             text.put(Style::Yellow, &format!("without {}: ", escape(&missing.what)));
             text.put(Style::Plain, &escape(&missing.why));

@@ -6,7 +6,7 @@ use std::io;
 use super::line::{Line, Style, hex};
 use super::text::Text;
 use super::words::table;
-use super::{TextOptions, text_cause};
+use super::{TextOptions, text_cause, text_policy};
 use crate::check::{Direction, Ending, MarkOf, Path, Place, Report, Stage, Step, Verdict};
 use crate::explain::Told;
 
@@ -32,6 +32,7 @@ impl CheckText {
         for assumed in &report.assumed {
             line.put(Style::Dim, &format!("assumed: {assumed}")).end(out)?;
         }
+        text_policy::write(text, out, &report.policies)?;
         for path in &report.paths {
             out.write_all(b"\n")?;
             self.path(out, path)?;

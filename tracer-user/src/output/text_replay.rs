@@ -6,7 +6,7 @@ use std::io;
 use super::line::Style;
 use super::text::Text;
 use super::time::rfc3339;
-use super::{TextOptions, escape, text_cause};
+use super::{TextOptions, escape, text_cause, text_policy};
 use crate::record::{Begin, Replayed};
 
 /// Writes what a recording says as text.
@@ -35,7 +35,7 @@ impl ReplayText {
         for target in &begin.target {
             line.put(Style::Plain, &escape(target)).end(out)?;
         }
-        Ok(())
+        text_policy::write(&self.text, out, &begin.policies)
     }
 
     pub fn causes(&self, out: &mut dyn io::Write, replayed: &Replayed) -> io::Result<()> {

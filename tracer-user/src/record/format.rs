@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::egress::{Objects, PolicyLine};
 use crate::explain::{Answered, Asked};
 use crate::flow::{Journey, Names};
 use crate::node::evidence::Evidence;
@@ -28,6 +29,8 @@ pub(super) enum Line {
     Topology(Topology),
     /// The node as it is from here on.
     Evidence(Evidence),
+    /// EgressGateway's objects from here on, as the API server has them.
+    Policies(Objects),
     /// A packet whose ending is known; again when more of it is.
     Journey(JourneyLine),
     /// Time that passed.
@@ -47,6 +50,9 @@ pub struct Begin {
     pub utc_offset_s: i32,
     /// What was followed, as on the screen.
     pub target: Vec<String>,
+    /// What EgressGateway's objects said of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyLine>,
 }
 
 /// Numbers of the kernel by name: drop reasons and reset reasons as the kernel numbers them, functions as this

@@ -2,6 +2,7 @@
 //! A recording through the explainer, as the run went.
 
 use std::io::BufRead;
+use std::sync::Arc;
 
 use super::format::{End, KnownNames, Line};
 use super::reader::{Reader, RecordError};
@@ -53,6 +54,7 @@ pub fn replay<R: BufRead>(
         ..KnownNames::default()
     };
     let (mut topology, mut evidence) = (Topology::default(), None::<Evidence>);
+    let mut policies = None;
     let mut out = Replayed::default();
     while let Some(line) = reader.next()? {
         match line {
@@ -63,7 +65,15 @@ pub fn replay<R: BufRead>(
                 }
             }
             Line::Topology(now) => topology = now,
-            Line::Evidence(now) => {
+            Line::Policies(now) => {
+                let now = Arc::new(now);
+                if let Some(evidence) = &mut evidence {
+                    evidence.policies = Some(now.clone());
+                }
+                policies = Some(now);
+            }
+            Line::Evidence(mut now) => {
+                now.policies.clone_from(&policies);
                 for netns in now.netns.values() {
                     let name = crate::output::escape(&netns.name).into_owned();
                     if !out.namespaces.contains(&name) && out.namespaces.len() < MAX_NAMED {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::format::{Begin, End, JourneyLine, KnownNames, Line, TickLine};
+use crate::cluster::egress::Objects;
 use crate::explain::Tick;
 use crate::flow::{Ending, Journey, Names, NoteKind};
 use crate::node::Topology;
@@ -36,6 +37,7 @@ pub struct Recorder {
     written: u64,
     topology: Option<Arc<Topology>>,
     evidence: Option<Arc<Evidence>>,
+    policies: Option<Arc<Objects>>,
     /// What was written of it, without what changes all the time.
     settled: Option<Evidence>,
     told: KnownNames,
@@ -63,6 +65,7 @@ impl Recorder {
             written: 0,
             topology: None,
             evidence: None,
+            policies: None,
             settled: None,
             told: KnownNames::default(),
             numbers: Numbers::default(),
@@ -139,6 +142,10 @@ impl Recorder {
             self.topology = Some(topology.clone());
         }
         let Some(evidence) = evidence else { return Ok(()) };
+        if let Some(policies) = evidence.policies.as_ref().filter(|now| self.policies.as_ref() != Some(now)) {
+            self.borrowed("policies", &**policies)?;
+            self.policies = Some(policies.clone());
+        }
         if self.evidence.as_ref().is_some_and(|known| Arc::ptr_eq(known, evidence)) {
             return Ok(());
         }
@@ -236,6 +243,8 @@ impl Numbers {
 /// Without times and counts that change from reading to reading and that no cause rests on.
 fn settled(evidence: &Evidence) -> Evidence {
     let mut out = evidence.clone();
+    // These have lines of their own.
+    out.policies = None;
     for netns in out.netns.values_mut() {
         netns.taken_ns = 0;
         netns.counters.clear();

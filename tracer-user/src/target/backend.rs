@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::error::TargetError;
-use super::wanted::PodName;
+use super::wanted::{PodName, Wanted};
 use crate::node::{Netns, printable};
 
 /// Whose packets are followed.
@@ -14,6 +14,7 @@ use crate::node::{Netns, printable};
 pub struct Target {
     /// As shown ("shop/checkout-7d9f"); safe to print.
     pub name: String,
+    pub kind: Kind,
     /// `None`: it does not run here.
     pub netns: Option<Netns>,
     /// Its addresses, without loopback and link-local ones.
@@ -88,8 +89,16 @@ pub struct Located {
     pub host_network: bool,
     /// As the backend knows them; may be empty.
     pub addresses: Vec<IpAddr>,
-    /// The node it runs on, when that is another one and known.
-    pub node: Option<String>,
+    /// The node it runs on, where that is known and the namespace is not.
+    pub node: Option<NodeOf>,
+}
+
+/// The node of a pod that was not found by who runs pods here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeOf {
+    /// This one all the same.
+    This(String),
+    Other(String),
 }
 
 /// A place that knows pods, or containers, by name. It may ask a daemon: every answer has a time limit.
@@ -101,8 +110,18 @@ pub trait Backend {
         Kind::Pods
     }
 
+    /// It knows pods of all nodes, and is asked when nobody here knows what is wanted.
+    fn is_elsewhere(&self) -> bool {
+        false
+    }
+
     /// Everything it knows here.
     fn list(&self) -> Result<Vec<Known>, TargetError>;
+
+    /// What of that may be wanted: at least what fits.
+    fn list_for(&self, _: &Wanted) -> Result<Vec<Known>, TargetError> {
+        self.list()
+    }
 
     /// Where one of these is.
     fn locate(&self, known: &Known) -> Result<Located, TargetError>;

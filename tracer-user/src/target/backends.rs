@@ -1,15 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What there is to ask on this node.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::backend::{Backend, Kind};
+use super::cluster::ClusterPods;
 use super::containerd::Containerd;
 use super::cri::{self, Cri};
 use super::docker::{self, Docker};
 use super::error::TargetError;
 use super::namespaces::NamedNamespaces;
 use super::podman::Podman;
+use super::wanted::addresses;
+use crate::cluster::Cluster;
+use crate::node::Netns;
+
+/// Addresses of these namespaces; of one that cannot be read, none.
+pub fn own_addresses(nodes: &[Netns]) -> Vec<IpAddr> {
+    let of = |netns: &Netns| addresses(netns).unwrap_or_default();
+    nodes.iter().flat_map(of).collect()
+}
 
 /// Everything that may know pods or containers here.
 pub struct Backends {
@@ -42,6 +53,15 @@ impl Backends {
         }
         all.push(Box::new(NamedNamespaces));
         Ok(Self { all, sockets })
+    }
+
+    /// And the cluster, for what runs on other nodes. `nodes`: the namespaces of this one.
+    #[must_use]
+    pub fn with_cluster(mut self, cluster: Option<&Cluster>, nodes: &[Netns]) -> Self {
+        if let Some(cluster) = cluster {
+            self.all.push(Box::new(ClusterPods::new(cluster.clone(), own_addresses(nodes))));
+        }
+        self
     }
 
     pub fn all(&self) -> Vec<&dyn Backend> {

@@ -3,6 +3,7 @@
 
 use super::backend::Kind;
 use super::rpc::RpcError;
+use crate::cluster::ApiError;
 use crate::node::{NetlinkError, NetnsError};
 
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,8 @@ pub enum TargetError {
     NoContainerRuntime { name: String },
     #[error("cannot ask {asked}: {source}{hint}")]
     Runtime { asked: String, source: RpcError, hint: &'static str },
+    #[error("{asked} cannot say where it runs: {source}{hint}")]
+    Cluster { asked: String, source: ApiError, hint: &'static str },
     #[error(
         "{asked} says nothing about the network namespace of {name} ({missing}); accepted instead: --pid PID of a process in it"
     )]

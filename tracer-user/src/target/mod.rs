@@ -3,6 +3,7 @@
 
 mod backend;
 mod backends;
+mod cluster;
 pub mod containerd;
 pub mod cri;
 pub mod docker;
@@ -14,8 +15,9 @@ mod select;
 mod suggest;
 mod wanted;
 
-pub use backend::{Backend, Kind, Known, Located, Target};
-pub use backends::Backends;
+pub use backend::{Backend, Kind, Known, Located, NodeOf, Target};
+pub use backends::{Backends, own_addresses};
+pub use cluster::ClusterPods;
 pub use error::TargetError;
 pub use namespaces::NamedNamespaces;
 pub use select::{Requirement, Selector};

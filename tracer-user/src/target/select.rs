@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which of the known pods or containers is meant. Pure.
 
+use std::fmt;
+
 use super::backend::Known;
 use super::wanted::PodName;
 
@@ -27,6 +29,22 @@ pub struct Selector {
     pub namespace: Option<String>,
     /// All of them.
     pub requirements: Vec<Requirement>,
+}
+
+/// As the API server takes it: "app=web,tier!=cache".
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, requirement) in self.requirements.iter().enumerate() {
+            f.write_str(if at > 0 { "," } else { "" })?;
+            match requirement {
+                Requirement::Is(key, value) => write!(f, "{key}={value}")?,
+                Requirement::IsNot(key, value) => write!(f, "{key}!={value}")?,
+                Requirement::Has(key) => f.write_str(key)?,
+                Requirement::HasNot(key) => write!(f, "!{key}")?,
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Selector {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::backend::{Backend, Kind, Known, Located, Target};
+use super::backend::{Backend, Kind, Known, Located, NodeOf, Target};
 use super::error::TargetError;
 use super::select::{self, Fit, Selector};
 use super::suggest::{closest, or_list};
@@ -59,6 +59,7 @@ pub fn find(wanted: &Wanted, backends: &[&dyn Backend]) -> Result<Vec<Target>, T
 fn bare(netns: Netns) -> Result<Target, TargetError> {
     let addresses = addresses(&netns)?;
     Ok(Target {
+        kind: Kind::Pods,
         name: netns.name().to_owned(),
         netns: Some(netns),
         addresses,
@@ -108,17 +109,25 @@ pub fn find_netns(name: &str) -> Result<Netns, TargetError> {
 /// What fits and runs, with the backend that knows it: none, one or more. For looking again: who does not answer
 /// knows nothing.
 pub fn fitting(wanted: &Wanted, backends: &[&dyn Backend]) -> Vec<(usize, Known)> {
-    let lists = backends.iter().enumerate().filter(|(_, b)| b.kind() == Kind::Pods);
-    let lists = lists.filter_map(|(at, backend)| Some((at, backend.list().ok()?)));
+    let of = |elsewhere: bool| {
+        let lists = backends.iter().enumerate();
+        let lists = lists.filter(|(_, b)| b.kind() == Kind::Pods && b.is_elsewhere() == elsewhere);
+        lists.filter_map(|(at, backend)| Some((at, backend.list_for(wanted).ok()?))).collect::<Vec<_>>()
+    };
+    let here = fitting_of(wanted, &of(false));
+    if here.is_empty() { fitting_of(wanted, &of(true)) } else { here }
+}
+
+fn fitting_of(wanted: &Wanted, lists: &[(usize, Vec<Known>)]) -> Vec<(usize, Known)> {
     let mut out: Vec<(usize, Known, Fit)> = Vec::new();
     for (at, list) in lists {
         match wanted {
             Wanted::Pod(pod) => {
-                out.extend(select::by_name(pod, &list).into_iter().map(|(known, fit)| (at, known, fit)));
+                out.extend(select::by_name(pod, list).into_iter().map(|(known, fit)| (*at, known, fit)));
             }
             Wanted::Selector(selector) => {
                 out.extend(
-                    select::by_labels(selector, &list).into_iter().map(|known| (at, known, Fit::Exact)),
+                    select::by_labels(selector, list).into_iter().map(|known| (*at, known, Fit::Exact)),
                 );
             }
             Wanted::Container(_) | Wanted::Netns(_) | Wanted::Pid(_) => {}
@@ -137,16 +146,40 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn of(kind: Kind, all: &[&'a dyn Backend]) -> Self {
-        let backends: Vec<&dyn Backend> = all.iter().copied().filter(|b| b.kind() == kind).collect();
-        let (mut known, mut failures) = (Vec::new(), Vec::new());
-        for (at, backend) in backends.iter().enumerate() {
-            match backend.list() {
-                Ok(list) => known.push((at, list)),
-                Err(error) => failures.push(error),
+    /// Whoever runs things here.
+    fn of(kind: Kind, wanted: &Wanted, all: &[&'a dyn Backend]) -> Self {
+        let mut asked = Self { backends: Vec::new(), known: Vec::new(), failures: Vec::new() };
+        asked.ask(wanted, all.iter().copied().filter(|b| b.kind() == kind && !b.is_elsewhere()));
+        asked
+    }
+
+    /// Those too who know of other nodes. True when there is one.
+    fn ask_elsewhere(&mut self, kind: Kind, wanted: &Wanted, all: &[&'a dyn Backend]) -> bool {
+        let before = self.backends.len();
+        self.ask(wanted, all.iter().copied().filter(|b| b.kind() == kind && b.is_elsewhere()));
+        self.backends.len() > before
+    }
+
+    fn ask(&mut self, wanted: &Wanted, backends: impl Iterator<Item = &'a dyn Backend>) {
+        for backend in backends {
+            match backend.list_for(wanted) {
+                Ok(list) => self.known.push((self.backends.len(), list)),
+                Err(error) => self.failures.push(error),
             }
+            self.backends.push(backend);
         }
-        Self { backends, known, failures }
+    }
+
+    /// The pods that fit best.
+    fn fits(&self, pod: &PodName) -> Vec<(usize, Known, Fit)> {
+        let fits = |(at, list): &(usize, Vec<Known>)| {
+            let at = *at;
+            select::by_name(pod, list).into_iter().map(move |(known, fit)| (at, known, fit))
+        };
+        let mut fits: Vec<(usize, Known, Fit)> = self.known.iter().flat_map(fits).collect();
+        let best = fits.iter().map(|(.., fit)| *fit).min();
+        fits.retain(|(.., fit)| Some(*fit) == best);
+        fits
     }
 
     /// Nothing fits: because one that might have known did not answer, or because there is no such thing.
@@ -178,15 +211,16 @@ impl<'a> Asked<'a> {
 }
 
 fn find_pod(pod: &PodName, backends: &[&dyn Backend]) -> Result<Target, TargetError> {
-    let asked = Asked::of(Kind::Pods, backends);
-    let fits: Vec<(usize, Known, Fit)> = asked
-        .known
-        .iter()
-        .flat_map(|(at, list)| select::by_name(pod, list).into_iter().map(|(known, fit)| (*at, known, fit)))
-        .collect();
-    let best = fits.iter().map(|(.., fit)| *fit).min();
-    let Some(best) = best else {
-        if asked.backends.len() <= 1 && asked.failures.is_empty() {
+    let wanted = Wanted::Pod(pod.clone());
+    let mut asked = Asked::of(Kind::Pods, &wanted, backends);
+    let mut fits = asked.fits(pod);
+    let only_names = asked.backends.len() <= 1 && asked.failures.is_empty();
+    let elsewhere = fits.is_empty() && asked.ask_elsewhere(Kind::Pods, &wanted, backends);
+    if elsewhere {
+        fits = asked.fits(pod);
+    }
+    let Some(best) = fits.first().map(|(.., fit)| *fit) else {
+        if only_names && !elsewhere {
             let names: Vec<String> = asked.known.iter().flat_map(|(_, l)| l).map(Known::shown).collect();
             let suggestion = suggestion(&pod.name, names.iter().map(String::as_str));
             return Err(TargetError::NoRuntime { pod: quoted(pod.to_string()), suggestion });
@@ -197,14 +231,14 @@ fn find_pod(pod: &PodName, backends: &[&dyn Backend]) -> Result<Target, TargetEr
             "NAME, NAMESPACE/NAME, the beginning of a name, or --src with the address of a pod that runs elsewhere",
         ));
     };
-    let fits: Vec<(usize, Known)> =
-        fits.into_iter().filter(|(.., fit)| *fit == best).map(|(at, known, _)| (at, known)).collect();
+    let fits: Vec<(usize, Known)> = fits.into_iter().map(|(at, known, _)| (at, known)).collect();
     let (at, known) = only(fits, &format!("--pod {}", quoted(pod.to_string())), Kind::Pods)?;
     let mut target = at_home(asked.backends[at], known)?.called(pod);
     if best == Fit::Prefix {
         target.remarks.push(format!(
-            "{} is the only pod here whose name begins with {}",
+            "{} is the only pod {} whose name begins with {}",
             target.name,
+            if elsewhere { "of the cluster" } else { "here" },
             quoted(pod.to_string())
         ));
     }
@@ -212,11 +246,23 @@ fn find_pod(pod: &PodName, backends: &[&dyn Backend]) -> Result<Target, TargetEr
 }
 
 fn find_labelled(selector: &Selector, backends: &[&dyn Backend]) -> Result<Vec<Target>, TargetError> {
-    let asked = Asked::of(Kind::Pods, backends);
-    let mut out = Vec::new();
-    for (at, list) in &asked.known {
-        for known in select::by_labels(selector, list) {
-            out.push(at_home(asked.backends[*at], known)?);
+    let wanted = Wanted::Selector(selector.clone());
+    let mut asked = Asked::of(Kind::Pods, &wanted, backends);
+    let labelled = |asked: &Asked<'_>| -> Result<Vec<Target>, TargetError> {
+        let mut out = Vec::new();
+        for (at, list) in &asked.known {
+            for known in select::by_labels(selector, list) {
+                out.push(at_home(asked.backends[*at], known)?);
+            }
+        }
+        Ok(out)
+    };
+    let mut out = labelled(&asked)?;
+    if out.is_empty() && asked.ask_elsewhere(Kind::Pods, &wanted, backends) {
+        out = labelled(&asked)?;
+        // One that waits for its address sends nothing.
+        if out.iter().any(|target| !target.addresses.is_empty()) {
+            out.retain(|target| !target.addresses.is_empty());
         }
     }
     if out.is_empty() {
@@ -230,7 +276,7 @@ fn find_labelled(selector: &Selector, backends: &[&dyn Backend]) -> Result<Vec<T
 }
 
 fn find_container(name: &str, backends: &[&dyn Backend]) -> Result<Target, TargetError> {
-    let asked = Asked::of(Kind::Containers, backends);
+    let asked = Asked::of(Kind::Containers, &Wanted::Container(name.to_owned()), backends);
     if asked.backends.is_empty() {
         return Err(TargetError::NoContainerRuntime { name: quoted(name) });
     }
@@ -287,8 +333,10 @@ pub fn at_home(backend: &dyn Backend, known: Known) -> Result<Target, TargetErro
     let name = known.shown();
     if known.stopped {
         let why = match backend.kind() {
-            Kind::Pods => "its sandbox is not ready; it may be starting, or have ended",
-            Kind::Containers => "it has ended",
+            Kind::Pods if !backend.is_elsewhere() => {
+                "its sandbox is not ready; it may be starting, or have ended"
+            }
+            Kind::Pods | Kind::Containers => "it has ended",
         };
         return Err(TargetError::Stopped { kind: backend.kind(), name: quoted(&name), why });
     }
@@ -299,10 +347,19 @@ pub fn at_home(backend: &dyn Backend, known: Known) -> Result<Target, TargetErro
         None => told,
     };
     if netns.is_none() {
-        let node = node.map_or_else(|| "another node".to_owned(), |n| format!("node {}", printable(n)));
-        remarks.push(format!("{name} runs on {node}: followed here by its address"));
+        remarks.push(match node {
+            Some(NodeOf::Other(node)) => {
+                format!("{name} runs on node {}: followed here by its address", printable(node))
+            }
+            Some(NodeOf::This(node)) => format!(
+                "{name} runs on this node ({}), but no container runtime here knows it: followed by its address, its \
+                 own devices are not watched",
+                printable(node)
+            ),
+            None => format!("{name} runs on another node: followed here by its address"),
+        });
     }
-    Ok(Target { name, netns, addresses, host_network, known: Some(known), remarks })
+    Ok(Target { name, kind: backend.kind(), netns, addresses, host_network, known: Some(known), remarks })
 }
 
 /// ` (did you mean "a" or "b"?)`, or how many there are to choose from, or nothing.
@@ -318,7 +375,7 @@ fn suggestion<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> String 
 }
 
 /// The addresses under which packets leave the namespace.
-fn addresses(netns: &Netns) -> Result<Vec<IpAddr>, TargetError> {
+pub(super) fn addresses(netns: &Netns) -> Result<Vec<IpAddr>, TargetError> {
     let mut rtnl = netns.run(|| Rtnl::open(netns.name()))??;
     // What hangs on a device that is down is no source: kube-proxy keeps services' addresses so (kube-ipvs0).
     let (up, down): (Vec<_>, Vec<_>) = rtnl.links()?.into_iter().partition(Link::is_up);

@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::cluster::egress::Objects;
 use crate::node::Netns;
 use crate::node::evidence::Evidence;
 
@@ -23,6 +24,7 @@ const FIRST: Duration = Duration::from_millis(700);
 pub(super) struct EvidenceReader {
     namespaces: Vec<Netns>,
     latest: Option<Arc<Evidence>>,
+    policies: Option<Arc<Objects>>,
     reading: Option<Receiver<Evidence>>,
     /// Asked for while one was under way: what it reads may be old.
     again: bool,
@@ -60,6 +62,14 @@ impl EvidenceReader {
         }
     }
 
+    /// What the API server says from now on.
+    pub(super) fn set_policies(&mut self, policies: Option<Arc<Objects>>) {
+        self.policies = policies;
+        if let Some(latest) = &mut self.latest {
+            Arc::make_mut(latest).policies.clone_from(&self.policies);
+        }
+    }
+
     /// What was read last, if anything was.
     pub(super) fn latest(&mut self) -> Option<Arc<Evidence>> {
         self.take(Duration::ZERO);
@@ -91,7 +101,8 @@ impl EvidenceReader {
     fn take(&mut self, patience: Duration) {
         let Some(reading) = &self.reading else { return };
         match reading.recv_timeout(patience) {
-            Ok(evidence) => {
+            Ok(mut evidence) => {
+                evidence.policies.clone_from(&self.policies);
                 self.latest = Some(Arc::new(evidence));
                 self.took = self.last.map_or(Duration::ZERO, |last| last.elapsed());
             }

@@ -17,6 +17,7 @@ pub(super) fn header(
     attachments: &mut Attachments,
     topology: &Topology,
     missing: &[Missing],
+    api: String,
 ) -> Header {
     let mut missing = missing.to_vec();
     let mut tracepoints = 0;
@@ -58,8 +59,10 @@ pub(super) fn header(
             },
             drops.to_owned(),
             counted(tracepoints, "tracepoint"),
+            api,
         ],
         target: target(plan, targets, topology),
+        policies: Vec::new(),
         missing,
     }
 }
@@ -85,10 +88,9 @@ fn target(plan: &Plan, targets: &[Target], topology: &Topology) -> Vec<String> {
             format!("{} {}{via}", target.name, addresses.join(", "))
         })
         .collect();
-    match names.len() {
-        0 => {}
-        1 => lines[0] = format!("pod {} {}", names[0], lines[0]),
-        _ => lines[0] = format!("pods {} {}", names.join("; "), lines[0]),
+    if let Some(first) = targets.first() {
+        let s = if names.len() == 1 { "" } else { "s" };
+        lines[0] = format!("{}{s} {} {}", first.kind, names.join("; "), lines[0]);
     }
     lines
 }

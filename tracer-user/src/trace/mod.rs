@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One run: what is attached follows the node as it changes, records become journeys, journeys are printed.
 
+mod api;
 mod askers;
 mod attach;
 mod counters;
@@ -11,6 +12,7 @@ mod listeners;
 mod names;
 mod nothing;
 mod pods;
+pub(crate) mod policies;
 mod privileges;
 mod recording;
 mod run;

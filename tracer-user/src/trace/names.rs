@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::bpf::Symbols;
 use crate::bpf::btf::Reasons;
+use crate::cluster::Known;
 use crate::flow::Names;
 use crate::node::processes::{Listener, taker};
 use crate::node::{Netns, NetnsId};
@@ -21,8 +22,12 @@ pub(super) struct KernelNames {
     utc_offset_s: i32,
     /// Written by threads that look around, read when something is printed.
     owners: RwLock<Arc<Owners>>,
+    /// Of EgressGateway.
+    gateways: RwLock<Arc<Owners>>,
     listeners: RwLock<Arc<Listeners>>,
     entries: RwLock<HashMap<NetnsId, String>>,
+    /// Of what does not run here.
+    cluster: Option<Arc<Known>>,
 }
 
 /// Names of what has an address.
@@ -31,7 +36,7 @@ pub(super) type Owners = HashMap<IpAddr, String>;
 pub(super) type Listeners = HashMap<NetnsId, Vec<Listener>>;
 
 impl KernelNames {
-    pub(super) fn new(reasons: Reasons) -> Self {
+    pub(super) fn new(reasons: Reasons, cluster: Option<Arc<Known>>) -> Self {
         let real = clock_ns(libc::CLOCK_REALTIME);
         let offset_ns = i128::from(real) - i128::from(clock_ns(libc::CLOCK_MONOTONIC));
         let utc_offset_s = utc_offset(i64::try_from(real / 1_000_000_000).unwrap_or(0));
@@ -41,13 +46,20 @@ impl KernelNames {
             offset_ns,
             utc_offset_s,
             owners: RwLock::default(),
+            gateways: RwLock::default(),
             listeners: RwLock::default(),
             entries: RwLock::default(),
+            cluster,
         }
     }
 
     pub(super) fn set_owners(&self, owners: Owners) {
         *self.owners.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(owners);
+    }
+
+    /// Addresses of EgressGateway's.
+    pub(super) fn set_gateways(&self, owners: Owners) {
+        *self.gateways.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(owners);
     }
 
     pub(super) fn set_listeners(&self, listeners: Listeners) {
@@ -80,8 +92,10 @@ impl Names for KernelNames {
         u64::try_from(i128::from(monotonic_ns) + self.offset_ns).unwrap_or(0)
     }
     fn owner(&self, address: IpAddr) -> Option<Cow<'_, str>> {
-        let owners = self.owners.read().unwrap_or_else(PoisonError::into_inner);
-        owners.get(&address).cloned().map(Cow::Owned)
+        // Who runs pods here knows first.
+        let own = self.owners.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
+        let gateway = || self.gateways.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
+        own.or_else(gateway).or_else(|| self.cluster.as_ref()?.names.owner(address)).map(Cow::Owned)
     }
     fn taker(&self, netns: NetnsId, protocol: u8, address: IpAddr, port: u16) -> Option<(Cow<'_, str>, u32)> {
         let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);

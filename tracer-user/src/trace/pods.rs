@@ -13,9 +13,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::names::{KernelNames, Owners};
 use crate::cli::Plan;
+use crate::cluster::Cluster;
 use crate::node::NetnsId;
 use crate::target::cri::Cri;
-use crate::target::{Backend, Kind, Known, NamedNamespaces, Target, Wanted, at_home, fitting};
+use crate::target::{
+    Backend, ClusterPods, Kind, Known, NamedNamespaces, Target, Wanted, at_home, fitting, own_addresses,
+};
 
 /// Between two rounds.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -74,6 +77,7 @@ impl PodWatch {
         if !plan.runtimes.is_empty() || !plan.follow.is_empty() {
             let watch = Watch {
                 sockets: plan.runtimes.clone(),
+                cluster: plan.reach.cluster().cloned().map(|cluster| (cluster, own_addresses(&plan.nodes))),
                 follow: plan.follow.iter().map(|wanted| (wanted.clone(), Vec::new())).collect(),
                 first: targets.iter().map(Held::of).collect(),
                 hosts: hosts.clone(),
@@ -124,6 +128,8 @@ impl PodWatch {
 
 struct Watch {
     sockets: Vec<PathBuf>,
+    /// For pods that are followed and run elsewhere; with the addresses of this node.
+    cluster: Option<(Cluster, Vec<IpAddr>)>,
     /// What is followed, and the pods that are it now.
     follow: Vec<(Wanted, Vec<Held>)>,
     /// As found before the run; given to `follow` in the first round.
@@ -143,8 +149,9 @@ struct Watch {
 impl Watch {
     fn run(mut self) {
         let runtimes: Vec<Cri> = self.sockets.iter().filter_map(|s| Cri::new(s, Kind::Pods).ok()).collect();
+        let cluster = self.cluster.take().map(|(cluster, here)| ClusterPods::new(cluster, here).following());
         while !self.tell.is_closed() {
-            let trouble = self.round(&runtimes);
+            let trouble = self.round(&runtimes, cluster.as_ref());
             thread::sleep(match (trouble, self.follow.is_empty()) {
                 (true, true) => PAUSE_TROUBLE,
                 (_, false) => PAUSE_FOLLOWING,
@@ -154,7 +161,7 @@ impl Watch {
     }
 
     /// True when a runtime did not answer.
-    fn round(&mut self, runtimes: &[Cri]) -> bool {
+    fn round(&mut self, runtimes: &[Cri], cluster: Option<&ClusterPods>) -> bool {
         let mut trouble = false;
         let mut pods: Vec<(usize, Known)> = Vec::new();
         for (at, runtime) in runtimes.iter().enumerate() {
@@ -173,7 +180,7 @@ impl Watch {
         self.learn(runtimes, &pods);
         self.find_ends(runtimes, &pods);
         if !self.follow.is_empty() && !trouble {
-            self.look_for_followed(runtimes);
+            self.look_for_followed(runtimes, cluster);
         }
         trouble
     }
@@ -225,9 +232,10 @@ impl Watch {
         }
     }
 
-    fn look_for_followed(&mut self, runtimes: &[Cri]) {
+    fn look_for_followed(&mut self, runtimes: &[Cri], cluster: Option<&ClusterPods>) {
         let mut backends: Vec<&dyn Backend> = runtimes.iter().map(|r| r as &dyn Backend).collect();
         backends.push(&NamedNamespaces);
+        backends.extend(cluster.map(|cluster| cluster as &dyn Backend));
         let first = std::mem::take(&mut self.first);
         for at in 0..self.follow.len() {
             let (wanted, mut held) = self.follow[at].clone();

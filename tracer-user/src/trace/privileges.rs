@@ -3,8 +3,10 @@
 
 use std::fs;
 
+const CAP_DAC_READ_SEARCH: u32 = 2;
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
+const CAP_SYS_PTRACE: u32 = 19;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
@@ -32,6 +34,23 @@ const TO_READ: &[(u32, &str, &str)] = &[
     (CAP_NET_RAW, "CAP_NET_RAW", "read rules that match sets"),
     (CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "enter network namespaces"),
 ];
+
+/// What a trace does without, and what is not seen then. What shows by itself (rules that were not read, functions
+/// without names) is not among it.
+const USEFUL: &[(u32, &str, &str)] = &[
+    (CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "names of processes that packets are delivered to"),
+    (
+        CAP_DAC_READ_SEARCH,
+        "CAP_DAC_READ_SEARCH",
+        "names of other users' processes that packets are delivered to",
+    ),
+];
+
+/// Capabilities that are missing without harm: name, and what is not seen for lack of it.
+pub(super) fn lacking() -> Vec<(&'static str, &'static str)> {
+    let status = fs::read_to_string("/proc/self/status").ok();
+    status.as_deref().and_then(effective).map_or_else(Vec::new, |effective| missing(effective, USEFUL))
+}
 
 /// Checks what reading the node takes. `enter`: other namespaces than the current one are to be read.
 ///

@@ -42,6 +42,7 @@ impl Recording {
             offset_ns: names.unix_ns(0),
             utc_offset_s: names.utc_offset_s(),
             target: header.target.clone(),
+            policies: header.policies.clone(),
         };
         recording.with(|recorder| recorder.begin(begin));
         Ok(recording)

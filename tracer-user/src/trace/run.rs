@@ -17,6 +17,7 @@ mod screen;
 
 use self::follow::{add_end, add_found_ends, followed_words};
 use self::screen::Screen;
+use super::api::ApiWatch;
 use super::askers::{Askers, Heard};
 use super::attach::{Attachments, Changes};
 use super::counters::CounterReader;
@@ -27,17 +28,20 @@ use super::listeners::ListenerWatch;
 use super::names::{KernelNames, monotonic_ns};
 use super::nothing::Nothing;
 use super::pods::{News, PodWatch};
+use super::policies::Policies;
+use super::privileges::lacking;
 use super::recording::{Recording, RecordingError};
 use crate::bpf::btf::{BtfError, KernelBtf};
-use crate::bpf::{Tracer, TracerError};
+use crate::bpf::{Symbols, Tracer, TracerError};
 use crate::cli::{Filter, Format, Plan, PositionChoice};
 use crate::explain::Tick;
 use crate::flow::{Notice, Options, Tracker, Update, Zoom};
+use crate::node::evidence::Evidence;
 use crate::node::{
     Change, IpPrefix, Namespace, Netns, NetnsId, Observation, ObserveError, Observer, Role, Topology,
     WatchError, Watcher,
 };
-use crate::output::Missing;
+use crate::output::{Missing, escape};
 use crate::target::Target;
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
@@ -144,6 +148,8 @@ struct Run<'a> {
     silence_due: Instant,
     kernel: CounterReader,
     askers: Askers,
+    api: ApiWatch,
+    policies: Policies,
     nothing: Nothing,
 }
 
@@ -151,7 +157,12 @@ impl<'a> Run<'a> {
     fn start(plan: &'a Plan, targets: Vec<Target>) -> Result<Self, TraceError> {
         let btf = KernelBtf::load()?;
         let (fields, absent) = btf.resolve_fields();
-        let names = Arc::new(KernelNames::new(btf.reasons()));
+        let cluster = plan.reach.cluster().map(|cluster| cluster.known().clone());
+        if let Some(known) = &cluster {
+            plan.filter.hosts().into_iter().for_each(|host| known.names.want(host));
+        }
+        let names = Arc::new(KernelNames::new(btf.reasons(), cluster));
+        let mut policies = Policies::of(&plan.reach, &targets, &plan.filter.src, &plan.filter.dst);
         // Asks while programs are loaded, which takes longer.
         let mut pods = PodWatch::start(plan, &targets, names.clone());
         let mut tracer = Tracer::load(plan.config(), &fields, &btf)?;
@@ -194,6 +205,17 @@ impl<'a> Run<'a> {
             hides: "what is read from it".to_owned(),
         }));
 
+        missing.extend(lacking().into_iter().map(|(name, hides)| Missing {
+            what: name.to_owned(),
+            why: "it is not granted".to_owned(),
+            hides: hides.to_owned(),
+        }));
+        missing.extend(Symbols::are_told().err().map(|error| Missing {
+            what: "names of kernel functions".to_owned(),
+            why: error.to_string(),
+            hides: "where in the kernel packets are dropped; fewer causes are found".to_owned(),
+        }));
+
         let ready_ns = monotonic_ns();
 
         let topology = Arc::new(topology);
@@ -211,7 +233,16 @@ impl<'a> Run<'a> {
         let mut screen = Screen::new(plan, names.clone());
         screen.evidence = reader;
         screen.evidence.wait();
-        let head = header(plan, &targets, &mut attachments, &topology, &missing);
+        missing.extend(screen.evidence.latest().iter().flat_map(|evidence| not_read(evidence)));
+        let api = ApiWatch::first(&plan.reach);
+        missing.extend(api.missing(&plan.reach));
+        let attached = ApiWatch::attached(&plan.reach);
+        let mut head = header(plan, &targets, &mut attachments, &topology, &missing, attached);
+        head.policies = policies.first();
+        names.set_gateways(policies.owners());
+        if let Some(objects) = policies.objects() {
+            screen.evidence.set_policies(Some(objects.clone()));
+        }
         screen.recording = Recording::open(plan.record.as_deref(), &head, &*names)?;
         screen.header(&topology, &head);
         for text in plan.notices.iter().chain(&remarks).chain(&notices) {
@@ -248,6 +279,8 @@ impl<'a> Run<'a> {
             silence_due: Instant::now(),
             kernel,
             askers,
+            api,
+            policies,
             nothing: Nothing::default(),
         })
     }
@@ -351,6 +384,16 @@ impl<'a> Run<'a> {
             return;
         }
         self.silence_due = Instant::now() + SILENCE;
+        for text in self.api.news(&self.plan.reach) {
+            self.say(text);
+        }
+        if self.policies.refresh() {
+            self.screen.names.set_gateways(self.policies.owners());
+            self.screen.evidence.set_policies(self.policies.objects().cloned());
+            for text in self.policies.news() {
+                self.say(text);
+            }
+        }
         let counters = self.kernel.risen();
         let hosts: Vec<_> = self.filter.dst.iter().map(IpPrefix::address).collect();
         let Heard { asked, answered } = self.askers.take();
@@ -550,6 +593,25 @@ impl<'a> Run<'a> {
     fn outcome(&self) -> Outcome {
         Outcome { dropped: self.outcome.dropped.max(self.screen.drops), ..self.outcome }
     }
+}
+
+/// What of the namespaces could not be read when the run began; the same of several, once.
+fn not_read(evidence: &Evidence) -> Vec<Missing> {
+    let mut out: Vec<Missing> = Vec::new();
+    for netns in evidence.netns.values() {
+        for why in &netns.unreadable {
+            let name = escape(&netns.name);
+            match out.iter_mut().find(|missing| missing.why == *why) {
+                Some(known) => known.what = format!("{}, {name}", known.what),
+                None => out.push(Missing {
+                    what: format!("all of {name}"),
+                    why: why.clone(),
+                    hides: "rules that act there; causes are then less certain".to_owned(),
+                }),
+            }
+        }
+    }
+    out
 }
 
 /// Those of the namespaces that are nodes'.

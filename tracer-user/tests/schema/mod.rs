@@ -24,7 +24,9 @@ pub(crate) fn check(schema: &Value, root: &Value, value: &Value, at: &str) -> Re
     let rules = schema.as_object().ok_or("a schema is an object")?;
     for (word, rule) in rules {
         match word.as_str() {
-            "$schema" | "title" | "description" | "$defs" => {}
+            "$schema" | "$id" | "$comment" | "title" | "description" | "$defs" => {}
+            // Says more than the type, and is not looked at.
+            "format" => {}
             "$ref" => {
                 let path = rule.as_str().and_then(|r| r.strip_prefix('#')).ok_or("local references only")?;
                 let target = root.pointer(path).ok_or(format!("{path} is not there"))?;
@@ -48,6 +50,7 @@ pub(crate) fn check(schema: &Value, root: &Value, value: &Value, at: &str) -> Re
                     Some("array") => value.is_array(),
                     Some("string") => value.is_string(),
                     Some("boolean") => value.is_boolean(),
+                    Some("number") => value.is_number(),
                     Some("integer") => value.is_u64() || value.is_i64(),
                     Some("null") => value.is_null(),
                     _ => false,
@@ -73,9 +76,14 @@ pub(crate) fn check(schema: &Value, root: &Value, value: &Value, at: &str) -> Re
             }
             "additionalProperties" => {
                 let known = rules.get("properties").and_then(Value::as_object);
-                for name in value.as_object().into_iter().flatten().map(|(name, _)| name) {
-                    if !known.is_some_and(|known| known.contains_key(name)) {
-                        return Err(format!("{at}: {name} is not in the schema"));
+                for (name, inner) in value.as_object().into_iter().flatten() {
+                    if known.is_some_and(|known| known.contains_key(name)) {
+                        continue;
+                    }
+                    match rule {
+                        Value::Bool(true) => {}
+                        Value::Object(_) => check(rule, root, inner, &format!("{at}/{name}"))?,
+                        _ => return Err(format!("{at}: {name} is not in the schema")),
                     }
                 }
             }

@@ -6,6 +6,7 @@ mod cost;
 mod kernel;
 mod load;
 mod net;
+mod pods;
 mod report;
 mod sections;
 mod stats;
@@ -63,6 +64,8 @@ enum Section {
     Events,
     /// Time from the start to the first line, and memory.
     Start,
+    /// Time to the first line on a node with 500 pods.
+    Pods,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -118,6 +121,9 @@ pub(crate) fn run(find: impl FnOnce() -> Result<Workspace>, args: &Args) -> Resu
     }
     if wanted(Section::Start) {
         results.insert("start".into(), sections::start(&bench)?);
+    }
+    if wanted(Section::Pods) {
+        results.insert("pods".into(), pods::run(&bench, &Workspace::find()?)?);
     }
     if let Some(file) = &args.json {
         let mut text = serde_json::to_string_pretty(&results).context("writing JSON")?;

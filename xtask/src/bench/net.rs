@@ -48,6 +48,16 @@ impl Net {
         Ok(net)
     }
 
+    /// What names of further namespaces begin with; they go away with the others.
+    pub(super) fn prefix(&self, what: &str) -> String {
+        format!("{PREFIX}{}-{what}", std::process::id())
+    }
+
+    /// A further namespace, not made yet.
+    pub(super) fn another(&self, what: &str) -> Ns {
+        Ns::named(self.prefix(what))
+    }
+
     fn build(&self) -> Result<()> {
         for ns in [&self.a, &self.router, &self.b] {
             ns.create()?;

@@ -128,6 +128,17 @@ pub(super) fn start(ready: &Series, idle: Memory, calm: Memory, flood: Memory) {
     println!("Memory: idle {}; at 20,000 packets/s {}; flooded {}", mib(idle), mib(calm), mib(flood));
 }
 
+pub(super) fn pods(count: u32, named: &Series, bare: &Series) {
+    let ms = |series: &Series| {
+        format!("{:.0} ms ({:.0}–{:.0})", series.median() * 1e3, series.min() * 1e3, series.max() * 1e3)
+    };
+    println!(
+        "\nOn a node with {count} pods, ready: {} for a pod by its name, {} for an address",
+        ms(named),
+        ms(bare)
+    );
+}
+
 fn mib(memory: Memory) -> String {
     format!("{:.1} MiB (peak {:.1})", memory.resident as f64 / 1024.0, memory.peak as f64 / 1024.0)
 }

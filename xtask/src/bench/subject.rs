@@ -224,7 +224,11 @@ impl Drop for Subject {
 
 /// From the start of the process to its first line.
 pub(super) fn time_to_ready(net: &Net, binary: &Path) -> Result<Duration> {
-    let mut command = Mode::MatchText.command(net, binary)?;
+    first_line(Mode::MatchText.command(net, binary)?)
+}
+
+/// From the start of an egwtrace to its first line; it is then ended.
+pub(super) fn first_line(mut command: Command) -> Result<Duration> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     end_with_us(&mut command);
     let start = Instant::now();

@@ -87,7 +87,11 @@ fn in_a_container_with_what_the_manifest_gives_it() -> Result<()> {
 
     let lines: Vec<&str> = traced.lines().collect();
     let header: Value = serde_json::from_str(lines.first().context("no output")?)?;
-    assert_eq!(header["missing"], serde_json::json!([]), "{header}");
+    // Where the root of process 1 is closed the node's own tools are out of reach, and that is said.
+    let closed = !std::path::Path::new("/proc/1/root/usr").exists();
+    let missing = header["missing"].as_array().context("missing")?;
+    let unsaid = |m: &&Value| !(closed && m["what"].as_str().is_some_and(|what| what.starts_with("all of ")));
+    assert_eq!(missing.iter().filter(unsaid).count(), 0, "{header}");
     let prefix = node.lab.spec().prefix();
     let journeys: Vec<Journey> = lines.iter().filter_map(|line| Journey::parse(line, &prefix)).collect();
     let syn = journeys.iter().find(|j| j.kind() == "SYN").with_context(|| format!("no SYN in {traced}"))?;

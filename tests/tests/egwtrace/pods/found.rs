@@ -134,7 +134,11 @@ fn a_container_that_kubernetes_does_not_know() -> Result<()> {
         let traced =
             node.refused(&format!("--container {name} --src 192.0.2.9 --dst 192.0.2.1 --duration 100ms"))?;
         assert_eq!((traced.status.code(), traced.errors.as_str()), (Some(0), ""), "{name}");
-        assert!(traced.lines.iter().any(|line| line.contains("pod default/db ")), "{:#?}", traced.lines);
+        assert!(
+            traced.lines.iter().any(|line| line.starts_with("container default/db ")),
+            "{:#?}",
+            traced.lines
+        );
     }
     let refused = node.refused("--container db")?;
     assert!(refused.errors.contains("\"default/db\" has no address yet"), "{}", refused.errors);

@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::rule::Table;
 use super::set::IpSet;
+use crate::cluster::egress::Objects;
 use crate::node::NetnsId;
 use crate::node::rtnl::{Address, FdbEntry, Link, Neighbour, Qdisc, Route, Rule};
 
@@ -15,6 +17,10 @@ use crate::node::rtnl::{Address, FdbEntry, Link, Neighbour, Qdisc, Route, Rule};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
     pub netns: BTreeMap<NetnsId, NetnsEvidence>,
+    /// EgressGateway's objects; `None`: the API server says nothing, or is not asked. In a recording they have lines
+    /// of their own.
+    #[serde(skip)]
+    pub policies: Option<Arc<Objects>>,
 }
 
 /// One network namespace at one moment.

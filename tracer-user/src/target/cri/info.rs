@@ -83,6 +83,27 @@ mod tests {
         assert_eq!(Info::parse("no JSON"), Info::default());
     }
 
+    /// createSandboxInfo of CRI-O's server/sandbox_status.go: a sandbox whose infra container was dropped, which is the
+    /// default, has no process and no image, and the namespace by its path alone; one of the node's network has
+    /// neither.
+    #[test]
+    fn what_crio_says() {
+        let spec = r#""runtimeSpec":{"ociVersion":"1.1.0","hostname":"web","annotations":{"io.kubernetes.cri-o.Spoofed":"true",
+            "io.kubernetes.cri-o.CNIResult":"{}"},"linux":{"resources":{},"namespaces":[{"type":"pid"},
+            {"type":"network","path":"/var/run/netns/9a4d2c1e-6b2f-4c52-8a4e-1f8f0d3b7a55"},
+            {"type":"ipc","path":"/var/run/ipcns/9a4d2c1e-6b2f-4c52-8a4e-1f8f0d3b7a55"},{"type":"mount"}]}}"#;
+        let path = Some("/var/run/netns/9a4d2c1e-6b2f-4c52-8a4e-1f8f0d3b7a55");
+        for (pid, start) in
+            [(0, String::new()), (812, r#""image":"registry.k8s.io/pause:3.10","pid":812,"#.to_owned())]
+        {
+            let info = Info::parse(&format!("{{{start}{spec}}}"));
+            assert_eq!((info.pid, info.path().and_then(|p| p.to_str())), (pid, path));
+        }
+        let host =
+            Info::parse(r#"{"runtimeSpec":{"linux":{"namespaces":[{"type":"pid"},{"type":"mount"}]}}}"#);
+        assert_eq!((host.pid, host.path()), (0, None));
+    }
+
     proptest! {
         #[test]
         fn any_text_is_taken(text in ".{0,60}|\\{\"pid\":[^}]{0,9}\\}|\\{\"runtimeSpec\":.{0,30}\\}") {

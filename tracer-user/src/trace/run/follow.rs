@@ -69,6 +69,9 @@ impl Run<'_> {
                 }
                 None => format!("{} is there: followed at {addresses}", target.name),
             });
+            for remark in target.remarks.iter().filter(|_| target.netns.is_none()) {
+                self.say(remark.clone());
+            }
         }
         if let Some(words) = followed_words(beyond) {
             self.say(words);

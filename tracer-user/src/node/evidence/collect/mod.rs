@@ -12,7 +12,7 @@ mod tool;
 pub use counters::CounterFiles;
 pub(crate) use sockets::listening;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
 use std::thread;
 
@@ -47,7 +47,7 @@ impl Evidence {
             };
             each.into_iter().map(join).collect::<BTreeMap<_, _>>()
         });
-        Self { netns }
+        Self { netns, policies: None }
     }
 }
 
@@ -113,7 +113,13 @@ impl NetnsEvidence {
     }
 
     fn read_proc(&mut self) {
-        self.sysctls = sysctl::read(self.links.iter().map(|link| link.name.as_str()));
+        // A bridge's port has no say of its own: what comes in by it has come in by the bridge. A node has one for
+        // each pod.
+        let bridges: HashSet<u32> =
+            self.links.iter().filter(|l| l.kind.as_deref() == Some("bridge")).map(|l| l.ifindex).collect();
+        let own =
+            self.links.iter().filter(|link| link.master.is_none_or(|master| !bridges.contains(&master)));
+        self.sysctls = sysctl::read(own.map(|link| link.name.as_str()));
         self.counters = counters::read();
         let number = |path: &str| self.sysctls.get(path).and_then(|value| value.parse().ok());
         self.conntrack = Conntrack {

@@ -6,6 +6,7 @@ use std::{
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     process::Stdio,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -233,6 +234,29 @@ pub fn flood(ns: &Ns, to: SocketAddr, count: usize, size: usize) -> Result<usize
         socket.connect(to)?;
         let payload = vec![0x55; size];
         Ok((0..count).filter(|_| socket.send(&payload).is_ok()).count())
+    })?
+}
+
+/// What healthy hosts send besides requests: to everybody, to a group, with a small TTL as traceroute does.
+///
+/// # Errors
+/// As [`tcp`], or when no socket can be had.
+pub fn noise(ns: &Ns, network: Ipv4Addr, to: IpAddr) -> Result<()> {
+    ns.run(|| -> Result<()> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.set_broadcast(true)?;
+        for _ in 0..3 {
+            for everybody in [network, Ipv4Addr::BROADCAST, Ipv4Addr::new(239, 1, 2, 3)] {
+                socket.send_to(b"here I am", (everybody, 9))?;
+            }
+            thread::sleep(Duration::from_millis(400));
+        }
+        for ttl in 1..6 {
+            let probe = UdpSocket::bind((any((to, 0).into()), 0))?;
+            probe.set_ttl(ttl)?;
+            probe.send_to(&[0; 32], (to, 33_434 + ttl as u16))?;
+        }
+        Ok(())
     })?
 }
 

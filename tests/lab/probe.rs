@@ -81,6 +81,8 @@ pub enum Probe {
     ExtClosed,
     /// podb, a pod that no policy selects, to ext.
     PodbEgw,
+    /// visitor to its network, to everybody, to a group and, as traceroute does, to ext.
+    Noise,
     /// visitor to ext, a datagram that wants no answer (syslog).
     OneWay,
 }
@@ -177,6 +179,10 @@ impl Probe {
             Self::MeshPort => mesh(lab, 6379),
             Self::ExtClosed => tcp("visitor", t::ext(family), 81),
             Self::PodbEgw => tcp("podb", t::ext(family), 80),
+            Self::Noise => {
+                client::noise(&visitor, Ipv4Addr::new(10, 200, 0, 255), t::ext(Family::V4))?;
+                Ok(Report { steps: Vec::new(), notes: vec!["sent".to_owned()] })
+            }
             Self::OneWay => {
                 let to = SocketAddr::new(t::ext(family), 514);
                 let patience = Duration::from_millis(300);

@@ -30,6 +30,10 @@ pub enum Kind {
     Udp,
     /// TCP, backlog 1, never accepts.
     Hold,
+    /// HTTP, but each answer takes a second and a half.
+    Slow,
+    /// TCP: accepts and never reads.
+    Deaf,
     /// A sidecar's outbound half: goes on to where a redirected connection was meant to go.
     ProxyOut,
     /// A sidecar's inbound half: goes on to the same port on 127.0.0.1.
@@ -67,6 +71,8 @@ pub struct Serve {
 const CONNECTIONS: usize = 1500;
 /// An idle connection ends after this.
 const IDLE: Duration = Duration::from_secs(20);
+/// What a slow server takes for an answer.
+const SLOW: Duration = Duration::from_millis(1500);
 
 /// Runs a server until it is killed.
 ///
@@ -94,7 +100,7 @@ pub fn main(serve: Serve) -> Result<()> {
                     }
                 }));
             }
-            Kind::Http | Kind::ProxyIn | Kind::ProxyOut => {
+            Kind::Http | Kind::Slow | Kind::Deaf | Kind::ProxyIn | Kind::ProxyOut => {
                 let listener = sockets::listen(address, 1024).with_context(what)?;
                 let (kind, label) = (serve.kind, label.clone());
                 workers.push(thread::spawn(move || accept(&listener, kind, &label)));
@@ -134,7 +140,12 @@ fn accept(listener: &TcpListener, kind: Kind, label: &Arc<str>) {
                     Kind::ProxyOut => sockets::original_destination(&stream).and_then(|to| relay(stream, to)),
                     Kind::ProxyIn => sockets::original_destination(&stream)
                         .and_then(|to| relay(stream, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), to.port()))),
-                    _ => http(&stream, &label),
+                    Kind::Deaf => {
+                        thread::sleep(IDLE);
+                        Ok(())
+                    }
+                    Kind::Slow => http(&stream, &label, SLOW),
+                    _ => http(&stream, &label, Duration::ZERO),
                 };
                 open.fetch_sub(1, Ordering::Relaxed);
             }
@@ -146,7 +157,7 @@ fn accept(listener: &TcpListener, kind: Kind, label: &Arc<str>) {
 }
 
 /// Serves requests on one connection until the client closes it or is silent for too long.
-fn http(stream: &TcpStream, label: &str) -> io::Result<()> {
+fn http(stream: &TcpStream, label: &str, delay: Duration) -> io::Result<()> {
     stream.set_read_timeout(Some(IDLE))?;
     stream.set_write_timeout(Some(IDLE))?;
     let client = stream.peer_addr()?;
@@ -168,6 +179,7 @@ fn http(stream: &TcpStream, label: &str) -> io::Result<()> {
             }
             close |= header.starts_with("connection:") && header.contains("close");
         }
+        thread::sleep(delay);
         let mut words = request.split_whitespace();
         let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or("/"));
         let body = if method == "POST" {

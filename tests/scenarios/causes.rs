@@ -18,7 +18,7 @@ use std::{
 use anyhow::Result;
 use tests::{
     Lab, Spec,
-    causes::{Attempt, CASES, Case, HEALTHY, Trace, VARIANTS, WAYS, Watch, binary, fill},
+    causes::{Attempt, CASES, Case, ENDS, HEALTHY, Trace, VARIANTS, WAYS, Watch, binary, fill},
     skip_unless_root,
     topology::Family,
 };
@@ -107,6 +107,12 @@ fn each_variant_is_named() -> Result<()> {
 #[ignore = "eighty labs: four minutes; run with --ignored"]
 fn each_wrong_way_is_named() -> Result<()> {
     try_all(WAYS, None)
+}
+
+#[test]
+#[ignore = "forty labs and more: three minutes; run with --ignored"]
+fn each_trouble_at_the_ends_is_named() -> Result<()> {
+    try_all(ENDS, None)
 }
 
 #[test]

@@ -88,6 +88,8 @@ pub const FLAG_FRAG: u8 = 1 << 3;
 pub const FLAG_REVERSE: u8 = 1 << 4;
 /// The transport header could not be read; `l4a`, `l4b`, `tcp_flags` are 0.
 pub const FLAG_TRUNCATED: u8 = 1 << 5;
+/// TCP: the window field is 0.
+pub const FLAG_NO_WINDOW: u8 = 1 << 6;
 
 /// `point` of a `Fib` record whose result is this host itself.
 pub const SCOPE_NOWHERE: u8 = 255;

@@ -3,7 +3,9 @@
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use network_types::{eth::EthHdr, ip::IpProto, tcp::TcpHdr, udp::UdpHdr, vxlan::VxlanHdr};
-use tracer_common::{FLAG_FRAG, FLAG_IPV6, FLAG_QUOTED, FLAG_TRUNCATED, MAX_PORTS, Settings, Tuple};
+use tracer_common::{
+    FLAG_FRAG, FLAG_IPV6, FLAG_NO_WINDOW, FLAG_QUOTED, FLAG_TRUNCATED, MAX_PORTS, Settings, Tuple,
+};
 
 use crate::{
     judge::{is_foreign_v4, is_foreign_v6},
@@ -396,6 +398,7 @@ impl Packet {
                     t.a = u32::from_be(tcp[1]);
                     t.b = u32::from_be(tcp[2]);
                     t.tcp_flags = (tcp[3] >> 8) as u8;
+                    t.flags = if tcp[3] >> 16 == 0 { FLAG_NO_WINDOW } else { 0 };
                 }
                 _ => t.flags = FLAG_TRUNCATED,
             },

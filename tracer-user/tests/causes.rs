@@ -186,6 +186,13 @@ fn reasons_that_say_it() {
         ("NEIGH_FAILED", "neigh_invalidate", ETH0, "neighbour-silent"),
         ("PKT_TOO_BIG", "ip_forward", CNI0, "packet-too-big"),
         ("OTHERHOST", "ip_rcv_core", EGRESS, "tunnel-wrong-mac"),
+        ("NOT_SPECIFIED", "veth_xdp_rcv_skb", CNI0, "dropped-by-program"),
+        ("NOT_SPECIFIED", "do_xdp_generic", EGRESS, "dropped-by-program"),
+        ("XDP", "veth_xdp_rcv_skb", CNI0, "dropped-by-program"),
+        ("TC_INGRESS", "__netif_receive_skb_core", CNI0, "dropped-by-program"),
+        ("TC_EGRESS", "__dev_queue_xmit", EGRESS, "dropped-by-program"),
+        ("TCP_MD5NOTFOUND", "tcp_v4_rcv", CNI0, "dropped-in-kernel"),
+        ("IP_LOCALNET", "ip_rcv_finish_core", CNI0, "dropped-in-kernel"),
     ] {
         let mut w = World::new(false);
         let mut p = syn();

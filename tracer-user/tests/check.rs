@@ -67,6 +67,7 @@ fn route(table: u32, to: &str, kind: u8, device: u32, via: Option<&str>) -> Rout
         priority: 0,
         source: None,
         next_hops: vec![NextHop { ifindex: device, gateway: via.map(ip) }],
+        mtu: 0,
     }
 }
 

@@ -2,6 +2,7 @@
 //! Which cause egwtrace names for a fault: cases, and how one is tried with the real binary.
 
 mod cases;
+mod ends;
 mod trace;
 mod variants;
 mod ways;
@@ -14,6 +15,7 @@ use std::{
 use anyhow::Result;
 
 pub use cases::{CASES, HEALTHY};
+pub use ends::ENDS;
 pub use trace::{Found, Trace, binary};
 pub use variants::{VARIANTS, What};
 pub use ways::WAYS;
@@ -115,10 +117,12 @@ impl Attempt {
                 }
                 for (place, line) in lines {
                     let line = fill(line, self.family);
-                    match line.strip_prefix("ipt ") {
-                        Some(rule) => lab.iptables(place, self.family, rule)?,
-                        None => lab.sh(place, &line)?,
-                    };
+                    match line.split_once(' ') {
+                        Some(("ipt", rule)) => drop(lab.iptables(place, self.family, rule)?),
+                        Some(("serve", server)) => lab.serve("case", place, server)?,
+                        Some(("stop", server)) => lab.stop(server)?,
+                        _ => drop(lab.sh(place, &line)?),
+                    }
                 }
                 Ok(probe)
             }

@@ -14,7 +14,8 @@ use crate::{
 pub enum What {
     /// A fault of the catalogue, with its probe.
     Fault(&'static str),
-    /// Faults of the catalogue, then lines in places; `ipt ` at the beginning: the lab's iptables.
+    /// Faults of the catalogue, then lines in places. At the beginning `ipt`: the lab's iptables; `serve KIND …`: a
+    /// server of the lab; `stop NAME`: one that runs.
     Lines {
         probe: Probe,
         faults: &'static [&'static str],
@@ -28,7 +29,7 @@ pub(super) const EGW: &str = "--pod @visitor --dst {ext}";
 pub(super) const EGW2: &str = "--pod @visitor --dst {ext2}";
 pub(super) const POD2: &str = "--pod @visitor --dst {pod2}";
 pub(super) const PODB: &str = "--pod @visitor --dst {podb}";
-const SVC: &str = "--pod @visitor --dst {svc}";
+pub(super) const SVC: &str = "--pod @visitor --dst {svc}";
 
 pub(super) const NFT: &[Backend] = &[Backend::Nft];
 pub(super) const BOTH: &[Backend] = &[Backend::Nft, Backend::Legacy];
@@ -69,7 +70,7 @@ impl Case {
     }
 
     /// All of the causes are to be named.
-    const fn all(mut self) -> Self {
+    pub(super) const fn all(mut self) -> Self {
         self.all = true;
         self
     }
@@ -81,7 +82,7 @@ impl Case {
         self
     }
 
-    const fn after(mut self, names: &'static [&'static str]) -> Self {
+    pub(super) const fn after(mut self, names: &'static [&'static str]) -> Self {
         if let What::Lines { probe, lines, wait_ms, .. } = self.what {
             self.what = What::Lines { probe, faults: names, lines, wait_ms };
         }

@@ -5,7 +5,7 @@
 use std::ffi::{CStr, c_long};
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_stats_type};
 
@@ -32,6 +32,17 @@ pub struct ProgStats {
 /// # Errors
 /// Of `BPF_OBJ_GET_INFO_BY_FD`.
 pub fn prog_stats(program: BorrowedFd<'_>) -> io::Result<ProgStats> {
+    let info = prog_info(program)?;
+    Ok(ProgStats {
+        id: info.id,
+        run_time_ns: info.run_time_ns,
+        run_cnt: info.run_cnt,
+        recursion_misses: info.recursion_misses,
+        verified_insns: info.verified_insns,
+    })
+}
+
+fn prog_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
     // SAFETY: the structure is made of integers; all zero is a value of it.
     let mut info: bpf_prog_info = unsafe { mem::zeroed() };
     let mut attr = zeroed();
@@ -40,13 +51,31 @@ pub fn prog_stats(program: BorrowedFd<'_>) -> io::Result<ProgStats> {
     attr.info.info = (&raw mut info) as u64;
     // SAFETY: `info` is as long as `info_len` says and outlives the call.
     unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
-    Ok(ProgStats {
-        id: info.id,
-        run_time_ns: info.run_time_ns,
-        run_cnt: info.run_cnt,
-        recursion_misses: info.recursion_misses,
-        verified_insns: info.verified_insns,
-    })
+    Ok(info)
+}
+
+/// Ids of the programs on a device of the calling thread's namespace, in the order in which they run; returns how many
+/// there are, of which as many as fit are in `ids`.
+pub(super) fn prog_query(ifindex: u32, at: bpf_attach_type, ids: &mut [u32]) -> io::Result<usize> {
+    let mut attr = zeroed();
+    attr.query.__bindgen_anon_1.target_ifindex = ifindex;
+    attr.query.attach_type = at as u32;
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = ids.len() as u32;
+    // SAFETY: `prog_ids` points to `prog_cnt` numbers that outlive the call.
+    unsafe { bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) }?;
+    // SAFETY: both members of the union are the number that the kernel wrote.
+    Ok(unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize)
+}
+
+/// The name of the program with this id, with the zeros behind it.
+pub(super) fn prog_name(id: u32) -> io::Result<Vec<u8>> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    // SAFETY: the attributes hold no pointer.
+    let program = unsafe { bpf_fd(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr) }?;
+    let info = prog_info(program.as_fd())?;
+    Ok(info.name.iter().map(|c| *c as u8).collect())
 }
 
 /// Enables run-time statistics of all programs until the descriptor is closed (Linux 5.8). They cost some

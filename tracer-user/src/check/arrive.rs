@@ -12,6 +12,7 @@ use super::world::Host;
 use crate::explain::Certainty::{Certain, Likely};
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
+use crate::explain::sockets::{self, Near};
 use crate::node::{Hook, Role};
 
 const LOOPBACK: u32 = 1;
@@ -136,6 +137,20 @@ impl Walker<'_> {
         }
         let packet = &flight.packet;
         let here = Next::End(End::Delivered(host.clone()));
+        let ping = match packet.proto {
+            1 => Some("net/ipv4/icmp_echo_ignore_all"),
+            58 => Some("net/ipv6/icmp/echo_ignore_all"),
+            _ => None,
+        };
+        if let Some(key) = ping.filter(|key| flight.mode != Mode::Reply && host.sysctl(key).unwrap_or(0) != 0)
+        {
+            let (name, key) = (host.name(), key.replace('/', "."));
+            let title = format!("{name} ({}) does not answer pings: {key} is 1", packet.dst);
+            let finding = Finding::new(&c::PINGS_IGNORED, Certain, title)
+                .checked("it would take the ping and say nothing", host.command(format!("sysctl {key}")))
+                .fix(host.command(format!("sysctl -w {key}=0")));
+            return self.stop(host, Stage::Arriving, finding.at(Self::place(host, 0)));
+        }
         if flight.mode == Mode::Reply || !matches!(packet.proto, 6 | 17) {
             return here;
         }
@@ -192,19 +207,24 @@ impl Walker<'_> {
         } else {
             let translated =
                 flight.entries.values().map(|e| (e.before, e.after)).find(|(b, a)| b.dst != a.dst);
+            let near = sockets::near(&host.evidence, packet.proto, address, port);
             let finding = Finding::new(
                 &c::PORT_CLOSED,
                 Certain,
-                format!("nothing listens on {proto} port {port} in {name}"),
+                sockets::title(near.as_ref(), proto, address, port, &name),
             )
-            .checked(format!("no socket takes {address}:{port}"), check);
+            .checked(format!("no socket takes {address}:{port}"), check.clone());
+            let finding = match near {
+                Some(Near { socket, fix, .. }) => finding.checked(socket, check).fix(fix),
+                None => finding.fix(format!("start the server on port {port}, or ask another port")),
+            };
             match translated {
                 Some((before, _)) => {
                     finding.fact(format!("{} is translated to it", before.ends().dst)).fix(format!(
                         "let the service's targetPort be the port that the container listens on, not {port}"
                     ))
                 }
-                None => finding.fix(format!("start the server on port {port}, or ask another port")),
+                None => finding,
             }
         };
         let stage = if host.role == crate::node::Role::Pod && self.first_node.is_none() {
@@ -244,7 +264,14 @@ impl Walker<'_> {
     /// Does it fit?
     pub(super) fn fit(&mut self, host: &Arc<Host>, flight: &mut Flight, link: &crate::node::rtnl::Link) {
         let Some((origin, whose)) = flight.origin.clone() else { return };
-        if flight.inside.is_some() || flight.mode != Mode::First || link.is_loopback() || link.mtu >= origin {
+        let device = host.device(link.ifindex);
+        let (mtu, what, show) = if (1..link.mtu).contains(&flight.route_mtu) {
+            let show = format!("ip route get {}", flight.packet.dst);
+            (flight.route_mtu, format!("the route by {device}"), show)
+        } else {
+            (link.mtu, device.clone(), format!("ip link show {device}"))
+        };
+        if flight.inside.is_some() || flight.mode != Mode::First || link.is_loopback() || mtu >= origin {
             return;
         }
         if flight.clamped && flight.packet.proto == 6 {
@@ -252,17 +279,15 @@ impl Walker<'_> {
         }
         // Told once, for the narrowest place that comes first.
         flight.origin = None;
-        let device = host.device(link.ifindex);
-        let mtu = link.mtu;
         let stage = self.stage(host, Stage::Passing, flight);
         let place = Self::place(host, link.ifindex);
         let finding = match self.too_big_is_dropped(host, flight, link) {
             Some(rule) => Finding::new(
                 &c::PATH_MTU_BLACK_HOLE,
                 Certain,
-                format!("packets of more than {mtu} B do not fit into {device}, and {} drops the ICMP message that would tell {}", host.name(), flight.packet.src),
+                format!("packets of more than {mtu} B do not fit into {what}, and {} drops the ICMP message that would tell {}", host.name(), flight.packet.src),
             )
-            .checked(format!("{whose} sends up to {origin} B, {device} takes {mtu} B"), host.command(format!("ip link show {device}")))
+            .checked(format!("{whose} sends up to {origin} B, {what} takes {mtu} B"), host.command(show))
             .checked(
                 format!("ICMP frag-needed is dropped by {rule}"),
                 host.command(format!("{} -vnL OUTPUT --line-numbers", if flight.packet.src.is_ipv6() { "ip6tables" } else { "iptables" })),
@@ -275,9 +300,9 @@ impl Walker<'_> {
             None => Finding::new(
                 &c::PACKET_TOO_BIG,
                 Likely,
-                format!("packets of more than {mtu} B do not fit into {device} of {}: {whose} sends up to {origin} B", host.name()),
+                format!("packets of more than {mtu} B do not fit into {what} of {}: {whose} sends up to {origin} B", host.name()),
             )
-            .checked(format!("the MTU of {device} is {mtu}"), host.command(format!("ip link show {device}")))
+            .checked(format!("the MTU of {what} is {mtu}"), host.command(show))
             .fact("what may not be fragmented is dropped until the sender has learned the smaller size by ICMP")
             .fix(format!("set the MTU of the sending pods to {mtu} or less (CNI configuration)")),
         };

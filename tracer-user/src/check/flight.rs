@@ -56,6 +56,8 @@ pub(super) struct Flight {
     pub(super) next_hop: Option<IpAddr>,
     /// Who asks for the next hop's MAC, and by which device.
     pub(super) asker: Option<(NetnsId, u32)>,
+    /// The MTU of the route that it goes on by; 0: it has none of its own.
+    pub(super) route_mtu: u32,
     /// MTU of the device that the packet was first sent by, and whose it is.
     pub(super) origin: Option<(u32, String)>,
     pub(super) inside: Option<Inside>,
@@ -101,6 +103,7 @@ impl Flight {
             asker: None,
             origin: None,
             inside: None,
+            route_mtu: 0,
             clamped: false,
             seen: Vec::new(),
         }

@@ -69,6 +69,7 @@ impl Walker<'_> {
                 self.judge_mark(host, flight, &question, way)?;
                 self.judge_way(host, flight, &question, way)?;
                 flight.next_hop = Some(way.next_hop);
+                flight.route_mtu = route.mtu;
                 Ok(way)
             }
             RouteAnswer::Route(route) => {

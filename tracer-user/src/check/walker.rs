@@ -11,6 +11,7 @@ use super::world::{Host, World};
 use crate::explain::Finding;
 use crate::explain::Place as At;
 use crate::explain::translated::Diversion;
+use crate::node::evidence::AttachPoint;
 use crate::node::{NetnsId, Role};
 
 /// Steps of one way: more are a loop.
@@ -160,6 +161,16 @@ impl<'w> Walker<'w> {
 
     pub(super) fn at_device(&mut self, host: &Host, ifindex: u32, direction: Direction, flight: &Flight) {
         self.step(host, flight, Place::Device { device: host.device(ifindex), direction });
+        for found in &host.evidence.programs {
+            let passed = match direction {
+                Direction::In => matches!(found.at, AttachPoint::Xdp | AttachPoint::Ingress),
+                Direction::Out => found.at == AttachPoint::Egress,
+            };
+            if passed && found.ifindex == ifindex {
+                let (device, name) = (host.device(ifindex), host.name());
+                self.open(format!("what {found} on {device} of {name} does with the packet"));
+            }
+        }
     }
 
     pub(super) fn place(host: &Host, ifindex: u32) -> At {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::odds::Odds;
 use super::packet::before_hop;
 use super::view::View;
 use crate::flow::{Cause, Hop, Interval, Journey, Names, NatKind};
@@ -68,6 +69,7 @@ impl Authors {
             self.known.clear();
             self.read = read.collect();
         }
+        let odds = Odds::default();
         let view = View {
             journey,
             topology,
@@ -76,6 +78,7 @@ impl Authors {
             routes: &[],
             exit: None,
             tunnel: None,
+            odds: &odds,
         };
         let mut out = Vec::new();
         for (at, hop) in journey.hops.iter().enumerate().skip(from).filter(|(_, hop)| changed(hop)) {

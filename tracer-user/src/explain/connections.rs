@@ -8,11 +8,12 @@ use super::catalogue as c;
 use super::egress::is_node_mark;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
+use super::ports::Ports;
 use super::translated::Translation;
 use super::view::{Entry, Exit, Lookup, View};
-use super::waiting::Waiting;
-use super::{beyond, egress, lost, selection, silence};
-use crate::flow::{Addr, Ending, Endpoint, Ends, Hop, NatKind, Place};
+use super::waiting::{self, Waiting};
+use super::{application, beyond, egress, lost, selection, silence, size};
+use crate::flow::{Addr, Endpoint, Ends, Hop, NatKind, Place};
 use crate::node::{Hook, NetnsId};
 
 /// Flows that are remembered.
@@ -64,6 +65,9 @@ pub(super) struct FlowState {
     pub(super) first_answer_ns: Option<u64>,
     /// Where the last packet of the forward direction left a node without an outer header.
     pub(super) exit: Option<Exit>,
+    pub(super) programs: application::Programs,
+    /// Where its first packet was for.
+    pub(super) asked: Option<Endpoint>,
 }
 
 /// Memory of the run, bounded.
@@ -78,6 +82,7 @@ pub(super) struct Connections {
     pub(super) alive: HashSet<Endpoint>,
     /// Packets without answer so far.
     pub(super) unanswered: Waiting,
+    ports: Ports,
     pub(super) askers: Askers,
     /// By how much counters rose since the start.
     pub(super) counters: HashMap<NetnsId, BTreeMap<String, u64>>,
@@ -151,6 +156,7 @@ impl Connections {
         state.tunnelled_into = state.tunnelled_into.or_else(|| egress::came_by_tunnel(view));
         let first = state.sent == 0;
         if first {
+            state.asked = Some(journey.packet.ends.dst);
             state.first_ns = journey.start_ns;
             state.first_marked = marked;
         }
@@ -165,7 +171,7 @@ impl Connections {
             return Some(beyond::refuses(view, from, netns));
         }
         if let Some(from) = state.unreachable.take()
-            && !state.explained
+            && !(state.explained || waiting::is_probe(journey.packet.ends.dst.port))
         {
             return Some(beyond::port_unreachable(view, from, journey.packet.is_tcp()));
         }
@@ -205,6 +211,20 @@ impl Connections {
         silence::explain(view, self)
     }
 
+    /// What the programs at the ends do; not whether packets arrive.
+    pub(super) fn programs(&mut self, view: &View<'_>) -> Option<Finding> {
+        application::observe(view, &mut self.flow(view.journey.flow).programs)
+            .or_else(|| self.ports.observe(view))
+    }
+
+    /// What is to be said of the programs at the ends of flows by now.
+    pub(super) fn overdue(&mut self, now_ns: u64) -> Vec<(u32, Finding)> {
+        let each = |(flow, state): (&u32, &mut FlowState)| {
+            state.programs.overdue(now_ns).into_iter().map(|finding| (*flow, finding)).collect::<Vec<_>>()
+        };
+        self.flows.iter_mut().flat_map(each).collect()
+    }
+
     /// Routers that sent redirects for a flow.
     pub(super) fn redirected_by(&self, flow: u32) -> &[Addr] {
         self.flows.get(&flow).map_or(&[], |state| &state.redirected_by)
@@ -229,31 +249,7 @@ impl Connections {
         let ipv6 = journey.packet.ipv6;
         let too_big = matches!((ipv6, icmp_type, code), (false, 3, 4) | (true, 2, _));
         if too_big {
-            if !matches!(journey.ending, Ending::Dropped(_)) {
-                return None;
-            }
-            let site = view.dropped()?;
-            let to = journey.packet.ends.dst.addr;
-            let name = view.netns(site.netns);
-            let mtu = journey.packet.ack;
-            return Some(
-                Finding::new(
-                    &c::PATH_MTU_BLACK_HOLE,
-                    Certain,
-                    format!("large packets are dropped (MTU {mtu}), and {name} drops the ICMP message that would tell {to}"),
-                )
-                .checked(
-                    format!("the ICMP error died: {}", view.reason(site)),
-                    view.command(site.netns, format!("{} -vnL", view.iptables())),
-                )
-                .fact("small packets pass, large ones are sent again and again")
-                .fix(format!(
-                    "accept {} in the firewall of {name}, or set the MTU of the sending pods to {mtu}",
-                    if ipv6 { "icmpv6 packet-too-big" } else { "icmp fragmentation-needed" }
-                ))
-                .about(to)
-                .at(view.place(site.netns, site.ifindex)),
-            );
+            return size::untold(view);
         }
         if matches!((ipv6, icmp_type, code), (false, 11, 0) | (true, 3, 0)) {
             let state = self.flow(journey.flow);
@@ -293,6 +289,9 @@ impl Connections {
         }
         let (from, tcp) = (journey.packet.ends.src.addr, state.syn);
         let port = matches!((ipv6, icmp_type, code), (false, 3, 3) | (true, 1, 4));
+        if port && !tcp && state.asked.is_some_and(|asked| waiting::is_probe(asked.port)) {
+            return None;
+        }
         if port && state.sent == 0 {
             state.unreachable = Some(from);
             return None;

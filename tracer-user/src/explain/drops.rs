@@ -5,18 +5,26 @@ use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::view::View;
+use super::waiting;
 use super::{
-    beside, detour, duplicate, egress_reply, firewall, loops, macs, neighbour, reasons, routing, silence,
-    tunnel,
+    beside, detour, duplicate, egress_reply, firewall, hairpin, loops, macs, neighbour, programs, reasons,
+    routing, silence, size, sockets, tunnel,
 };
-use crate::flow::{DropSite, Endpoint, NatKind, Place as At};
-use crate::node::{DeviceKind, Hook, NetnsId, PathRole, Role};
+use crate::flow::{DropSite, Endpoint, NatKind};
+use crate::node::{DeviceKind, NetnsId, PathRole};
 
 /// The cause of a drop, if one is singled out.
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
+    by_reason(view).or_else(|| programs::redirected(view, view.dropped()?))
+}
+
+fn by_reason(view: &View<'_>) -> Option<Finding> {
     let site = view.dropped()?;
     let reason = view.reason(site);
     let symbol = view.symbol(site);
+    if let Some(point) = programs::point(&reason, &symbol) {
+        return Some(programs::dropped(view, site, point));
+    }
     let by_symbol = || match symbol.as_str() {
         "vxlan_xmit_one" | "vxlan6_xmit_one" => tunnel::no_way_out(view, site),
         "ip_error"
@@ -32,12 +40,15 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
         }
         "ip6_forward" => routing::forwarding_off(view, site, Likely),
         "nf_queue" => beside::queued(view, site),
+        "br_handle_frame_finish" | "br_forward" | "__br_forward" => hairpin::off(view, site),
         name if name.ends_with("_enqueue") => Some(queue_full(view, site)),
         _ => None,
     };
     match &*reason {
         "IP_RPFILTER" => silence::not_masqueraded(view).or_else(|| Some(reverse_path(view, site))),
-        "IP_LOCAL_SOURCE" => duplicate::own_source(view, site),
+        "IP_LOCAL_SOURCE" => {
+            hairpin::not_masqueraded(view, site).or_else(|| duplicate::own_source(view, site))
+        }
         "NETFILTER_DROP" => firewall::dropped(view, site).or_else(|| firewall::elsewhere(view, site)),
         "IP_OUTNOROUTES" if view.is_vxlan(site.netns, site.ifindex) => tunnel::no_way_out(view, site),
         "IP_INNOROUTES" | "IP_OUTNOROUTES" => routing::refused(view, site),
@@ -51,7 +62,7 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
         "VXLAN_VNI_NOT_FOUND" => Some(tunnel::vni(view, site)),
         "OTHERHOST" => macs::wrong_entries(view).or_else(|| other_host(view, site.netns, site.ifindex)),
         "NO_SOCKET" => no_socket(view, site),
-        "PKT_TOO_BIG" => Some(too_big(view, site)),
+        "PKT_TOO_BIG" => Some(size::too_big(view, site)),
         "QDISC_DROP" | "QDISC_OVERLIMIT" | "QDISC_CONGESTED" | "FQ_BAND_LIMIT" | "FQ_FLOW_LIMIT" => {
             Some(queue_full(view, site))
         }
@@ -225,10 +236,10 @@ fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
         return duplicate::answered_elsewhere(view, site.netns)
             .or_else(|| Some(unasked(view, site, ends.src, &name).at(place)));
     }
-    if packet.is_tcp() && !view.is_syn() {
+    let to = ends.dst;
+    if if packet.is_tcp() { !view.is_syn() } else { waiting::is_probe(to.port) } {
         return None;
     }
-    let to = ends.dst;
     if let Some(found) = duplicate::taken(view, site.netns, to.addr.ip()) {
         return Some(found);
     }
@@ -271,16 +282,13 @@ fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
             .at(place),
         );
     }
-    let title = format!("nothing listens on {proto} port {} in {name}", to.port);
-    let finding = Finding::new(&c::PORT_CLOSED, Certain, title)
-        .checked(format!("no socket takes {to}: NO_SOCKET"), check)
-        .at(place);
+    let finding = sockets::port_closed(view, site, to).at(place);
     Some(match entry {
         Some(entry) => finding.fact(format!("{} was translated to it", entry.original.dst)).fix(format!(
             "let the service's targetPort be the port that the container listens on, not {}",
             to.port
         )),
-        None => finding.fix(format!("start the server on port {}, or ask another port", to.port)),
+        None => finding,
     })
 }
 
@@ -320,75 +328,6 @@ fn unasked(view: &View<'_>, site: &DropSite, from: Endpoint, name: &str) -> Find
         _ => "let the answer take the way of the request back: the node that translated it has to see it"
             .to_owned(),
     })
-}
-
-fn too_big(view: &View<'_>, site: &DropSite) -> Finding {
-    let packet = &view.journey.packet;
-    let own = view.lookups().find(|l| l.netns == site.netns && !l.reverse && l.error == 0 && l.ifindex != 0);
-    let out = own.or_else(|| view.routes.iter().find(|l| l.netns == site.netns).copied());
-    let out = out.map_or(site.ifindex, |l| l.ifindex);
-    let device = view.device_name(site.netns, out);
-    let mtu = view.device(site.netns, out).map_or(0, |d| d.mtu);
-    let size = if packet.gso_size == 0 { packet.l3len } else { u32::from(packet.gso_size) + 52 };
-    let told = view.icmp_sent().is_some();
-    let finding = Finding::new(
-        &c::PACKET_TOO_BIG,
-        if told { Certain } else { Likely },
-        format!("packets of {size} B do not fit into {device} (MTU {mtu}) and may not be fragmented"),
-    )
-    .checked(
-        format!("dropped before {device}: PKT_TOO_BIG"),
-        view.command(site.netns, format!("ip link show {device}")),
-    );
-    let fix = match origin(view) {
-        Origin::Pods => format!("set the MTU of the sending pods to {mtu} or less (CNI configuration)"),
-        Origin::Node(netns) => format!(
-            "let {} send no more than {mtu} B to {}: `{}`",
-            view.netns(netns),
-            packet.ends.dst.addr,
-            view.command(
-                netns,
-                format!("{} route replace {} … mtu {mtu}", view.ip_command(), packet.ends.dst.addr)
-            ),
-        ),
-        Origin::Outside => format!(
-            "{} is no pod of this node: let the ICMP frag-needed through to it so that it sends less, or set the \
-             MTU of its route to {mtu} on that host; else give {device} a larger MTU, if its network carries it",
-            packet.ends.src.addr
-        ),
-    };
-    let sender = view.journey.hops.last().map_or(packet.ends, |h| h.ends).src.addr;
-    let finding =
-        if told { finding.fact(format!("ICMP frag-needed was sent back to {sender}")) } else { finding };
-    finding.about(sender).fix(fix).at(view.place(site.netns, out))
-}
-
-/// Who can be told to send smaller packets.
-enum Origin {
-    Pods,
-    /// The node itself, in this namespace.
-    Node(NetnsId),
-    /// Another host: it came in by an uplink, not in a tunnel.
-    Outside,
-}
-
-fn origin(view: &View<'_>) -> Origin {
-    let first = view.journey.hops.iter().find(|h| !matches!(h.place, At::Route { .. }));
-    match first.map(|hop| (hop, hop.place)) {
-        Some((hop, At::Device { egress: false, .. }))
-            if view.role(hop) == Some(PathRole::Uplink)
-                && hop.encap.is_none()
-                && !view.is_pod_address(view.journey.packet.ends.src.addr.ip()) =>
-        {
-            Origin::Outside
-        }
-        Some((hop, At::Hook { hook: Hook::Output, .. }))
-            if view.role_of(hop.netns) == Some(Role::Node) && hop.encap.is_none() =>
-        {
-            Origin::Node(hop.netns)
-        }
-        _ => Origin::Pods,
-    }
 }
 
 fn queue_full(view: &View<'_>, site: &DropSite) -> Finding {

@@ -10,8 +10,12 @@ use super::authors::{Authors, HopAuthors};
 use super::connections::Connections;
 use super::finding::{Certainty, Finding};
 use super::ledger::{Ledger, Told};
+use super::odds::Odds;
 use super::view::View;
-use super::{catalogue, drops, egress, lookups, neighbour, selection, service, silence, translated, unsent};
+use super::{
+    catalogue, drops, egress, lookups, neighbour, programs, selection, service, silence, slow, translated,
+    unsent,
+};
 use crate::flow::{Ending, Journey, Names};
 use crate::node::evidence::Evidence;
 use crate::node::{NetnsId, Topology};
@@ -58,6 +62,8 @@ pub struct Explainer {
     ledger: Ledger,
     first_tick_ns: Option<u64>,
     saw_any: bool,
+    whole: slow::Whole,
+    odds: Odds,
 }
 
 /// Silence that is not explained by what is certain to refuse.
@@ -74,16 +80,20 @@ impl Explainer {
         names: &dyn Names,
         evidence: Option<&Evidence>,
     ) -> Vec<Told> {
+        self.whole.remember(journey.id, &journey.hops);
         let unknown = matches!(journey.ending, Ending::Open | Ending::Unclear { .. } | Ending::Evicted);
         if unknown || (journey.resumed && !journey.is_dropped()) {
             return Vec::new();
         }
         self.came();
+        self.odds.observe(journey);
+        let odds = &self.odds;
         let state = self.connections.flow(journey.flow);
         let (exit, tunnel) = (state.exit, state.tunnelled_into);
         let routes = std::mem::take(&mut state.routes);
-        let view = View { journey, topology, names, evidence, routes: &routes, exit, tunnel };
+        let view = View { journey, topology, names, evidence, routes: &routes, exit, tunnel, odds };
         let mut found = explain(&view);
+        found.extend(slow::explain(&view, &mut self.whole));
         self.connections.flow(journey.flow).routes.clone_from(&routes);
         let view = View { routes: &[], ..view };
         // Of an address that nobody has, no answer is to be expected.
@@ -102,6 +112,7 @@ impl Explainer {
         if !found.iter().any(Finding::breaks) {
             found.extend(together);
         }
+        found.extend(self.connections.programs(&view));
         let translation = self.connections.translation(&view);
         if let Some(translation) = translation {
             for finding in &mut found {
@@ -144,7 +155,8 @@ impl Explainer {
         evidence: Option<&Evidence>,
     ) -> Option<Told> {
         self.came();
-        let view = View { journey, topology, names, evidence, routes: &[], exit: None, tunnel: None };
+        let odds = &self.odds;
+        let view = View { journey, topology, names, evidence, routes: &[], exit: None, tunnel: None, odds };
         let found = neighbour::pending(&view)?;
         let translation = self.connections.translation(&view);
         let found = translation.and_then(|t| t.explains(&view, &found)).unwrap_or(found);
@@ -162,12 +174,13 @@ impl Explainer {
         evidence: Option<&Evidence>,
     ) -> Vec<Told> {
         let mut told = Vec::new();
+        let odds = &self.odds;
         for journey in self.connections.unanswered.overdue(now.now_ns) {
             let (exit, tunnel) = {
                 let state = self.connections.flow(journey.flow);
                 (state.exit, state.tunnelled_into)
             };
-            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit, tunnel };
+            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit, tunnel, odds };
             if let Some(found) = silence::lone(&view, &mut self.connections) {
                 let translation = self.connections.translation(&view);
                 let found = translation.and_then(|t| t.explains(&view, &found)).unwrap_or(found);
@@ -176,11 +189,26 @@ impl Explainer {
                 told.extend(self.ledger.tell(found, &journey));
             }
         }
+        for (flow, found) in self.connections.overdue(now.now_ns) {
+            // A guess, where nothing else is wrong.
+            if found.certainty == Certainty::Possible && self.ledger.knows_a_break() {
+                continue;
+            }
+            told.extend(self.ledger.tell(found, &Journey { flow, ..Journey::default() }));
+        }
         self.connections.askers.hear(now.asked, now.now_ns);
         self.connections.askers.hear_answers(now.answered, now.now_ns);
         for journey in self.connections.askers.silent() {
-            let view =
-                View { journey: &journey, topology, names, evidence, routes: &[], exit: None, tunnel: None };
+            let view = View {
+                journey: &journey,
+                topology,
+                names,
+                evidence,
+                routes: &[],
+                exit: None,
+                tunnel: None,
+                odds,
+            };
             if let Some(found) = silence::unclaimed(&view, &self.connections) {
                 told.extend(self.ledger.tell(found, &journey));
                 self.connections.askers.over(journey.flow);
@@ -195,7 +223,7 @@ impl Explainer {
         }
         let nobody = Journey::default();
         let view =
-            View { journey: &nobody, topology, names, evidence, routes: &[], exit: None, tunnel: None };
+            View { journey: &nobody, topology, names, evidence, routes: &[], exit: None, tunnel: None, odds };
         for (netns, risen) in now.counters {
             for destination in now.destinations {
                 if let Some(found) = unsent::nowhere_to_go(&view, *netns, *destination, risen) {
@@ -245,7 +273,6 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
     let selected = if diverged.is_none() && !dropped { selection::explain(view) } else { None };
     found.extend(diverged);
     found.extend(lookups::mark_after_routing(view));
-    found.extend(lookups::slow(view));
     found.extend(selected);
     if dropped {
         let follows = found.iter().any(|f| egress::LEADS_ASTRAY.contains(&f.id));
@@ -255,6 +282,7 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
         };
         found.extend(drop.filter(|drop| !(follows && again(drop))));
     } else {
+        found.extend(programs::suspect(view));
         found.extend(selection::sidecar_bypassed(view));
         found.extend(service::not_translated(view));
     }

@@ -79,6 +79,8 @@ const HARMLESS: &[&CauseKind] = &[
     &c::SIDECAR_BYPASSED,
     &c::WAITS_IN_QUEUE,
     &c::SLOW_BETWEEN_NODES,
+    &c::SLOW_ANSWER,
+    &c::PORTS_USED_UP,
 ];
 
 impl Finding {

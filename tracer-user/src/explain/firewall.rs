@@ -172,7 +172,9 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     let rule = found.rules.first()?;
     let whose = if site.encap.is_some() { "the tunnel's outer packet" } else { "the packet" };
     let name = view.netns(site.netns);
-    let sure = if found.certain && found.rules.len() == 1 { Certain } else { Likely };
+    // It was dropped by a rule, and there is but one that can have done it.
+    let by_elimination = found.alone && view.symbol(site) == "nft_do_chain";
+    let sure = if found.rules.len() == 1 && (found.certain || by_elimination) { Certain } else { Likely };
     let (kind, verb) = match rule {
         rule if rule.number == 0 => (&c::POLICY, "drops"),
         rule if rule.text.contains("REJECT") || rule.text.contains("reject") => (&c::REJECTED, "rejects"),
@@ -183,9 +185,13 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     if kind.id == c::POLICY.id {
         title.push_str(": no rule before accepts it");
     } else if kind.id == c::CONNTRACK_INVALID.id {
-        title.push_str(": conntrack knows no such connection (it saw only part of it)");
+        title.push_str(invalid(view));
     }
     let tool = list_of(view, rule);
+    if let Some((dropped, all)) = view.odds.of(view.journey, site, at.hook).filter(|_| by_chance(&rule.text))
+    {
+        title.push_str(&format!(" by chance: {dropped} of {all} so far"));
+    }
     let mut finding = Finding::new(kind, sure, title)
         .checked(format!("NETFILTER_DROP in {}", at.hook.name()), view.command(site.netns, tool));
     if !rule.text.is_empty() {
@@ -198,7 +204,8 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
         let others: Vec<String> = found.rules[1..].iter().take(3).map(ToString::to_string).collect();
         finding = finding.fact(format!("or it was {}", others.join(" or ")));
     }
-    for (at, what) in found.undecided.iter().take(1) {
+    let unknown = if sure == Certain { 0 } else { 1 };
+    for (at, what) in found.undecided.iter().take(unknown) {
         finding = finding.fact(format!("not decided: {what} of {at}"));
     }
     let comment = rule.comment.as_deref().unwrap_or_default();
@@ -207,7 +214,7 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     } else if rule.chain.starts_with("cali-") || comment.contains("polic") {
         format!("let a NetworkPolicy allow {}", what(view, site))
     } else if kind.id == c::CONNTRACK_INVALID.id {
-        "find why the node did not see the whole connection (asymmetric way, flushed table), or set net.netfilter.nf_conntrack_tcp_be_liberal=1".to_owned()
+        make_valid(view)
     } else if kind.id == c::POLICY.id {
         format!("accept {} in {} {}, or set its policy to ACCEPT", what(view, site), rule.table, rule.chain)
     } else {
@@ -215,6 +222,26 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     };
     let place = Place { rule: Some(rule.place()), ..Place::default() };
     Some(finding.fix(fix).about(rule.place()).at(place))
+}
+
+/// A rule that takes some packets and leaves others that are alike.
+fn by_chance(text: &str) -> bool {
+    ["statistic", "numgen", "limit"].iter().any(|word| text.contains(word))
+}
+
+/// Why conntrack takes a packet for INVALID.
+fn invalid(view: &View<'_>) -> &'static str {
+    let packet = &view.journey.packet;
+    match packet.proto {
+        _ if packet.icmp_error.is_some() => ": conntrack knows no connection that this ICMP error is about",
+        6 => {
+            ": conntrack takes it for INVALID: it knows no such connection (it saw only part of it), or the segment does not fit into it"
+        }
+        17 | 132 => ": conntrack takes it for INVALID: its checksum or its length is wrong",
+        _ => {
+            ": conntrack takes it for INVALID: it is no answer to anything that it saw, or its checksum is wrong"
+        }
+    }
 }
 
 /// A rule that is not asked at a hook of IPv4 or IPv6: nft's families netdev and bridge, ebtables.
@@ -261,6 +288,15 @@ pub(super) fn list_of(view: &View<'_>, rule: &RuleRef) -> String {
         Backend::IptablesLegacy => {
             format!("{}-legacy -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
         }
+    }
+}
+
+fn make_valid(view: &View<'_>) -> String {
+    let sum = "look for what sends wrong checksums (ethtool -K DEVICE tx off on the sender; nstat -az UdpInCsumErrors on the receiver)";
+    match view.journey.packet.proto {
+        6 => "find why the node did not see the whole connection (asymmetric way, flushed table, its entry timed out), or set net.netfilter.nf_conntrack_tcp_be_liberal=1".to_owned(),
+        17 | 132 => sum.to_owned(),
+        _ => "find why the node did not see the request (asymmetric way, flushed table)".to_owned(),
     }
 }
 

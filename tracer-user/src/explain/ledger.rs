@@ -148,6 +148,11 @@ impl Ledger {
         self.entries.iter().any(|entry| entry.key == key)
     }
 
+    /// Something that breaks connections, and more than a guess.
+    pub(super) fn knows_a_break(&self) -> bool {
+        self.entries.iter().map(|e| &e.told.finding).any(|f| f.breaks() && f.certainty != Certainty::Possible)
+    }
+
     /// The same of a packet that is still under way.
     pub(super) fn expect(&mut self, finding: Finding, journey: &Journey) -> Option<Told> {
         let key = Key::of(&finding);

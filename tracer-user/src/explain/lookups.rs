@@ -2,14 +2,11 @@
 //! Marks and routing of packets that got through.
 
 use super::catalogue as c;
-use super::finding::Certainty::{Certain, Likely};
+use super::finding::Certainty::Certain;
 use super::finding::{Finding, Place};
 use super::view::View;
-use crate::flow::{Cause, Hop, Place as At};
-use crate::node::{Hook, PathRole};
-
-/// Between two nodes of one cluster; far more than a network takes.
-const SLOW_NS: u64 = 50_000_000;
+use crate::flow::{Cause, Place as At};
+use crate::node::Hook;
 
 /// A mark for which there is an ip rule, set when the packet was routed already.
 pub(super) fn mark_after_routing(view: &View<'_>) -> Option<Finding> {
@@ -95,43 +92,5 @@ pub(super) fn wrong_gateway_mac(view: &View<'_>) -> Option<Finding> {
         .fix(view.command(sent.netns, format!("{} neigh del {gateway} dev {out}", view.ip_command())))
         .about(gateway)
         .at(view.place(sent.netns, sent.ifindex)),
-    )
-}
-
-/// The packet waited: in the queue of an uplink, or between two nodes.
-pub(super) fn slow(view: &View<'_>) -> Option<Finding> {
-    let devices: Vec<_> = view.journey.hops.iter().filter(|h| matches!(h.place, At::Device { .. })).collect();
-    let out_of = |h: &Hop| matches!(h.place, At::Device { egress: true, .. });
-    let (at, ns, queue) = devices.windows(2).find_map(|pair| {
-        let [before, after] = pair else { return None };
-        let ns = after.ts.saturating_sub(before.ts);
-        let uplink = |h: &Hop| view.role(h) == Some(PathRole::Uplink);
-        let crossed = before.netns != after.netns && uplink(before) && out_of(before) && uplink(after);
-        let queued = before.netns == after.netns && uplink(after) && out_of(after);
-        (ns >= SLOW_NS && (crossed || queued)).then_some((if crossed { *before } else { *after }, ns, queued))
-    })?;
-    let At::Device { ifindex, .. } = at.place else { return None };
-    let device = view.device_name(at.netns, ifindex);
-    let name = view.netns(at.netns);
-    let (kind, title) = if queue {
-        (
-            &c::WAITS_IN_QUEUE,
-            format!("packets wait in the queue of {device} of {name}: it is slower than what is sent"),
-        )
-    } else {
-        (
-            &c::SLOW_BETWEEN_NODES,
-            format!("packets wait after {device} of {name}: in its queue, or in the network behind it"),
-        )
-    };
-    let where_to = if queue { "before" } else { "after" };
-    Some(
-        Finding::new(kind, Likely, title)
-            .checked(
-                format!("{} ms {where_to} {device}", ns / 1_000_000),
-                view.command(at.netns, format!("tc -s qdisc show dev {device}")),
-            )
-            .fix(format!("look at the backlog of {device}'s qdisc: raise its rate, or send less"))
-            .at(view.place(at.netns, ifindex)),
     )
 }

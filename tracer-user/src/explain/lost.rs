@@ -6,7 +6,7 @@ use super::connections::FlowState;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use super::view::View;
-use super::{drops, duplicate, egress_reply, macs, tunnel};
+use super::{drops, duplicate, egress_reply, macs, tunnel, waiting};
 use crate::flow::{Ending, Expected, Hop, NoteKind, Place};
 use crate::node::Role;
 
@@ -93,13 +93,14 @@ fn flooded(view: &View<'_>, state: &FlowState) -> Option<Finding> {
 /// Dropped at one place again and again, while nothing else explains it.
 pub(super) fn dropped_again(view: &View<'_>, state: &mut FlowState) -> Option<Finding> {
     let site = view.dropped()?;
+    if waiting::is_for_many(view) {
+        return None;
+    }
     let again = view.journey.notes.iter().any(|n| matches!(n.what, NoteKind::Retransmission { .. }));
     let at = (site.netns, site.location);
     let count = state.dropped.filter(|(known, _)| *known == at).map_or(1, |(_, count)| count + 1);
     state.dropped = Some((at, count));
-    // TCP sends again what got lost; of others each packet counts.
-    let lost = again || !view.journey.packet.is_tcp();
-    if count < 2 || state.explained || !lost {
+    if count < 2 || state.explained || (!again && view.journey.packet.is_tcp()) {
         return None;
     }
     let (device, name) = (view.device_name(site.netns, site.ifindex), view.netns(site.netns));

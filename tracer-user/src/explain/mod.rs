@@ -5,6 +5,7 @@
 //! Causes are told by kind of evidence. Where the evidence does not single one out, it is called likely or
 //! possible, or nothing is said.
 
+mod application;
 mod askers;
 mod authors;
 mod beside;
@@ -20,14 +21,19 @@ mod explainer;
 mod finding;
 mod firewall;
 mod fwmark;
+mod hairpin;
+mod ignored;
 mod ledger;
 mod lookups;
 mod loops;
 mod lost;
 mod macs;
 mod neighbour;
+mod odds;
 mod packet;
 pub(crate) mod policies;
+mod ports;
+mod programs;
 mod reasons;
 mod routing;
 mod selection;
@@ -35,6 +41,9 @@ mod service;
 pub(crate) mod services;
 mod silence;
 mod silent_owner;
+mod size;
+mod slow;
+pub(crate) mod sockets;
 pub(crate) mod translated;
 mod tunnel;
 mod unmasqueraded;

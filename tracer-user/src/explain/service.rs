@@ -95,9 +95,14 @@ fn say(
     };
     finding
         .fact("no conntrack entry translates it, and it left by an uplink")
-        .fix(format!(
-            "see whether kube-proxy runs on {name} and read its log; restart it: it writes its rules again"
-        ))
+        .fix(match known {
+            Known::Named { port: false, .. } => {
+                format!("ask for a port that the service has (kubectl get service), or add {} to it", to.port)
+            }
+            _ => format!(
+                "see whether kube-proxy runs on {name} and read its log; restart it: it writes its rules again"
+            ),
+        })
         .about(to)
         .at(place)
 }

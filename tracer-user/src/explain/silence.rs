@@ -6,13 +6,11 @@ use super::connections::Connections;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use super::view::View;
-use super::{beyond, detour, duplicate, lost, macs, tunnel, unmasqueraded};
+use super::waiting;
+use super::{beyond, detour, duplicate, ignored, lost, macs, tunnel, unmasqueraded};
 use crate::flow::{Ending, NatKind, NoteKind, Place as At};
-use crate::node::evidence::Socket;
 use crate::node::{NetnsId, PathRole};
 
-/// Connections that a listening socket refused because its queue was full.
-const OVERFLOWS: &str = "TcpExt.ListenOverflows";
 /// Nothing came back for so long after the first packet.
 const PATIENCE_NS: u64 = 900_000_000;
 
@@ -20,7 +18,8 @@ pub(super) fn explain(view: &View<'_>, seen: &mut Connections) -> Option<Finding
     let journey = view.journey;
     let state = seen.flow(journey.flow);
     let waited = journey.start_ns.saturating_sub(state.first_ns);
-    if state.answered || state.explained {
+    let asks = !matches!(journey.packet.proto, 1 | 17 | 58) || waiting::wants_answer(view);
+    if state.answered || state.explained || !asks {
         return None;
     }
     let again = journey.notes.iter().any(|n| matches!(n.what, NoteKind::Retransmission { .. }));
@@ -59,7 +58,7 @@ fn say(view: &View<'_>, seen: &Connections, count: u32) -> Option<Finding> {
         Ending::Delivered { .. } | Ending::Unwatched { .. } => {
             not_masqueraded(view).or_else(|| contested(view, seen)).or_else(|| {
                 let alive = seen.alive.contains(&journey.packet.ends.dst);
-                not_accepted(view, seen, alive, count)
+                ignored::explain(view, seen, alive, count)
             })
         }
         _ => None,
@@ -230,83 +229,4 @@ pub(super) fn unclaimed(view: &View<'_>, seen: &Connections) -> Option<Finding> 
         .about(source)
         .at(view.place(netns, ifindex)),
     )
-}
-
-/// Handed to its receiver, and no sign of life. Of a server whose socket says so, or that answered before, the
-/// accept queue is full; of any other nothing is known.
-fn not_accepted(view: &View<'_>, seen: &Connections, alive: bool, count: u32) -> Option<Finding> {
-    let journey = view.journey;
-    let last = journey.hops.last();
-    let to = last.map_or(journey.packet.ends.dst, |h| h.ends.dst);
-    let (netns, ifindex, delivered) = match journey.ending {
-        Ending::Delivered { netns } => (netns, 0, true),
-        Ending::Unwatched { netns, ifindex } => (netns, ifindex, false),
-        _ => return None,
-    };
-    let place = view.place(netns, ifindex);
-    let syn = view.is_syn();
-    let what = match (syn, count) {
-        (true, 1) => "1 SYN was".to_owned(),
-        (true, _) => format!("{count} SYNs were"),
-        (false, 1) => "1 packet was".to_owned(),
-        (false, _) => format!("{count} packets were"),
-    };
-    let handed = format!("{what} handed to it; no answer, no ICMP error, no drop on this side");
-    let full = syn && delivered && queue_is_full(view, seen, netns, to.port);
-    if full || (syn && !delivered && alive) {
-        let finding = Finding::new(
-            &c::ACCEPT_QUEUE_FULL,
-            if full { Certain } else { Likely },
-            format!("{to} ignores connection requests: its accept queue is full, the server does not accept"),
-        )
-        .checked(
-            handed,
-            format!(
-                "in the pod: ss -tln sport = :{}; nstat -az TcpExtListenOverflows TcpExtListenDrops",
-                to.port
-            ),
-        );
-        let finding = match seen.counted(netns, OVERFLOWS) {
-            0 => finding,
-            times => finding.fact(format!("{OVERFLOWS} of {} rose by {times}", view.netns(netns))),
-        };
-        let finding = if alive { finding.fact("earlier connections to it were answered") } else { finding };
-        return Some(
-            finding
-                .fix("let the server accept faster, or enlarge its listen backlog and net.core.somaxconn")
-                .about(to.port)
-                .at(place),
-        );
-    }
-    let (title, check) = if delivered {
-        let name = view.netns(netns);
-        (
-            format!("{to} in {name} has got it and does not answer: the program there, or the way back"),
-            view.command(netns, format!("ss -anp sport = :{}", to.port)),
-        )
-    } else {
-        let device = view.device_name(netns, ifindex);
-        (
-            format!(
-                "{to} does not answer what {device} hands to it: the cause is in that pod, or its MAC or way back is wrong"
-            ),
-            view.command(netns, format!("tcpdump -nei {device} host {}", to.addr)),
-        )
-    };
-    Some(
-        Finding::new(&c::NO_ANSWER, Possible, title)
-            .checked(handed, check)
-            .fix(format!(
-                "trace in that pod too (--pod); look at its firewall, its routes, its accept queue (ss -tln sport = :{})",
-                to.port
-            ))
-            .about(to)
-            .at(place),
-    )
-}
-
-/// By the counter of its namespace, or by the socket as it was read.
-fn queue_is_full(view: &View<'_>, seen: &Connections, netns: NetnsId, port: u16) -> bool {
-    let full = |s: &&Socket| s.proto == 6 && s.local.port() == port && s.backlog > 0 && s.queued > s.backlog;
-    seen.counted(netns, OVERFLOWS) > 0 || view.of(netns).is_some_and(|e| e.sockets.iter().any(|s| full(&s)))
 }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::finding::Place;
+use super::odds::Odds;
 use crate::flow::Place as At;
 use crate::flow::{Addr, DropSite, Ending, Ends, Hop, Journey, Names, NoteKind};
 use crate::node::evidence::{Evidence, NetnsEvidence};
@@ -22,6 +23,8 @@ pub(super) struct View<'a> {
     pub(super) routes: &'a [Lookup],
     /// Where an earlier packet of the flow's forward direction left a node, and what its ends were then.
     pub(super) exit: Option<Exit>,
+    /// What became of the packets before it at each hook.
+    pub(super) odds: &'a Odds,
     /// Where the flow's forward direction came in by the egress tunnel.
     pub(super) tunnel: Option<Entry>,
 }

@@ -2,9 +2,11 @@
 //! Packets that want an answer and have none: nothing more may come that would tell of it.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use super::view::View;
-use crate::flow::{Addr, Ending, Journey};
+use crate::flow::{Ending, Journey};
+use crate::node::rtnl::Route;
 
 /// An answer takes less than this.
 const PATIENCE_NS: u64 = 1_300_000_000;
@@ -27,7 +29,7 @@ impl Waiting {
             journey.ending,
             Ending::Left { .. } | Ending::Delivered { .. } | Ending::Unwatched { .. }
         );
-        if !arrived || !wants_answer(journey) || self.journeys.iter().any(|j| j.flow == journey.flow) {
+        if !arrived || !wants_answer(view) || self.journeys.iter().any(|j| j.flow == journey.flow) {
             return;
         }
         if self.journeys.len() == WAITING {
@@ -50,24 +52,43 @@ impl Waiting {
 }
 
 /// A request, by what it is: a SYN, an echo request, a datagram to one host.
-fn wants_answer(journey: &Journey) -> bool {
+pub(super) fn wants_answer(view: &View<'_>) -> bool {
+    let journey = view.journey;
     let packet = &journey.packet;
-    if journey.reply || packet.icmp_error.is_some() || packet.is_fragment || is_group(packet.ends.dst.addr) {
+    if journey.reply || packet.icmp_error.is_some() || packet.is_fragment || is_for_many(view) {
         return false;
     }
     match packet.proto {
         6 => packet.tcp_flags & 0x12 == 0x02,
-        17 => !ONE_WAY.contains(&packet.ends.dst.port),
+        17 => !is_one_way(packet.ends.dst.port) && !is_probe(packet.ends.dst.port),
         1 => crate::output::echo_type(packet) == 8,
         58 => crate::output::echo_type(packet) == 128,
         _ => false,
     }
 }
 
-/// Multicast, or everybody.
-fn is_group(address: Addr) -> bool {
-    match address.ip() {
-        std::net::IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
-        std::net::IpAddr::V6(v6) => v6.is_multicast(),
-    }
+/// Programs send there and want no answer.
+pub(super) fn is_one_way(port: u16) -> bool {
+    ONE_WAY.contains(&port)
+}
+
+/// Traceroute sends there, one port after the other, and wants to hear that nothing listens.
+pub(super) fn is_probe(port: u16) -> bool {
+    (33_434..=33_534).contains(&port)
+}
+
+/// For many: by its address, by the MAC that it was sent to, or by what a route says of it.
+pub(super) fn is_for_many(view: &View<'_>) -> bool {
+    let to = view.journey.packet.ends.dst.addr.ip();
+    let many = match to {
+        IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_multicast(),
+    };
+    let broadcast = |route: &Route| {
+        route.kind == libc::RTN_BROADCAST && route.destination.contains(to) && route.destination.len() == 32
+    };
+    many || view.journey.hops.iter().any(|h| {
+        h.macs.is_some_and(|macs| macs.destination[0] & 1 != 0)
+            || view.of(h.netns).is_some_and(|e| e.routes.iter().any(broadcast))
+    })
 }

@@ -63,6 +63,9 @@ pub struct Packet {
     pub icmp_error: Option<(u8, u8)>,
     /// ICMP echo identifier.
     pub echo_id: u16,
+    /// TCP: its sender takes no more data (window 0).
+    #[serde(default)]
+    pub zero_window: bool,
 }
 
 /// One sighting.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A sighting: to which journey it belongs, and what changed since the one before.
 
-use tracer_common::{Event, FLAG_FRAG, FLAG_IPV6, FLAG_QUOTED, Kind};
+use tracer_common::{Event, FLAG_FRAG, FLAG_IPV6, FLAG_NO_WINDOW, FLAG_QUOTED, Kind};
 
 use super::addr::{Addr, Endpoint, Ends};
 use super::change::junk_mark;
@@ -333,6 +333,8 @@ fn packet_of(e: &Event, ends: Ends, mark: u32) -> Packet {
         gso_segs: e.gso_segs,
         vlan: e.vlan,
         icmp_error: quoted.then_some(((e.sport >> 8) as u8, e.sport as u8)),
+        // The window of a RST means nothing.
+        zero_window: e.proto == 6 && e.flags & FLAG_NO_WINDOW != 0 && e.tcp_flags & 0x06 == 0,
         echo_id: if matches!(e.proto, 1 | 58) && !quoted { e.sport } else { 0 },
     }
 }

@@ -259,6 +259,7 @@ mod tests {
             priority: 0,
             source: None,
             next_hops: vec![super::super::rtnl::NextHop { ifindex, gateway: Some(gateway.into()) }],
+            mtu: 0,
         }
     }
 

@@ -106,6 +106,7 @@ struct JsonTcp {
     flags: Vec<&'static str>,
     seq: u32,
     ack: u32,
+    zero_window: bool,
 }
 
 #[derive(Serialize)]
@@ -403,7 +404,12 @@ impl<'a> JsonPacket<'a> {
             ttl: p.ttl,
             ip_id: p.ip_id,
             dont_fragment: p.ipv6 || p.frag & 0x4000 != 0,
-            tcp: p.is_tcp().then(|| JsonTcp { flags: tcp_flags(p.tcp_flags), seq: p.seq, ack: p.ack }),
+            tcp: p.is_tcp().then(|| JsonTcp {
+                flags: tcp_flags(p.tcp_flags),
+                seq: p.seq,
+                ack: p.ack,
+                zero_window: p.zero_window,
+            }),
             echo: (matches!(p.proto, 1 | 58) && p.icmp_error.is_none())
                 .then_some(JsonEcho { id: p.echo_id, seq: p.seq }),
             icmp_error: p.icmp_error.map(|(icmp_type, code)| JsonIcmp {

@@ -25,6 +25,9 @@ pub(crate) fn packet_kind(packet: &Packet) -> String {
     if kind.is_empty() {
         kind.push_str("TCP");
     }
+    if packet.zero_window {
+        kind.push_str(" zero window");
+    }
     if packet.is_fragment {
         kind.push_str(" first fragment");
     }

@@ -38,7 +38,7 @@ pub const IN: u8 = 0;
 pub const OUT: u8 = 1;
 
 /// Drop reasons and reset reasons of the world's kernel, and its symbols.
-pub const REASONS: [&str; 13] = [
+pub const REASONS: [&str; 18] = [
     "NOT_DROPPED_YET",
     "CONSUMED",
     "NOT_SPECIFIED",
@@ -52,8 +52,13 @@ pub const REASONS: [&str; 13] = [
     "NO_TX_TARGET",
     "OTHERHOST",
     "FRAG_REASM_TIMEOUT",
+    "XDP",
+    "TC_INGRESS",
+    "TC_EGRESS",
+    "TCP_MD5NOTFOUND",
+    "IP_LOCALNET",
 ];
-pub const SYMBOLS: [&str; 22] = [
+pub const SYMBOLS: [&str; 26] = [
     "",
     "nf_hook_slow",
     "nft_do_chain",
@@ -76,6 +81,10 @@ pub const SYMBOLS: [&str; 22] = [
     "ipt_do_table",
     "ip_rcv_core",
     "ip_frag_free",
+    "veth_xdp_rcv_skb",
+    "do_xdp_generic",
+    "__netif_receive_skb_core",
+    "__dev_queue_xmit",
 ];
 
 pub fn reason(name: &str) -> u32 {

@@ -25,6 +25,9 @@ pub struct Attribution {
     /// The walk of the packet through the rules comes to the same end, and every condition on the way is
     /// understood. False: the rule would have done it, had it been reached.
     pub certain: bool,
+    /// Whatever the conditions that are not known say, nothing else in the interval ends the packet's way.
+    #[serde(default)]
+    pub alone: bool,
     /// Conditions on the way that could not be decided, with the rule.
     pub undecided: Vec<(RuleRef, String)>,
     /// When no rule fits: which ones nearly did.
@@ -146,9 +149,10 @@ fn attribute_end(
         rules.extend(walk.decided_by);
     }
     let certain = ended && rules.iter().all(|at| rules.first().is_some_and(|first| first.is_same_rule(at)));
+    let alone = rules.first().is_some_and(|first| rules.iter().all(|at| first.is_same_rule(at)));
     let led_by = rules.first().and_then(|at| walk.led_to(at)).map(|at| at.name());
     let found = conclude(evidence, at.hook, at.priorities(), packet, &walk, rules, certain, lone);
-    Attribution { led_by, ..found }
+    Attribution { led_by, alone, ..found }
 }
 
 impl Interval {
@@ -194,6 +198,7 @@ fn conclude<'e>(
     Attribution {
         rules: names,
         certain: certain && found,
+        alone: false,
         undecided: undecided(walk),
         near,
         led_by: None,

@@ -36,7 +36,7 @@ pub use collect::{CounterFiles, parse_ipset_dump, read_nftables};
 pub use effect::{Done, Effect};
 pub use ipset_save::parse_ipset_save;
 pub use matching::{Matched, Truth};
-pub use model::{Conntrack, Evidence, NetnsEvidence, Socket};
+pub use model::{AttachPoint, Attached, Conntrack, Evidence, NetnsEvidence, Socket};
 pub use names::RuleRef;
 pub use near::{Miss, NearMiss, near_misses};
 pub use packet::{CtDirection, CtState, PacketView};

@@ -11,7 +11,7 @@ use super::rule::Table;
 use super::set::IpSet;
 use crate::cluster::egress::Objects;
 use crate::node::NetnsId;
-use crate::node::rtnl::{Address, FdbEntry, Link, Neighbour, Route, Rule};
+use crate::node::rtnl::{Address, FdbEntry, Link, Neighbour, Qdisc, Route, Rule};
 
 /// All that was read, by namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,10 @@ pub struct NetnsEvidence {
     /// Listening TCP sockets and bound UDP sockets.
     pub sockets: Vec<Socket>,
     pub conntrack: Conntrack,
+    /// Queueing disciplines that are not the device's default.
+    pub qdiscs: Vec<Qdisc>,
+    /// What looks at packets on devices besides netfilter; this tracer's own programs are not in it.
+    pub programs: Vec<Attached>,
     /// What could not be read, and what to do about it; one sentence each.
     pub unreadable: Vec<String>,
 }
@@ -72,6 +76,28 @@ pub struct Socket {
     pub backlog: u32,
     /// `SO_BINDTODEVICE`, 0 none.
     pub ifindex: u32,
+}
+
+/// Where on a device something looks at packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachPoint {
+    Xdp,
+    Ingress,
+    Egress,
+}
+
+/// A program or filter on a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    pub ifindex: u32,
+    pub at: AttachPoint,
+    /// "XDP program", "TCX program", "tc u32 filter".
+    pub kind: String,
+    /// The kernel's number of the BPF program, when it is one.
+    pub id: Option<u32>,
+    /// As it was loaded. Safe to print.
+    pub name: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +135,17 @@ impl NetnsEvidence {
     /// The tables called `name` of all families and back ends.
     pub fn tables<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Table> + 'a {
         self.rulesets.iter().filter(move |table| table.name == name)
+    }
+}
+
+impl std::fmt::Display for Attached {
+    /// `XDP program block_web (id 12)`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.kind)?;
+        if !self.name.is_empty() {
+            write!(f, " {}", self.name)?;
+        }
+        self.id.map_or(Ok(()), |id| write!(f, " (id {id})"))
     }
 }
 

@@ -94,6 +94,7 @@ mod tests {
             priority: 0,
             source: None,
             next_hops: Vec::new(),
+            mtu: 0,
         }
     }
 

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::node::netlink::{attributes, ip, ne32, text};
 
 // include/uapi/linux/if_link.h
+const IFLA_XDP_ATTACHED: u16 = 2;
+const IFLA_XDP_PROG_ID: u16 = 4;
+/// Program ids by mode: in the driver, on skbs, in hardware.
+const IFLA_XDP_BY_MODE: [u16; 3] = [5, 6, 7];
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_STATE: u16 = 1;
@@ -38,6 +42,12 @@ pub struct Link {
     pub link_nsid: Option<i32>,
     pub mac: Vec<u8>,
     pub vxlan: Option<Vxlan>,
+    /// The root queueing discipline ("noqueue", "tbf").
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub qdisc: String,
+    /// Ids of the XDP programs on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub xdp: Vec<u32>,
     /// As a port of its bridge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<Port>,
@@ -104,6 +114,8 @@ impl Link {
                     link.mac = value.get(..value.len().min(32)).unwrap_or_default().to_vec();
                 }
                 libc::IFLA_LINKINFO => link.parse_info(value),
+                libc::IFLA_QDISC => link.qdisc = text(value),
+                libc::IFLA_XDP => link.xdp = xdp(value),
                 _ => {}
             }
         }
@@ -123,6 +135,19 @@ impl Link {
             self.vxlan = Some(find(libc::IFLA_INFO_DATA).map(Vxlan::parse).unwrap_or_default());
         }
     }
+}
+
+/// The ids in an IFLA_XDP.
+fn xdp(value: &[u8]) -> Vec<u32> {
+    let find = |wanted| attributes(value).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    if find(IFLA_XDP_ATTACHED).is_none_or(|mode| mode.first() == Some(&0)) {
+        return Vec::new();
+    }
+    let mut ids: Vec<u32> = IFLA_XDP_BY_MODE.into_iter().filter_map(find).filter_map(ne32).collect();
+    if ids.is_empty() {
+        ids.extend(find(IFLA_XDP_PROG_ID).and_then(ne32));
+    }
+    ids
 }
 
 impl Vxlan {
@@ -166,10 +191,15 @@ mod tests {
         let info = Request::one("", 0, &[])
             .attribute(libc::IFLA_INFO_KIND, b"vxlan\0")
             .attribute(libc::IFLA_INFO_DATA, &data.payload);
+        let xdp = Request::one("", 0, &[])
+            .attribute(IFLA_XDP_ATTACHED, &[1])
+            .attribute(IFLA_XDP_BY_MODE[0], &7u32.to_ne_bytes());
         Request::one("", 0, &fixed)
             .attribute(libc::IFLA_IFNAME, name)
             .attribute(libc::IFLA_MTU, &1450u32.to_ne_bytes())
             .attribute(libc::IFLA_LINKINFO, &info.payload)
+            .attribute(libc::IFLA_QDISC, b"tbf\0")
+            .attribute(libc::IFLA_XDP, &xdp.payload)
             .payload
     }
 
@@ -178,6 +208,7 @@ mod tests {
         let link = Link::parse(libc::RTM_NEWLINK, &message(b"egress.vxlan\0")).unwrap();
         assert_eq!((link.ifindex, link.name.as_str(), link.mtu), (5, "egress.vxlan", 1450));
         assert!(link.is_up() && !link.is_layer3());
+        assert_eq!((link.qdisc.as_str(), link.xdp.as_slice()), ("tbf", &[7][..]));
         assert_eq!(
             link.vxlan,
             Some(Vxlan { vni: 100, port: 7789, local: Some([10, 0, 0, 1].into()), link: Some(2) })

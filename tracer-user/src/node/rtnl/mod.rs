@@ -7,6 +7,7 @@ mod neighbour;
 mod query;
 mod route;
 mod rule;
+mod traffic;
 
 pub use address::Address;
 pub use link::{Link, Port, Vxlan};
@@ -14,3 +15,4 @@ pub use neighbour::{FdbEntry, Neighbour};
 pub use query::{Found, RouteAnswer, RouteQuestion, Rtnl};
 pub use route::{NextHop, Route};
 pub use rule::Rule;
+pub use traffic::{Filter, Qdisc};

@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
-use super::{Address, FdbEntry, Link, Neighbour, Route, Rule};
+use super::traffic::{PARENTS, RTM_GETQDISC, RTM_GETTFILTER, TCMSG};
+use super::{Address, FdbEntry, Filter, Link, Neighbour, Qdisc, Route, Rule};
 use crate::node::netlink::{Netlink, NetlinkError, Request, attributes, ne32};
 
 // include/uapi/linux/net_namespace.h, neighbour.h, rtnetlink.h
@@ -154,6 +155,29 @@ impl Rtnl {
         }
         let mut out = self.0.dump(&request, FdbEntry::parse)?;
         out.retain(|e| bridge.is_none_or(|b| e.master == Some(b) || e.ifindex == b));
+        Ok(out)
+    }
+
+    /// The queueing disciplines of all devices that have one of their own, `clsact` among them. Empty without them.
+    pub fn qdiscs(&mut self) -> Result<Vec<Qdisc>, NetlinkError> {
+        let request = Request::dump("queueing disciplines", RTM_GETQDISC, &[0; TCMSG]);
+        match self.0.dump(&request, Qdisc::parse) {
+            Err(error) if error.is_unsupported() => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// The filters at both sides of a device that has a `clsact` or `ingress`.
+    pub fn filters(&mut self, ifindex: u32) -> Result<Vec<Filter>, NetlinkError> {
+        let mut out = Vec::new();
+        for parent in PARENTS {
+            let mut fixed = [0; TCMSG];
+            fixed[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+            fixed[12..16].copy_from_slice(&parent.to_ne_bytes());
+            let request = Request::dump("tc filters", RTM_GETTFILTER, &fixed);
+            out.extend(self.0.dump(&request, Filter::parse)?);
+        }
+        out.dedup();
         Ok(out)
     }
 

@@ -10,6 +10,7 @@ use crate::node::netlink::{attributes, ip, ne32};
 
 // include/uapi/linux/rtnetlink.h
 const RTA_VIA: u16 = 18;
+const RTAX_MTU: u16 = 2;
 
 /// A route as RTM_NEWROUTE describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// One, or several for a multipath route; none for a blackhole.
     pub next_hops: Vec<NextHop>,
+    /// The route's own MTU; 0: the device's.
+    #[serde(default)]
+    pub mtu: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +60,7 @@ impl Route {
             priority: 0,
             source: None,
             next_hops: Vec::new(),
+            mtu: 0,
         };
         let mut hop = NextHop::default();
         for (kind, value) in attributes(rest) {
@@ -64,6 +69,10 @@ impl Route {
                 libc::RTA_TABLE => route.table = ne32(value)?,
                 libc::RTA_PRIORITY => route.priority = ne32(value)?,
                 libc::RTA_PREFSRC => route.source = ip(value),
+                libc::RTA_METRICS => {
+                    let mtu = attributes(value).find(|(kind, _)| *kind == RTAX_MTU);
+                    route.mtu = mtu.and_then(|(_, value)| ne32(value)).unwrap_or(0);
+                }
                 libc::RTA_MULTIPATH => route.next_hops = multipath(value),
                 _ => hop.read(kind, value),
             }

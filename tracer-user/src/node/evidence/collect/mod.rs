@@ -5,6 +5,7 @@ mod counters;
 mod firewall;
 mod ipset;
 mod nftables;
+mod programs;
 mod sockets;
 mod sysctl;
 mod tool;
@@ -110,13 +111,15 @@ impl NetnsEvidence {
             Ok(rtnl) => rtnl,
             Err(error) => return self.unreadable.push(error.to_string()),
         };
-        let Self { links, addresses, routes, rules, neighbours, fdb, unreadable, .. } = self;
+        let Self { links, addresses, routes, rules, neighbours, fdb, qdiscs, unreadable, .. } = self;
         keep(links, rtnl.links(), unreadable);
         keep(addresses, rtnl.addresses(), unreadable);
         keep(routes, rtnl.routes(|_| true), unreadable);
         keep(rules, rtnl.rules(), unreadable);
         keep(neighbours, rtnl.neighbours(None), unreadable);
         keep(fdb, rtnl.fdb(None), unreadable);
+        keep(qdiscs, rtnl.qdiscs(), unreadable);
+        self.programs = programs::read(&mut rtnl, &self.links, &self.qdiscs);
     }
 
     fn read_proc(&mut self) {

@@ -6,7 +6,7 @@ use std::fs;
 
 use crate::node::printable;
 
-const SINGLE: [&str; 42] = [
+const SINGLE: [&str; 43] = [
     "net/bridge/bridge-nf-call-arptables",
     "net/bridge/bridge-nf-call-ip6tables",
     "net/bridge/bridge-nf-call-iptables",
@@ -37,6 +37,7 @@ const SINGLE: [&str; 42] = [
     "net/ipv4/tcp_syncookies",
     "net/ipv4/tcp_timestamps",
     "net/ipv4/tcp_tw_reuse",
+    "net/ipv6/icmp/echo_ignore_all",
     "net/ipv6/ip6frag_high_thresh",
     "net/ipv6/neigh/default/gc_thresh3",
     "net/netfilter/nf_conntrack_acct",

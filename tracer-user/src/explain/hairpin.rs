@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A pod that asks for itself by a service's address.
+
+use super::catalogue as c;
+use super::finding::Certainty::Certain;
+use super::finding::Finding;
+use super::view::View;
+use crate::flow::{Addr, DropSite, Endpoint, Hop, NatKind};
+use crate::node::NetnsId;
+
+/// Freed in the bridge: its destination is now behind the port that it came in by.
+pub(super) fn off(view: &View<'_>, site: &DropSite) -> Option<Finding> {
+    let port = view.device(site.netns, site.ifindex)?;
+    let bridge = view.device_name(site.netns, port.master?);
+    let (_, asked, pod) = to_itself(view)?;
+    let device = view.device_name(site.netns, site.ifindex);
+    Some(
+        Finding::new(
+            &c::HAIRPIN_OFF,
+            Certain,
+            format!("{pod} asks for {asked} and was chosen to answer itself: {bridge} does not send a frame back by {device}, where it came from"),
+        )
+        .checked(
+            format!("freed in the bridge: hairpin is off on {device}"),
+            view.command(site.netns, format!("bridge -d link show dev {device}")),
+        )
+        .checked(
+            format!("{asked} was translated to the sender's own address"),
+            view.command(site.netns, format!("{} -t nat -S", view.iptables())),
+        )
+        .fix(format!(
+            "{} (the CNI's hairpinMode, kubelet's --hairpin-mode); the packet has to be masqueraded too, so that its answer comes back here",
+            view.command(site.netns, format!("bridge link set dev {device} hairpin on"))
+        ))
+        .at(view.place(site.netns, site.ifindex)),
+    )
+}
+
+/// It came back to the pod with the pod's own address as its source.
+pub(super) fn not_masqueraded(view: &View<'_>, site: &DropSite) -> Option<Finding> {
+    let (node, asked, pod) = to_itself(view)?;
+    let name = view.netns(node);
+    Some(
+        Finding::new(
+            &c::HAIRPIN_UNMASQUERADED,
+            Certain,
+            format!("{pod} asks for {asked} and was chosen to answer itself, but {name} did not masquerade the packet: a host takes nothing that claims to be from itself"),
+        )
+        .checked(
+            format!("it came back with the pod's own address as its source: {}", view.reason(site)),
+            view.command(node, format!("{} -t nat -S POSTROUTING", view.iptables())),
+        )
+        .fact(format!("{asked} was translated to the sender's own address"))
+        .fix(format!("restart kube-proxy on {name} (its KUBE-SEP chain marks what an endpoint sends to itself, its KUBE-POSTROUTING masquerades what is marked), or masquerade it by a rule"))
+        .at(view.place(node, 0)),
+    )
+}
+
+/// Where a packet was translated to its own sender, what it asked for, and who that is.
+fn to_itself(view: &View<'_>) -> Option<(NetnsId, Endpoint, Addr)> {
+    let translated = |h: &&Hop| h.nat.is_some_and(|n| matches!(n.kind, NatKind::Dnat | NatKind::Both));
+    let hop = view.journey.hops.iter().rev().find(translated)?;
+    let pod = hop.ends.dst.addr;
+    (hop.ends.src.addr == pod).then_some((hop.netns, hop.nat?.from.dst, pod))
+}

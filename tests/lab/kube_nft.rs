@@ -133,8 +133,10 @@ fn service(
     let own = format!("{ip} kube-proxy");
     let (pod, pods) = (t::pod2(family), t::cluster_cidr(family));
     let shown = family.pick(pod.to_string(), format!("[{pod}]"));
+    // nft takes no colon in a chain's name.
+    let dotted = pod.to_string().replace(':', ".");
     let endpoint =
-        format!("endpoint-{hash}-{}__{pod}/{port}", name.split_once('-').map_or(name, |(_, name)| name));
+        format!("endpoint-{hash}-{}__{dotted}/{port}", name.split_once('-').map_or(name, |(_, name)| name));
     let service = format!("service-{name}");
     line!(out, "add chain {own} {endpoint}");
     line!(out, "add rule {own} {endpoint} {ip} saddr {pod} jump mark-for-masquerade");

@@ -106,6 +106,10 @@ const CASES: &[Case] = &[
     case("osm-no-rules", MESH, &["sidecar-bypassed"]),
     case("osm-uid", MESH, &["redirect-loop"]),
     case("osm-port-excl", "--pod @mesh --dst 10.200.1.22:6379", &["redirected-to-nobody"]),
+    case("nft-ok", SVC, &[]),
+    case("nft-no-endpoints", "--pod @visitor --dst 10.96.100.200:80", &["rejected-by-rule"]),
+    case("nft-no-port", SVC, &["rejected-by-rule"]),
+    case("nft-source-ranges", SVC, &["dropped-by-rule"]),
 ];
 
 /// In a healthy lab nothing is wrong with these, in both families where they exist.

@@ -107,7 +107,7 @@ fn each_capability_is_needed_and_its_lack_is_said() -> Result<()> {
     let expected: &[(&str, i32, &[&str])] = &[
         ("SYS_ADMIN", 2, &["CAP_SYS_ADMIN"]),
         ("NET_ADMIN", 2, &["missing CAP_NET_ADMIN"]),
-        ("NET_RAW", 0, &["iptables rules of the nft back end not read"]),
+        ("NET_RAW", 0, &["without CAP_NET_RAW: it is not granted"]),
         ("SYS_PTRACE", 0, &["without CAP_SYS_PTRACE: it is not granted"]),
         ("DAC_READ_SEARCH", 0, &["without CAP_DAC_READ_SEARCH: it is not granted"]),
         ("SYSLOG", 0, &["without names of kernel functions"]),

@@ -38,6 +38,11 @@ const TO_READ: &[(u32, &str, &str)] = &[
 /// What a trace does without, and what is not seen then. What shows by itself (rules that were not read, functions
 /// without names) is not among it.
 const USEFUL: &[(u32, &str, &str)] = &[
+    (
+        CAP_NET_RAW,
+        "CAP_NET_RAW",
+        "who asks for MACs on the nodes' networks; rules of iptables-legacy where they match sets",
+    ),
     (CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "names of processes that packets are delivered to"),
     (
         CAP_DAC_READ_SEARCH,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! EgressGateway's objects, as its API server serves them: which policy selects a flow, what it gives it, and what is
 //! said when something is wrong with them.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use proptest::prelude::*;
 use serde_json::{Value, from_value as read, json};

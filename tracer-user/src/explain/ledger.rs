@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::catalogue as c;
+use super::egress::LEADS_ASTRAY;
 use super::finding::{Certainty, Finding, Place};
+use super::translated::FOLLOWS;
 use crate::flow::Journey;
 
 /// Causes that are remembered.
@@ -111,7 +113,12 @@ impl Ledger {
                 && known.certainty > finding.certainty
                 && entry.flows.len() == 1
                 && entry.flows.contains(&journey.flow);
-            !(covers(&finding, known) || (better && guess))
+            // An answer may be over, and told of, before its request is.
+            let followed = LEADS_ASTRAY.contains(&finding.id)
+                && FOLLOWS.contains(&known.id)
+                && entry.flows.len() == 1
+                && entry.flows.contains(&journey.flow);
+            !(covers(&finding, known) || followed || (better && guess))
         });
         let key = Key::of(&finding);
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == key) {

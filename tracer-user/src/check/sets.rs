@@ -8,7 +8,7 @@ use super::world::Host;
 use crate::explain::egress::{DEVICE, is_egress_tunnel};
 use crate::node::Hook;
 use crate::node::evidence::{
-    Criterion, IpRange, MemberField, Miss, NearMiss, NetnsEvidence, PacketView, Rule, Target, near_misses,
+    Criterion, IpRange, Miss, NearMiss, NetnsEvidence, PacketView, Rule, Target, near_misses,
 };
 use crate::node::rtnl::Link;
 
@@ -23,7 +23,7 @@ pub(super) fn policys_address(
         for m in &rule.matches {
             let Criterion::Set { name, .. } = &m.what else { continue };
             let address = if name.starts_with("egress-src-") { source } else { destination };
-            if contains(evidence, name, address) == m.negated {
+            if evidence.set_has(name, address) == m.negated {
                 return None;
             }
             named = Some(name.clone());
@@ -42,26 +42,13 @@ pub(super) fn selected(evidence: &NetnsEvidence, source: IpAddr, destination: Ip
     evidence.sets.keys().filter(|set| set.starts_with(&prefix)).any(|set| {
         let other = format!("egress-dst-{family}-{}", &set[prefix.len()..]);
         // Without a set of destinations the policy is for all of them.
-        let to = !evidence.sets.contains_key(&other) || contains(evidence, &other, destination);
-        to && contains(evidence, set, source)
+        let to = !evidence.sets.contains_key(&other) || evidence.set_has(&other, destination);
+        to && evidence.set_has(set, source)
     })
 }
 
 pub(super) fn chain_rules<'e>(evidence: &'e NetnsEvidence, table: &'e str, chain: &'e str) -> Vec<&'e Rule> {
     evidence.tables(table).filter_map(|t| t.chain(chain)).flat_map(|c| &c.rules).collect()
-}
-
-pub(super) fn names_set(rule: &Rule, set: &str) -> bool {
-    rule.matches.iter().any(|m| matches!(&m.what, Criterion::Set { name, .. } if name == set))
-}
-
-pub(super) fn contains(evidence: &NetnsEvidence, set: &str, address: IpAddr) -> bool {
-    evidence.sets.get(set).is_some_and(|set| {
-        set.members.iter().any(|m| {
-            !m.nomatch
-                && matches!(m.fields.first(), Some(MemberField::Address(range)) if range.contains(address))
-        })
-    })
 }
 
 /// Why the rule of a chain that should have acted did not.

@@ -42,6 +42,12 @@ struct Entry {
     flows: BTreeSet<u32>,
 }
 
+impl Entry {
+    fn is_only_of(&self, flow: u32) -> bool {
+        self.flows.len() == 1 && self.flows.contains(&flow)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Key {
     id: &'static str,
@@ -108,16 +114,13 @@ impl Ledger {
         let better = finding.certainty != Certainty::Possible && finding.breaks();
         self.entries.retain(|entry| {
             let known = &entry.told.finding;
-            let guess = GUESSES.contains(&known.id)
+            let own = entry.is_only_of(journey.flow);
+            let guess = own
+                && GUESSES.contains(&known.id)
                 && known.id != finding.id
-                && known.certainty > finding.certainty
-                && entry.flows.len() == 1
-                && entry.flows.contains(&journey.flow);
+                && known.certainty > finding.certainty;
             // An answer may be over, and told of, before its request is.
-            let followed = LEADS_ASTRAY.contains(&finding.id)
-                && FOLLOWS.contains(&known.id)
-                && entry.flows.len() == 1
-                && entry.flows.contains(&journey.flow);
+            let followed = own && LEADS_ASTRAY.contains(&finding.id) && FOLLOWS.contains(&known.id);
             !(covers(&finding, known) || followed || (better && guess))
         });
         let key = Key::of(&finding);
@@ -163,7 +166,7 @@ impl Ledger {
     /// The same of a packet that is still under way.
     pub(super) fn expect(&mut self, finding: Finding, journey: &Journey) -> Option<Told> {
         let key = Key::of(&finding);
-        let known = self.entries.iter().any(|entry| entry.key == key);
+        let known = self.knows(&finding);
         let told = self.tell(finding, journey);
         if !known && let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == key) {
             entry.pending = true;
@@ -177,7 +180,7 @@ impl Ledger {
             let finding = &entry.told.finding;
             let guess =
                 entry.pending || (finding.certainty == Certainty::Possible && GUESSES.contains(&finding.id));
-            !(guess && entry.flows.len() == 1 && entry.flows.contains(&flow))
+            !(guess && entry.is_only_of(flow))
         });
     }
 

@@ -9,7 +9,7 @@ use super::finding::Finding;
 use crate::cluster::egress::{
     Assigned, Eip, Judged, Met, Objects, Policy, Selecting, Trouble, judge, set_names,
 };
-use crate::node::evidence::{Criterion, MemberField, NetnsEvidence, Rule};
+use crate::node::evidence::NetnsEvidence;
 use crate::node::{IpPrefix, printable};
 
 const REQUEST_CHAIN: &str = "EGRESSGATEWAY-MARK-REQUEST";
@@ -121,7 +121,7 @@ fn not_handled(selecting: &Selecting<'_>, bare: &Bare<'_>, command: &dyn Fn(Stri
         .tables(table)
         .filter_map(|t| t.chain(chain))
         .flat_map(|c| &c.rules)
-        .any(|rule| uses(rule, &from));
+        .any(|rule| rule.names_set(&from));
     let behind = |what: String, fact: String, show: String| {
         let finding = Finding::new(
             &c::EGRESS_NOT_HANDLED,
@@ -144,14 +144,14 @@ fn not_handled(selecting: &Selecting<'_>, bare: &Bare<'_>, command: &dyn Fn(Stri
             command(format!("{tables} -t {table} -S {chain}")),
         );
     }
-    if !contains(bare.node, &from, bare.source) {
+    if !bare.node.set_has(&from, bare.source) {
         return behind(
             format!("does not know that {} is of it", bare.source),
             format!("{from} does not contain {}", bare.source),
             list(&from),
         );
     }
-    if !policy.spec.dest_subnet.is_empty() && !contains(bare.node, &to, bare.destination) {
+    if !policy.spec.dest_subnet.is_empty() && !bare.node.set_has(&to, bare.destination) {
         return behind(
             format!("does not know that {} is one of its destinations", bare.destination),
             format!("{to} does not contain {}", bare.destination),
@@ -241,17 +241,4 @@ fn get(policy: &Policy) -> String {
     } else {
         format!("kubectl get egresspolicy -n {} {name} -o yaml", printable(&policy.metadata.namespace))
     }
-}
-
-pub(super) fn uses(rule: &Rule, set: &str) -> bool {
-    rule.matches.iter().any(|m| matches!(&m.what, Criterion::Set { name, .. } if name == set))
-}
-
-pub(super) fn contains(evidence: &NetnsEvidence, set: &str, address: IpAddr) -> bool {
-    evidence.sets.get(set).is_some_and(|set| {
-        set.members.iter().any(|m| {
-            !m.nomatch
-                && matches!(m.fields.first(), Some(MemberField::Address(range)) if range.contains(address))
-        })
-    })
 }

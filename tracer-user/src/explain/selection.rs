@@ -6,7 +6,7 @@ use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use super::packet::before_hop;
-use super::policies::{self, Bare, Said, contains, uses};
+use super::policies::{self, Bare, Said};
 use super::view::View;
 use crate::flow::{NatKind, Place as At};
 use crate::node::evidence::{
@@ -76,14 +76,14 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
     for set in evidence.sets.keys().filter(|name| name.starts_with(src)) {
         let hash = &set[src.len()..];
         let other = format!("{dst}{hash}");
-        let (from, to) = (contains(evidence, set, source), contains(evidence, &other, destination));
+        let (from, to) = (evidence.set_has(set, source), evidence.set_has(&other, destination));
         let empty = evidence.sets.get(&other).is_some_and(|s| s.members.is_empty());
-        let used = rules.as_ref().is_some_and(|rules| rules.iter().any(|rule| uses(rule, set)));
+        let used = rules.as_ref().is_some_and(|rules| rules.iter().any(|rule| rule.names_set(set)));
         let list = |set: &str| view.command(exit.netns, format!("ipset list {set}"));
         // On its own gateway a pod needs no tunnel.
         let translated = || {
             chain_rules(evidence, "nat", SNAT_CHAIN).into_iter().flatten().any(|rule| {
-                uses(rule, set)
+                rule.names_set(set)
                     && matches!(rule.target(), Some(Target::Snat(to)) if to.addresses.is_some_and(|a| a.contains(exit.ends.src.addr.ip())))
             })
         };
@@ -109,7 +109,7 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
         // Here and elsewhere: what the sets of this policy hold on the other nodes that are watched.
         let others = || view.evidence.into_iter().flat_map(|e| &e.netns).filter(|(id, _)| **id != exit.netns);
         let elsewhere =
-            |set: &str, address| others().find(|(_, e)| contains(e, set, address)).map(|(id, _)| *id);
+            |set: &str, address| others().find(|(_, e)| e.set_has(set, address)).map(|(id, _)| *id);
         let peer = if used && to && !from { elsewhere(set, source) } else { None };
         if let Some(peer) = peer {
             let peer = view.netns(peer);
@@ -231,7 +231,7 @@ fn replaced(view: &View<'_>, netns: NetnsId, set: &str) -> Option<(RuleRef, Stri
         _ => None,
     });
     let marks: Vec<_> = marks.collect();
-    let own = marks.iter().position(|(at, _)| at.rule.is_some_and(|rule| uses(rule, set)))?;
+    let own = marks.iter().position(|(at, _)| at.rule.is_some_and(|rule| rule.names_set(set)))?;
     let (last, to) = marks.last().filter(|_| own + 1 < marks.len())?;
     Some((marks[own].0.name(), format!("{} replaces its mark by {to:#x}", last.name()), hook))
 }
@@ -254,7 +254,7 @@ fn other_source(view: &View<'_>) -> Option<Finding> {
         for m in rule.matches.iter().filter(|m| !m.negated) {
             if let Criterion::Set { name, .. } = &m.what {
                 let address = if name.starts_with(set_prefix(true, ipv6)) { before } else { destination };
-                if !contains(evidence, name, address) {
+                if !evidence.set_has(name, address) {
                     return None;
                 }
                 named = name;

@@ -2,13 +2,13 @@
 //! What is read of each namespace.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::rule::Table;
-use super::set::IpSet;
+use super::set::{IpSet, Member, MemberField};
 use crate::cluster::egress::Objects;
 use crate::node::NetnsId;
 use crate::node::rtnl::{Address, FdbEntry, Link, Neighbour, Qdisc, Route, Rule};
@@ -115,6 +115,15 @@ impl Evidence {
 }
 
 impl NetnsEvidence {
+    /// The ipset is here and has the address as its first field, not as an exception.
+    pub fn set_has(&self, set: &str, address: IpAddr) -> bool {
+        let has = |m: &Member| {
+            !m.nomatch
+                && matches!(m.fields.first(), Some(MemberField::Address(range)) if range.contains(address))
+        };
+        self.sets.get(set).is_some_and(|set| set.members.iter().any(has))
+    }
+
     /// A sysctl by its path under /proc/sys, as a number.
     pub fn sysctl(&self, path: &str) -> Option<i64> {
         self.sysctls.get(path)?.parse().ok()

@@ -268,6 +268,11 @@ impl Table {
 }
 
 impl Rule {
+    /// One of its conditions asks this ipset.
+    pub fn names_set(&self, set: &str) -> bool {
+        self.matches.iter().any(|m| matches!(&m.what, Criterion::Set { name, .. } if name == set))
+    }
+
     /// The comment for people: not the hash that EgressGateway's and Calico's agents put first.
     pub fn label(&self) -> Option<&str> {
         let is_hash = |c: &&String| {

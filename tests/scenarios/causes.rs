@@ -65,16 +65,10 @@ fn try_all(cases: &'static [Case], names: Option<&[&str]>) -> Result<()> {
         for _ in 0..jobs {
             scope.spawn(|| {
                 while let Some(attempt) = attempts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let run = || match attempt.run(None) {
+                    let (why, text) = match attempt.run(None) {
                         Ok(found) => (attempt.wrong(&found), found.to_string()),
                         Err(error) => (Some(format!("{error:#}")), String::new()),
                     };
-                    let (mut why, mut text) = run();
-                    // On a busy machine a packet may come before all is in its place; what is wrong twice is wrong.
-                    if let Some(first) = why {
-                        println!("UNSTEADY {} → {text} (expected {first}); again:", attempt.name());
-                        (why, text) = run();
-                    }
                     let name = attempt.name();
                     match why {
                         None => println!("right  {name:28} → {text}"),

@@ -237,7 +237,7 @@ fn faults_have_names_of_their_own_and_controls_are_healthy() {
     let mut unique = names.clone();
     unique.sort_unstable();
     unique.dedup();
-    assert_eq!(names.len(), unique.len());
+    assert_eq!((names.len(), unique.len()), (66, 66));
     for fault in faults::all().filter(|fault| fault.is_control()) {
         assert!(matches!(fault.expect, Expect::SeenAs(_)), "{}", fault.name);
     }

@@ -7,7 +7,7 @@ use super::run::{Run, Way, first_tuple, shown};
 use super::sets::policys_address;
 use super::walker::{End, Found};
 use crate::explain::Certainty::Possible;
-use crate::node::evidence::PacketView;
+use crate::firewall::PacketView;
 
 /// Puts everything together.
 pub(super) fn conclude(report: &mut Report, ways: &[Way], packet: &PacketView) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The path that a packet would take, and the first thing that is wrong with it, without any packet: routes from the
-//! kernel's own lookup, rules by the walk of [`crate::node::evidence`], everything else as it stands. Pure but for
+//! kernel's own lookup, rules by the walk of [`crate::firewall`], everything else as it stands. Pure but for
 //! [`Machine`], which reads.
 
 mod arrive;

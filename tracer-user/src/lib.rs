@@ -9,6 +9,7 @@ pub mod cli;
 pub mod cluster;
 pub mod explain;
 pub mod flow;
+pub mod model;
 pub mod node;
 pub mod output;
 pub mod record;

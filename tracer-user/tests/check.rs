@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use tracer_user::check::{Ending, Host, Place, Question, Report, Stage, Verdict, World, check};
+use tracer_user::check::{Report, Verdict, check};
+use tracer_user::model::{Ending, Host, Place, Question, Stage, World};
 use tracer_user::node::evidence::{Backend, NetnsEvidence, Socket, TableFamily, iptables, parse_ipset_save};
 use tracer_user::node::rtnl::{
     Address, FdbEntry, Link, Neighbour, NextHop, Route, RouteAnswer, RouteQuestion, Rule, Vxlan,

@@ -8,10 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::programs;
-use super::world::{Host, World};
 use crate::cli::Plan;
 use crate::cluster::egress::Objects;
+use crate::model::{Host, World, listeners};
 use crate::node::evidence::Evidence;
 use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion, Rtnl};
 use crate::node::{
@@ -182,7 +181,7 @@ impl World for Machine {
     }
 
     fn listeners(&mut self, host: &Host, protocol: u8, port: u16) -> Vec<u32> {
-        programs::listeners(host.id, protocol, port)
+        listeners(host.id, protocol, port)
     }
 
     fn route(&mut self, host: &Host, question: &RouteQuestion) -> Result<RouteAnswer, String> {

@@ -95,6 +95,7 @@ impl Judge<'_> {
             .iter()
             .any(|name| host.sysctl(&format!("net/ipv4/conf/{name}/proxy_arp")) == Some(1));
         let listens = host
+            .evidence
             .packet_sockets
             .as_ref()?
             .iter()

@@ -125,14 +125,14 @@ mod tests {
     }
 
     fn evidence(kind: &str, members: Vec<Member>) -> NetnsEvidence {
-        let mut evidence = NetnsEvidence::default();
+        let mut sets = std::collections::BTreeMap::new();
         let set = IpSet { name: "s".into(), kind: kind.into(), members, ..IpSet::default() };
-        evidence.sets.insert("s".into(), set);
+        sets.insert("s".into(), set);
         let inner = Member { fields: vec![MemberField::Set("s".into())], nomatch: false };
         let outer =
             IpSet { name: "l".into(), kind: "list:set".into(), members: vec![inner], ..IpSet::default() };
-        evidence.sets.insert("l".into(), outer);
-        evidence
+        sets.insert("l".into(), outer);
+        NetnsEvidence { sets: sets.into(), ..NetnsEvidence::default() }
     }
 
     fn packet(dst: &str) -> PacketView {

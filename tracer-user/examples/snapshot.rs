@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use tracer_user::node::Netns;
-use tracer_user::node::evidence::{Evidence, NetnsEvidence};
+use tracer_user::snapshot::{Evidence, NetnsEvidence};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = std::env::args_os().nth(1).ok_or("which namespace? Give its file, /run/netns/NAME")?;

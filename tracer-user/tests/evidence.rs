@@ -9,12 +9,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tracer_user::flow::{Interval, NatKind};
-use tracer_user::node::evidence::{
-    Backend, CtDirection, CtState, Evidence, MemberField, NetnsEvidence, PacketView, Side, Truth, Verdict,
-    attribute_drop, attribute_nat, near_misses, walk,
+use tracer_user::firewall::{
+    Backend, CtDirection, CtState, MemberField, NatKind, PacketView, Side, Truth, Verdict, attribute_drop,
+    attribute_nat, in_set, near_misses, walk,
 };
-use tracer_user::node::{Family, Hook, Netns};
+use tracer_user::node::{Family, Hook, Interval, Netns};
+use tracer_user::snapshot::{Evidence, NetnsEvidence};
 
 /// A namespace that is deleted with the guard.
 struct Node(String);
@@ -127,7 +127,7 @@ fn both_back_ends_sets_and_sysctls() {
     assert!(evidence.rules.iter().any(|rule| rule.mark == 7 && rule.table == 99));
     assert_eq!(evidence.sets["pods"].members.len(), 2);
     let wide = PacketView::new(6, ip("10.201.9.9"), ip("1.1.1.1"));
-    assert_eq!(evidence.in_set("wide", &[Side::Source], &wide), Truth::Yes);
+    assert_eq!(in_set(&evidence, "wide", &[Side::Source], &wide), Truth::Yes);
     let port = &evidence.sets["ports"].members[0].fields[1];
     assert!(matches!(port, MemberField::Port { proto: 17, .. }), "{port:?}");
     let backends: Vec<_> = evidence.rulesets.iter().map(|table| table.backend).collect();

@@ -5,12 +5,12 @@
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use tracer_user::flow::{Interval, NatKind};
-use tracer_user::node::evidence::{
-    Backend, CtDirection, CtState, NetnsEvidence, PacketView, TableFamily, attribute_drop, attribute_mark,
+use tracer_user::firewall::{
+    Backend, CtDirection, CtState, NatKind, PacketView, TableFamily, attribute_drop, attribute_mark,
     attribute_nat, iptables, nft, parse_ipset_save,
 };
-use tracer_user::node::{Family, Hook};
+use tracer_user::node::{Family, Hook, Interval};
+use tracer_user::snapshot::NetnsEvidence;
 
 const TEXT: &str = include_str!("fixtures/firewall/native.nft.json");
 

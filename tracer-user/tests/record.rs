@@ -14,8 +14,8 @@ use serde_json::Value;
 use tracer_user::explain::{Explainer, Told};
 use tracer_user::flow::{ConntrackEntry, Ending, Note, NoteKind};
 use tracer_user::node::Hook;
-use tracer_user::node::evidence::{Evidence, NetnsEvidence};
 use tracer_user::record::{Begin, Reader, Recorder, Replayed, SCHEMA, replay};
+use tracer_user::snapshot::{Evidence, NetnsEvidence};
 use world::*;
 
 /// A world with a drop, a loop of marks and silence, after its end.

@@ -13,7 +13,8 @@ use super::translated::Translation;
 use super::view::{Entry, Exit, Lookup, View};
 use super::waiting::{self, Waiting};
 use super::{application, beyond, egress, lost, selection, silence, size};
-use crate::flow::{Addr, Endpoint, Ends, Hop, NatKind, Place};
+use crate::firewall::NatKind;
+use crate::flow::{Addr, Endpoint, Ends, Hop, Place};
 use crate::node::{Hook, NetnsId};
 
 /// Flows that are remembered.

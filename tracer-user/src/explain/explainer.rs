@@ -17,15 +17,15 @@ use super::{
     unsent,
 };
 use crate::flow::{Ending, Journey, Names};
-use crate::node::evidence::Evidence;
 use crate::node::{NetnsId, Topology};
+use crate::snapshot::Evidence;
 
 /// What a moment brings besides packets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tick<'a> {
     /// CLOCK_MONOTONIC.
     pub now_ns: u64,
-    /// By how much counters rose since the last time, as [`crate::node::evidence::NetnsEvidence::counters`] names
+    /// By how much counters rose since the last time, as [`crate::snapshot::NetnsEvidence::counters`] names
     /// them; those that did not are left out.
     pub counters: &'a [(NetnsId, BTreeMap<String, u64>)],
     /// Where the packets that are followed go to.

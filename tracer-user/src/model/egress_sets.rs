@@ -6,11 +6,10 @@ use std::net::IpAddr;
 use super::judge::SNAT_CHAIN;
 use super::world::Host;
 use crate::explain::egress::{DEVICE, is_egress_tunnel};
+use crate::firewall::{Criterion, IpRange, Miss, NearMiss, PacketView, Rule, Target, near_misses};
 use crate::node::Hook;
-use crate::node::evidence::{
-    Criterion, IpRange, Miss, NearMiss, NetnsEvidence, PacketView, Rule, Target, near_misses,
-};
 use crate::node::rtnl::Link;
+use crate::snapshot::NetnsEvidence;
 
 /// The address of the policy that selects both ends, by the rules of a gateway; with the set that says so.
 pub(crate) fn policys_address(

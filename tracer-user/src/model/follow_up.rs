@@ -10,8 +10,8 @@ use super::world::World;
 use crate::explain::Certainty::{Certain, Likely};
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
+use crate::firewall::PacketView;
 use crate::node::NetnsId;
-use crate::node::evidence::PacketView;
 
 /// The proxy that a sidecar's rules lead to makes a connection of its own.
 pub(crate) fn by_proxy(

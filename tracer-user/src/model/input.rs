@@ -316,7 +316,7 @@ impl Walker<'_> {
         flight: &Flight,
         link: &crate::node::rtnl::Link,
     ) -> Option<String> {
-        use crate::node::evidence::{CtDirection, CtState, PacketView, Verdict, walk_hook};
+        use crate::firewall::{CtDirection, CtState, PacketView, Verdict, walk_hook};
         let to = flight.packet.src;
         let own = host.evidence.addresses.iter().find(|a| {
             a.ifindex != link.ifindex && a.address.is_ipv4() == to.is_ipv4() && !a.address.is_loopback()

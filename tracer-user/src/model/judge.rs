@@ -17,7 +17,7 @@ use crate::explain::Finding;
 use crate::explain::catalogue as c;
 use crate::explain::egress::{is_egress_tunnel, is_node_mark};
 use crate::explain::policies::{self, Bare, Said};
-use crate::node::evidence::PacketView;
+use crate::firewall::PacketView;
 use crate::node::{Hook, Role};
 
 pub(crate) const REQUEST_CHAIN: &str = "EGRESSGATEWAY-MARK-REQUEST";

@@ -14,8 +14,8 @@ use crate::explain::Place as At;
 use crate::explain::catalogue as c;
 use crate::explain::services;
 use crate::explain::translated::{Diversion, is_ordinary};
+use crate::firewall::{Backend, RuleRef, Target};
 use crate::node::Hook;
-use crate::node::evidence::{Backend, RuleRef, Target};
 
 impl Walker<'_> {
     /// Translations that a connection has from its first packet.
@@ -79,7 +79,7 @@ impl Walker<'_> {
     ) {
         let tuple = flight.tuple();
         let ipv4 = tuple.src.0.is_ipv4();
-        let port = |to: Option<crate::node::evidence::PortRange>, own: Option<u16>| match to {
+        let port = |to: Option<crate::firewall::PortRange>, own: Option<u16>| match to {
             Some(range) if range.first == range.last => Some(range.first),
             Some(_) => None,
             None => own,

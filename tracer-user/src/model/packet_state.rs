@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::firewall::PacketView;
 use crate::flow::{Endpoint, Ends};
 use crate::node::NetnsId;
-use crate::node::evidence::PacketView;
 
 /// Which packet of the connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

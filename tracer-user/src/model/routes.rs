@@ -12,9 +12,9 @@ use crate::explain::Certainty::Certain;
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
 use crate::explain::egress::is_node_mark;
-use crate::node::evidence::Routed;
 use crate::node::rtnl::{Route, RouteAnswer, RouteQuestion, Rule};
 use crate::output::table_name;
+use crate::snapshot::Routed;
 
 /// FR_ACT_TO_TBL
 const TO_TABLE: u8 = 1;

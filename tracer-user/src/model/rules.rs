@@ -16,11 +16,10 @@ use crate::explain::Certainty::Certain;
 use crate::explain::Finding;
 use crate::explain::Place as At;
 use crate::explain::catalogue as c;
-use crate::node::Hook;
-use crate::node::evidence::{
+use crate::firewall::{
     CtDirection, CtState, Done, PacketView, Rule, RuleRef, Verdict, Walk, walk_hook_by_chance,
 };
-use crate::node::nat_priority;
+use crate::node::{Hook, nat_priority};
 
 /// A hook that a packet comes to, with the devices as the hook has them.
 #[derive(Clone, Copy, Debug)]
@@ -261,7 +260,7 @@ fn known_connection(packet: &mut PacketView, entry: Entry, state: CtState, direc
 /// Walks again and again until chance has decided all that it is asked.
 fn by_chance<'e>(
     chances: &mut super::chance::Chances,
-    walk: impl Fn(crate::node::evidence::Chance<'_>) -> Walk<'e>,
+    walk: impl Fn(crate::firewall::Chance<'_>) -> Walk<'e>,
 ) -> Walk<'e> {
     const MOST: usize = 64;
     let decided: RefCell<FxHashMap<*const Rule, bool>> = RefCell::default();
@@ -293,7 +292,7 @@ fn doubt(walk: &Walk<'_>) -> String {
     walk.trace
         .iter()
         .find_map(|step| match step.matched {
-            crate::node::evidence::Matched::Unknown(m) => Some(format!("it depends on \"{m}\"")),
+            crate::firewall::Matched::Unknown(m) => Some(format!("it depends on \"{m}\"")),
             _ => None,
         })
         .unwrap_or_else(|| "a condition before it is not known".to_owned())

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::egress_sets::{egress_tunnel, selected};
 use super::run::{NOBODY, Question, Start};
 use super::world::{Host, World};
+use crate::firewall::{Criterion, PacketView};
 use crate::node::Role;
-use crate::node::evidence::{Criterion, PacketView};
 use crate::node::rtnl::{RouteAnswer, RouteQuestion};
 
 /// Where it begins: at its sender, or at the device by which it comes to the node.

@@ -13,10 +13,9 @@ use super::world::Host;
 use crate::explain::Certainty::{Certain, Likely};
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
-use crate::node::Hook;
-use crate::node::Role;
-use crate::node::evidence::PacketView;
+use crate::firewall::PacketView;
 use crate::node::rtnl::Link;
+use crate::node::{Hook, Role};
 
 impl Walker<'_> {
     /// Into a VXLAN device.

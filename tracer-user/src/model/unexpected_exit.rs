@@ -13,7 +13,7 @@ use super::world::Host;
 use crate::explain::Certainty::{Certain, Likely};
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
-use crate::node::evidence::{Criterion, IpRange, Miss, Rule, Target, near_misses};
+use crate::firewall::{Criterion, IpRange, Miss, Rule, Target, near_misses};
 use crate::node::{Hook, Role};
 
 impl Judge<'_> {

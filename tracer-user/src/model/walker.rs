@@ -11,8 +11,8 @@ use super::world::{Host, World};
 use crate::explain::Finding;
 use crate::explain::Place as At;
 use crate::explain::translated::Diversion;
-use crate::node::evidence::AttachPoint;
 use crate::node::{NetnsId, Role};
+use crate::snapshot::AttachPoint;
 
 /// Steps of one way: more are a loop.
 const MAX_STEPS: usize = 256;

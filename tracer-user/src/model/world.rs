@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::cluster::egress::Objects;
-use crate::node::evidence::NetnsEvidence;
 use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion};
 use crate::node::{NetnsId, Role};
 use crate::output::escape;
+use crate::snapshot::NetnsEvidence;
 
 /// One network namespace at one moment.
 #[derive(Clone, Debug)]

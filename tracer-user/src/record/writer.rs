@@ -15,7 +15,7 @@ use crate::cluster::egress::Objects;
 use crate::explain::Tick;
 use crate::flow::{Ending, Journey, Names, NoteKind};
 use crate::node::Topology;
-use crate::node::evidence::Evidence;
+use crate::snapshot::Evidence;
 
 /// A recording that is forgotten must not fill a node's disk.
 const MAX_BYTES: u64 = 1 << 30;

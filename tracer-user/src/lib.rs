@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod explain;
 pub mod firewall;
 pub mod flow;
+pub mod model;
 pub mod node;
 pub mod output;
 pub mod record;

@@ -57,7 +57,7 @@ impl Node {
     fn evidence(&self) -> NetnsEvidence {
         let netns = Netns::open(&Path::new("/run/netns").join(&self.0), "node").unwrap();
         let mut evidence = Evidence::collect(std::slice::from_ref(&netns));
-        evidence.netns.remove(&netns.id()).unwrap()
+        std::sync::Arc::unwrap_or_clone(evidence.netns.remove(&netns.id()).unwrap())
     }
 }
 

@@ -18,8 +18,8 @@ const NODE1_MAC: [u8; 6] = [0x66, 0xc5, 0xd6, 0xcc, 0x29, 0x54];
 
 fn node(rules: &str, sets: &str) -> NetnsEvidence {
     NetnsEvidence {
-        rulesets: iptables::parse(rules, TableFamily::Ip, Backend::IptablesNft).tables,
-        sets: parse_ipset_save(sets),
+        rulesets: iptables::parse(rules, TableFamily::Ip, Backend::IptablesNft).tables.into(),
+        sets: parse_ipset_save(sets).into(),
         ..NetnsEvidence::default()
     }
 }

@@ -41,7 +41,7 @@ fn read(bytes: &[u8]) -> NetnsEvidence {
         reader.rule(message, &outside);
     }
     let ruleset = reader.finish();
-    NetnsEvidence { rulesets: ruleset.tables, sets: ruleset.sets, ..NetnsEvidence::default() }
+    NetnsEvidence { rulesets: ruleset.tables.into(), sets: ruleset.sets.into(), ..NetnsEvidence::default() }
 }
 
 fn ip(text: &str) -> IpAddr {

@@ -17,7 +17,7 @@ const TEXT: &str = include_str!("fixtures/firewall/native.nft.json");
 fn node() -> NetnsEvidence {
     let listed = nft::parse(TEXT);
     assert_eq!(listed.problems, Vec::<String>::new());
-    NetnsEvidence { rulesets: listed.tables, sets: listed.sets, ..NetnsEvidence::default() }
+    NetnsEvidence { rulesets: listed.tables.into(), sets: listed.sets.into(), ..NetnsEvidence::default() }
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -133,7 +133,7 @@ proptest! {
         let end = (at + length).min(text.len());
         text.splice(at..end, with.bytes());
         let listed = nft::parse(&String::from_utf8_lossy(&text));
-        walk_all(&NetnsEvidence { rulesets: listed.tables, sets: listed.sets, ..NetnsEvidence::default() });
+        walk_all(&NetnsEvidence { rulesets: listed.tables.into(), sets: listed.sets.into(), ..NetnsEvidence::default() });
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::node::{NetnsId, Socket};
 /// All that was read, by namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
-    pub netns: BTreeMap<NetnsId, NetnsEvidence>,
+    pub netns: BTreeMap<NetnsId, Arc<NetnsEvidence>>,
     /// EgressGateway's objects; `None`: the API server says nothing, or is not asked. In a recording they have lines
     /// of their own.
     #[serde(skip)]
@@ -34,11 +34,13 @@ pub struct NetnsEvidence {
     /// rules that it does not count (iptables-legacy).
     pub nft_generation: Option<u32>,
     /// The firewall: both back ends of iptables and native nftables.
-    pub rulesets: Vec<Table>,
+    pub rulesets: Arc<Vec<Table>>,
     /// ipsets by name; nftables' own named sets as `FAMILY TABLE NAME` ("inet kube-proxy cluster-ips").
-    pub sets: BTreeMap<String, IpSet>,
+    pub sets: Arc<BTreeMap<String, IpSet>>,
     pub links: Vec<Link>,
     pub addresses: Vec<Address>,
+    /// Where the other ends of veths are, by ifindex: namespace and ifindex there. Only those that were read together.
+    pub veth_peers: BTreeMap<u32, (NetnsId, u32)>,
     /// Policy routing (`ip rule`), by priority.
     pub rules: Vec<Rule>,
     pub routes: Vec<Route>,
@@ -51,6 +53,8 @@ pub struct NetnsEvidence {
     pub counters: BTreeMap<String, u64>,
     /// Listening TCP sockets and bound UDP sockets.
     pub sockets: Vec<Socket>,
+    /// EtherTypes that packet sockets of other programs listen to, with their device (0: all); `None`: not known.
+    pub packet_sockets: Option<Vec<(u16, u32)>>,
     pub conntrack: Conntrack,
     /// Queueing disciplines that are not the device's default.
     pub qdiscs: Vec<Qdisc>,
@@ -92,7 +96,7 @@ pub struct Conntrack {
 
 impl Evidence {
     pub fn of(&self, netns: NetnsId) -> Option<&NetnsEvidence> {
-        self.netns.get(&netns)
+        self.netns.get(&netns).map(Arc::as_ref)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 
 use super::{nftables, tool};
@@ -15,7 +16,7 @@ use crate::snapshot::NetnsEvidence;
 pub(super) struct Read {
     /// See [`NetnsEvidence::nft_generation`].
     pub(super) generation: Option<u32>,
-    pub(super) tables: Vec<Table>,
+    pub(super) tables: Arc<Vec<Table>>,
     pub(super) sets: BTreeMap<String, IpSet>,
     pub(super) unreadable: Vec<String>,
 }
@@ -73,7 +74,7 @@ impl Read {
     fn take(&mut self, read: nftables::Read) {
         let ruleset = read.ruleset;
         self.generation = read.generation;
-        self.tables = ruleset.tables;
+        self.tables = Arc::new(ruleset.tables);
         self.sets = ruleset.sets;
         if ruleset.cut > 0 {
             self.unreadable.push(format!("{} rules beyond the limit were not read", ruleset.cut));
@@ -81,7 +82,7 @@ impl Read {
         for family in ruleset.opaque {
             // Without the tool there are the names.
             let Ok(mut saved) = save(family, Backend::IptablesNft) else { continue };
-            self.tables.retain(|table| {
+            Arc::make_mut(&mut self.tables).retain(|table| {
                 let shown = |s: &Table| s.name == table.name;
                 table.family != family
                     || table.backend != Backend::IptablesNft
@@ -96,7 +97,7 @@ impl Read {
         if saved.cut > 0 {
             self.unreadable.push(format!("{} rules beyond the limit were not read", saved.cut));
         }
-        self.tables.extend(saved.tables);
+        Arc::make_mut(&mut self.tables).extend(saved.tables);
     }
 }
 

@@ -6,6 +6,7 @@ mod device_programs;
 mod firewall;
 mod ipset;
 mod nftables;
+mod packet_sockets;
 mod sysctl;
 mod tool;
 
@@ -14,12 +15,13 @@ pub use ipset::parse as parse_ipset_dump;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
+use std::sync::Arc;
 use std::thread;
 
 use super::model::{Conntrack, Evidence, NetnsEvidence};
 use crate::firewall::bytecode::Ruleset;
-use crate::node::rtnl::Rtnl;
-use crate::node::{Netns, listening_sockets};
+use crate::node::rtnl::{Link, Rtnl};
+use crate::node::{Netns, NetnsId, listening_sockets};
 
 impl Evidence {
     /// Reads these namespaces, each in threads of its own. Never fails: what could not be read is told in
@@ -35,7 +37,7 @@ impl Evidence {
                 .iter()
                 .map(|netns| {
                     let before = before.and_then(|before| before.of(netns.id()));
-                    (netns, scope.spawn(move || NetnsEvidence::collect(netns, before)))
+                    (netns, scope.spawn(move || NetnsEvidence::collect(netns, namespaces, before)))
                 })
                 .collect();
             let join = |(netns, thread): (&Netns, thread::ScopedJoinHandle<'_, NetnsEvidence>)| {
@@ -44,7 +46,7 @@ impl Evidence {
                     unreadable: vec!["reading the namespace failed; this is a bug in egwtrace".to_owned()],
                     ..NetnsEvidence::default()
                 });
-                (netns.id(), evidence)
+                (netns.id(), Arc::new(evidence))
             };
             each.into_iter().map(join).collect::<BTreeMap<_, _>>()
         });
@@ -68,27 +70,30 @@ impl CounterFiles {
 
 impl NetnsEvidence {
     /// Reads one namespace.
-    fn collect(netns: &Netns, before: Option<&Self>) -> Self {
+    fn collect(netns: &Netns, all: &[Netns], before: Option<&Self>) -> Self {
         let failed = |error: &dyn Display| Self {
             name: netns.name().to_owned(),
             unreadable: vec![error.to_string()],
             ..Self::default()
         };
-        netns.run(|| Self::collect_here(netns.name(), before)).unwrap_or_else(|error| failed(&error))
+        netns.run(|| Self::collect_here(netns, all, before)).unwrap_or_else(|error| failed(&error))
     }
 
     /// In the namespace of the calling thread; the threads it starts are in it too.
-    fn collect_here(name: &str, before: Option<&Self>) -> Self {
+    fn collect_here(netns: &Netns, all: &[Netns], before: Option<&Self>) -> Self {
+        let name = netns.name();
         let mut out = Self { name: name.to_owned(), taken_ns: monotonic_ns(), ..Self::default() };
         thread::scope(|scope| {
             let firewall = scope.spawn(|| firewall::read(name, before));
-            let sets = scope.spawn(|| ipset::read(name));
-            out.read_routing(name);
+            let ipsets = scope.spawn(|| ipset::read(name));
+            let mut sets = BTreeMap::new();
+            out.read_routing(netns, all);
             out.read_proc();
             let sockets = listening_sockets(name, &mut out.unreadable);
             out.sockets = sockets.into_iter().map(|(socket, _)| socket).collect();
-            match sets.join() {
-                Ok(Ok(sets)) => out.sets = sets,
+            out.packet_sockets = packet_sockets::read();
+            match ipsets.join() {
+                Ok(Ok(read)) => sets = read,
                 Ok(Err(error)) => out.unreadable.push(error.to_string()),
                 Err(_) => out.unreadable.push("ipsets: reading failed; this is a bug in egwtrace".to_owned()),
             }
@@ -96,16 +101,18 @@ impl NetnsEvidence {
                 Ok(read) => {
                     out.nft_generation = read.generation;
                     out.rulesets = read.tables;
-                    out.sets.extend(read.sets);
+                    sets.extend(read.sets);
                     out.unreadable.extend(read.unreadable);
                 }
                 Err(_) => out.unreadable.push("rules: reading failed; this is a bug in egwtrace".to_owned()),
             }
+            out.sets = Arc::new(sets);
         });
         out
     }
 
-    fn read_routing(&mut self, name: &str) {
+    fn read_routing(&mut self, netns: &Netns, all: &[Netns]) {
+        let name = netns.name();
         let mut rtnl = match Rtnl::open(name) {
             Ok(rtnl) => rtnl,
             Err(error) => return self.unreadable.push(error.to_string()),
@@ -136,6 +143,27 @@ impl NetnsEvidence {
             max: number("net/netfilter/nf_conntrack_max"),
         };
     }
+}
+
+/// The other ends of veths that are in one of these namespaces.
+fn veth_peers(rtnl: &mut Rtnl, links: &[Link], own: &Netns, all: &[Netns]) -> BTreeMap<u32, (NetnsId, u32)> {
+    let mut numbers: Option<BTreeMap<i32, NetnsId>> = None;
+    let mut out = BTreeMap::new();
+    for link in links.iter().filter(|link| link.is_veth()) {
+        let Some(there) = link.link else { continue };
+        let Some(nsid) = link.link_nsid else {
+            out.insert(link.ifindex, (own.id(), there));
+            continue;
+        };
+        let numbers = numbers.get_or_insert_with(|| {
+            let known = |netns: &Netns| Some((rtnl.nsid_of(netns).ok().flatten()?, netns.id()));
+            all.iter().filter_map(known).collect()
+        });
+        if let Some(id) = numbers.get(&nsid) {
+            out.insert(link.ifindex, (*id, there));
+        }
+    }
+    out
 }
 
 fn keep<T>(into: &mut Vec<T>, read: Result<Vec<T>, impl Display>, unreadable: &mut Vec<String>) {

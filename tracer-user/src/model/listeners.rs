@@ -13,7 +13,7 @@ const LISTEN: &str = "0A";
 const CLOSE: &str = "07";
 
 /// The users (fsuid) of the programs of a namespace that listen on a port, each once.
-pub(super) fn listeners(netns: NetnsId, protocol: u8, port: u16) -> Vec<u32> {
+pub(crate) fn listeners(netns: NetnsId, protocol: u8, port: u16) -> Vec<u32> {
     let mut out = Vec::new();
     let mut inodes: Option<Vec<u64>> = None;
     for process in fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path()) {

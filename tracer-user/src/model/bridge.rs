@@ -4,11 +4,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::flight::Flight;
-use super::report::{Direction, Stage};
+use super::link::Answer;
+use super::packet_state::Flight;
 use super::rules::AtHook;
+use super::steps::{Direction, Stage};
 use super::walker::{End, Next, Walker};
-use super::wire::Answer;
 use super::world::Host;
 use crate::explain::Certainty::Likely;
 use crate::explain::Finding;
@@ -18,7 +18,7 @@ use crate::node::rtnl::Link;
 
 impl Walker<'_> {
     /// A frame of the bridge's own host, to the port behind which the next hop is.
-    pub(super) fn by_bridge(&mut self, host: &Arc<Host>, flight: &Flight, bridge: &Link) -> Next {
+    pub(crate) fn by_bridge(&mut self, host: &Arc<Host>, flight: &Flight, bridge: &Link) -> Next {
         let Some(hop) = flight.next_hop else { return Next::End(End::Left(host.clone(), bridge.ifindex)) };
         match self.port(host, bridge, hop) {
             Answer::Peer(_, port) => self.out_of_port(host, flight, port),
@@ -31,7 +31,7 @@ impl Walker<'_> {
         }
     }
 
-    pub(super) fn out_of_port(&mut self, host: &Arc<Host>, flight: &Flight, port: u32) -> Next {
+    pub(crate) fn out_of_port(&mut self, host: &Arc<Host>, flight: &Flight, port: u32) -> Next {
         if let Some(next) = host.link(port).cloned().and_then(|link| self.blocked(host, flight, &link)) {
             return next;
         }
@@ -44,7 +44,7 @@ impl Walker<'_> {
     }
 
     /// The port of a bridge behind which an address is (as [`Answer::Peer`]: the host and the port).
-    pub(super) fn port(&mut self, host: &Arc<Host>, bridge: &Link, address: IpAddr) -> Answer {
+    pub(crate) fn port(&mut self, host: &Arc<Host>, bridge: &Link, address: IpAddr) -> Answer {
         let ports: Vec<Link> =
             host.evidence.links.iter().filter(|l| l.master == Some(bridge.ifindex)).cloned().collect();
         let mut all_known = true;
@@ -74,7 +74,7 @@ impl Walker<'_> {
     }
 
     /// The next hop's address is on a bridge, and the device is not in it.
-    pub(super) fn no_port(&mut self, host: &Arc<Host>, flight: &Flight, link: &Link) -> Option<Next> {
+    pub(crate) fn no_port(&mut self, host: &Arc<Host>, flight: &Flight, link: &Link) -> Option<Next> {
         let hop = flight.next_hop?;
         let bridge = host.owner(hop).filter(|i| *i != link.ifindex).and_then(|i| host.link(i))?;
         if !link.is_kind("veth")
@@ -107,7 +107,7 @@ impl Walker<'_> {
         Some(self.stop(host, stage, finding))
     }
 
-    pub(super) fn at_bridge(
+    pub(crate) fn at_bridge(
         &mut self,
         host: &Arc<Host>,
         flight: &mut Flight,

@@ -10,7 +10,7 @@ use crate::node::NetnsId;
 
 /// Which packet of the connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// The first one: chains of type nat are asked.
     First,
     /// Another one of the same direction: established, translated as the first one was.
@@ -21,70 +21,70 @@ pub(super) enum Mode {
 
 /// A connection as one host tracks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// As the first packet came to the host.
-    pub(super) before: Tuple,
+    pub(crate) before: Tuple,
     /// As it left it.
-    pub(super) after: Tuple,
-    pub(super) mark: Option<u32>,
+    pub(crate) after: Tuple,
+    pub(crate) mark: Option<u32>,
 }
 
 /// `None`: the port is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tuple {
-    pub(super) src: (IpAddr, Option<u16>),
-    pub(super) dst: (IpAddr, Option<u16>),
+pub(crate) struct Tuple {
+    pub(crate) src: (IpAddr, Option<u16>),
+    pub(crate) dst: (IpAddr, Option<u16>),
 }
 
 /// Around the packet.
 #[derive(Clone, Debug)]
-pub(super) struct Inside {
-    pub(super) flight: Box<Flight>,
-    pub(super) vni: u32,
+pub(crate) struct Inside {
+    pub(crate) flight: Box<Flight>,
+    pub(crate) vni: u32,
     /// The tunnel device that sends, its MAC, and the one the inner frame is addressed to.
-    pub(super) from: [u8; 6],
-    pub(super) to: Vec<u8>,
-    pub(super) device: String,
+    pub(crate) from: [u8; 6],
+    pub(crate) to: Vec<u8>,
+    pub(crate) device: String,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Flight {
-    pub(super) packet: PacketView,
-    pub(super) mode: Mode,
-    pub(super) entries: BTreeMap<NetnsId, Entry>,
+pub(crate) struct Flight {
+    pub(crate) packet: PacketView,
+    pub(crate) mode: Mode,
+    pub(crate) entries: BTreeMap<NetnsId, Entry>,
     /// What the frame is addressed to: an address that whoever gets it answers for.
-    pub(super) next_hop: Option<IpAddr>,
+    pub(crate) next_hop: Option<IpAddr>,
     /// Who asks for the next hop's MAC, and by which device.
-    pub(super) asker: Option<(NetnsId, u32)>,
+    pub(crate) asker: Option<(NetnsId, u32)>,
     /// The MTU of the route that it goes on by; 0: it has none of its own.
-    pub(super) route_mtu: u32,
+    pub(crate) route_mtu: u32,
     /// MTU of the device that the packet was first sent by, and whose it is.
-    pub(super) origin: Option<(u32, String)>,
-    pub(super) inside: Option<Inside>,
+    pub(crate) origin: Option<(u32, String)>,
+    pub(crate) inside: Option<Inside>,
     /// A rule clamps the MSS: TCP's segments fit.
-    pub(super) clamped: bool,
+    pub(crate) clamped: bool,
     /// Where it was: host and device, for loops.
-    pub(super) seen: Vec<(NetnsId, u32)>,
+    pub(crate) seen: Vec<(NetnsId, u32)>,
 }
 
 impl Tuple {
-    pub(super) fn of(packet: &PacketView) -> Self {
+    pub(crate) fn of(packet: &PacketView) -> Self {
         Self { src: (packet.src, packet.src_port), dst: (packet.dst, packet.dst_port) }
     }
 
-    pub(super) fn reversed(self) -> Self {
+    pub(crate) fn reversed(self) -> Self {
         Self { src: self.dst, dst: self.src }
     }
 
     /// The same ends, as far as the ports are known.
-    pub(super) fn fits(self, other: Self) -> bool {
+    pub(crate) fn fits(self, other: Self) -> bool {
         let end = |a: (IpAddr, Option<u16>), b: (IpAddr, Option<u16>)| {
             a.0 == b.0 && (a.1 == b.1 || a.1.is_none() || b.1.is_none())
         };
         end(self.src, other.src) && end(self.dst, other.dst)
     }
 
-    pub(super) fn ends(self) -> Ends {
+    pub(crate) fn ends(self) -> Ends {
         let end = |(address, port): (IpAddr, Option<u16>)| Endpoint {
             addr: address.into(),
             port: port.unwrap_or(0),
@@ -94,7 +94,7 @@ impl Tuple {
 }
 
 impl Flight {
-    pub(super) fn new(packet: PacketView, mode: Mode) -> Self {
+    pub(crate) fn new(packet: PacketView, mode: Mode) -> Self {
         Self {
             packet,
             mode,
@@ -109,12 +109,12 @@ impl Flight {
         }
     }
 
-    pub(super) fn tuple(&self) -> Tuple {
+    pub(crate) fn tuple(&self) -> Tuple {
         Tuple::of(&self.packet)
     }
 
     /// The packet of the flow itself, not what is around it.
-    pub(super) fn inner(&self) -> &Self {
+    pub(crate) fn inner(&self) -> &Self {
         self.inside.as_ref().map_or(self, |inside| &inside.flight)
     }
 }

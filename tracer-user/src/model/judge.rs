@@ -5,10 +5,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::flight::Tuple;
-use super::report::{Direction, Place, Stage, Step};
+use super::egress_sets::{chain_rules, nearest, why};
+use super::packet_state::Tuple;
 use super::run::Run;
-use super::sets::{chain_rules, nearest, why};
+use super::steps::{Direction, Place, Stage, Step};
 use super::walker::{End, Found, Walker};
 use super::world::Host;
 use crate::cluster::egress::Objects;
@@ -20,29 +20,29 @@ use crate::explain::policies::{self, Bare, Said};
 use crate::firewall::PacketView;
 use crate::node::{Hook, Role};
 
-pub(super) const REQUEST_CHAIN: &str = "EGRESSGATEWAY-MARK-REQUEST";
+pub(crate) const REQUEST_CHAIN: &str = "EGRESSGATEWAY-MARK-REQUEST";
 
-pub(super) const SNAT_CHAIN: &str = "EGRESSGATEWAY-SNAT-EIP";
+pub(crate) const SNAT_CHAIN: &str = "EGRESSGATEWAY-SNAT-EIP";
 
-pub(super) const SERVICES: &str = "KUBE-SERVICES";
+pub(crate) const SERVICES: &str = "KUBE-SERVICES";
 
-pub(super) const ETH_P_ALL: u16 = 0x0003;
+pub(crate) const ETH_P_ALL: u16 = 0x0003;
 
-pub(super) const PROXY_PORTS: [u16; 3] = [15001, 15003, 15006];
+pub(crate) const PROXY_PORTS: [u16; 3] = [15001, 15003, 15006];
 
 /// A way with what is needed to judge it.
-pub(super) struct Judge<'r> {
-    pub(super) run: &'r Run,
-    pub(super) hosts: &'r [Arc<Host>],
-    pub(super) start: Tuple,
+pub(crate) struct Judge<'r> {
+    pub(crate) run: &'r Run,
+    pub(crate) hosts: &'r [Arc<Host>],
+    pub(crate) start: Tuple,
     /// The packet as the first node gets it.
-    pub(super) packet: &'r PacketView,
+    pub(crate) packet: &'r PacketView,
     /// EgressGateway's objects.
-    pub(super) objects: Option<&'r Objects>,
+    pub(crate) objects: Option<&'r Objects>,
 }
 
 impl Judge<'_> {
-    pub(super) fn all(&self) -> Vec<Found> {
+    pub(crate) fn all(&self) -> Vec<Found> {
         let masqueraded = self.masqueraded();
         // A gateway that does not know the source does not translate it: no fault of its own.
         let source = if masqueraded.is_none() {
@@ -74,23 +74,23 @@ impl Judge<'_> {
         out
     }
 
-    pub(super) fn host(&self, step: usize) -> Option<&Arc<Host>> {
+    pub(crate) fn host(&self, step: usize) -> Option<&Arc<Host>> {
         let id = self.run.hosts.get(step)?;
         self.hosts.iter().find(|h| h.id == *id)
     }
 
-    pub(super) fn steps(&self) -> impl Iterator<Item = (&Arc<Host>, &Step)> {
+    pub(crate) fn steps(&self) -> impl Iterator<Item = (&Arc<Host>, &Step)> {
         self.run.steps.iter().enumerate().filter_map(|(i, step)| Some((self.host(i)?, step)))
     }
 
     /// Left a node by an uplink, in no tunnel.
-    pub(super) fn bare_exit(&self) -> Option<(&Arc<Host>, u32)> {
+    pub(crate) fn bare_exit(&self) -> Option<(&Arc<Host>, u32)> {
         let End::Left(host, device) = &self.run.end else { return None };
         (host.role == Role::Node && self.run.flight.inside.is_none() && host.uplinks.contains(device))
             .then_some((host, *device))
     }
 
-    pub(super) fn masqueraded(&self) -> Option<Found> {
+    pub(crate) fn masqueraded(&self) -> Option<Found> {
         // With a mark that was not reset EgressGateway's ACCEPT there cannot match.
         if self.run.found.iter().any(|f| f.finding.id == c::TUNNEL_INTO_ITSELF.id) {
             return None;
@@ -123,7 +123,7 @@ impl Judge<'_> {
     }
 
     /// It came into this node by EgressGateway's tunnel.
-    pub(super) fn came_by_tunnel(&self, host: &Host) -> bool {
+    pub(crate) fn came_by_tunnel(&self, host: &Host) -> bool {
         self.steps().any(|(other, step)| match &step.place {
             Place::Device { device, direction: Direction::In }
                 if other.id == host.id && step.encap.is_none() =>
@@ -135,7 +135,7 @@ impl Judge<'_> {
     }
 
     /// Not taken into the tunnel, though a policy's sets name one of its ends.
-    pub(super) fn not_selected(&self) -> Option<Found> {
+    pub(crate) fn not_selected(&self) -> Option<Found> {
         let (host, device) = self.bare_exit()?;
         if Some(host.id) != self.run.first_node || self.is_translated(host) || self.is_marked(host) {
             return None;
@@ -241,11 +241,11 @@ impl Judge<'_> {
         Some(Found { stage: Stage::Marking, finding: finding.at(hook_place(host, "PREROUTING")) })
     }
 
-    pub(super) fn is_translated(&self, host: &Host) -> bool {
+    pub(crate) fn is_translated(&self, host: &Host) -> bool {
         self.run.flight.entries.get(&host.id).is_some_and(|e| e.before.dst != e.after.dst)
     }
 
-    pub(super) fn is_marked(&self, host: &Host) -> bool {
+    pub(crate) fn is_marked(&self, host: &Host) -> bool {
         let ours = |mark: Option<u32>| {
             mark.is_some_and(|m| is_node_mark(m) || m == crate::explain::egress::MARK_DONE)
         };
@@ -254,10 +254,10 @@ impl Judge<'_> {
     }
 }
 
-pub(super) fn tables(address: IpAddr) -> &'static str {
+pub(crate) fn tables(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "ip6tables" } else { "iptables" }
 }
 
-pub(super) fn hook_place(host: &Host, hook: &str) -> crate::explain::Place {
+pub(crate) fn hook_place(host: &Host, hook: &str) -> crate::explain::Place {
     crate::explain::Place { hook: Some(hook.to_owned()), ..Walker::place(host, 0) }
 }

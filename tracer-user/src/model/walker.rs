@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One packet's way, step by step, through namespaces as they are. Each part of the way is a file: [`super::rules`],
-//! [`super::routes`], [`super::wire`], [`super::tunnel`], [`super::arrive`].
+//! [`super::routes`], [`super::link`], [`super::tunnel`], [`super::input`].
 
 use std::sync::Arc;
 
 use super::chance::Chances;
-use super::flight::{Flight, Mode};
-use super::report::{Direction, Encap, Ending, Place, Stage, Step};
+use super::packet_state::{Flight, Mode};
+use super::steps::{Direction, Encap, Ending, Place, Stage, Step};
 use super::world::{Host, World};
 use crate::explain::Finding;
 use crate::explain::Place as At;
@@ -18,7 +18,7 @@ use crate::snapshot::AttachPoint;
 const MAX_STEPS: usize = 256;
 
 /// What comes next.
-pub(super) enum Next {
+pub(crate) enum Next {
     /// It arrives at a device.
     Receive(Arc<Host>, u32),
     End(End),
@@ -26,7 +26,7 @@ pub(super) enum Next {
 
 /// Where a way ends.
 #[derive(Clone, Debug)]
-pub(super) enum End {
+pub(crate) enum End {
     Left(Arc<Host>, u32),
     Delivered(Arc<Host>),
     Stopped(Arc<Host>),
@@ -35,33 +35,33 @@ pub(super) enum End {
 
 /// Something wrong, where on the way, and whether the packet gets further.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
-    pub(super) stage: Stage,
-    pub(super) finding: Finding,
+pub(crate) struct Found {
+    pub(crate) stage: Stage,
+    pub(crate) finding: Finding,
 }
 
-pub(super) struct Walker<'w> {
-    pub(super) world: &'w mut dyn World,
+pub(crate) struct Walker<'w> {
+    pub(crate) world: &'w mut dyn World,
     /// What chance decides on this way.
-    pub(super) chances: &'w mut Chances,
-    pub(super) steps: Vec<Step>,
+    pub(crate) chances: &'w mut Chances,
+    pub(crate) steps: Vec<Step>,
     /// The namespace of each step.
-    pub(super) hosts: Vec<NetnsId>,
-    pub(super) found: Vec<Found>,
-    pub(super) unknown: Vec<String>,
+    pub(crate) hosts: Vec<NetnsId>,
+    pub(crate) found: Vec<Found>,
+    pub(crate) unknown: Vec<String>,
     /// The node that the packet came to first.
-    pub(super) first_node: Option<NetnsId>,
-    pub(super) tunnelled: bool,
+    pub(crate) first_node: Option<NetnsId>,
+    pub(crate) tunnelled: bool,
     /// It came to another node than the first one.
-    pub(super) other_node: bool,
+    pub(crate) other_node: bool,
     /// A rule gave the packet another destination or source; what was found before it.
-    pub(super) diverted: Option<(Diversion, usize)>,
+    pub(crate) diverted: Option<(Diversion, usize)>,
     /// The frame crosses a bridge: who asks for the next hop is its sender.
-    pub(super) bridging: bool,
+    pub(crate) bridging: bool,
 }
 
 impl<'w> Walker<'w> {
-    pub(super) fn new(world: &'w mut dyn World, chances: &'w mut Chances) -> Self {
+    pub(crate) fn new(world: &'w mut dyn World, chances: &'w mut Chances) -> Self {
         Self {
             world,
             chances,
@@ -78,7 +78,7 @@ impl<'w> Walker<'w> {
     }
 
     /// From a device on.
-    pub(super) fn follow(&mut self, flight: &mut Flight, mut next: Next) -> End {
+    pub(crate) fn follow(&mut self, flight: &mut Flight, mut next: Next) -> End {
         loop {
             match next {
                 Next::End(end) => return end,
@@ -94,7 +94,7 @@ impl<'w> Walker<'w> {
     }
 
     /// Where on the way this host's part is.
-    pub(super) fn stage(&self, host: &Host, own: Stage, flight: &Flight) -> Stage {
+    pub(crate) fn stage(&self, host: &Host, own: Stage, flight: &Flight) -> Stage {
         match (flight.inner().mode, host.role) {
             (Mode::Reply, _) => Stage::Returning,
             (_, Role::Pod) if self.first_node.is_none() => Stage::Sending,
@@ -105,7 +105,7 @@ impl<'w> Walker<'w> {
         }
     }
 
-    pub(super) fn enter(&mut self, host: &Host, flight: &mut Flight) {
+    pub(crate) fn enter(&mut self, host: &Host, flight: &mut Flight) {
         // Marks do not cross namespaces.
         if self.hosts.last().is_some_and(|last| *last != host.id) {
             flight.packet.mark = Some(0);
@@ -116,19 +116,19 @@ impl<'w> Walker<'w> {
         }
     }
 
-    pub(super) fn wrong(&mut self, stage: Stage, finding: Finding) {
+    pub(crate) fn wrong(&mut self, stage: Stage, finding: Finding) {
         if !self.found.iter().any(|f| f.finding == finding) {
             self.found.push(Found { stage, finding });
         }
     }
 
     /// The packet gets no further.
-    pub(super) fn stop(&mut self, host: &Arc<Host>, stage: Stage, finding: Finding) -> Next {
+    pub(crate) fn stop(&mut self, host: &Arc<Host>, stage: Stage, finding: Finding) -> Next {
         self.wrong(stage, finding);
         Next::End(End::Stopped(host.clone()))
     }
 
-    pub(super) fn open(&mut self, sentence: impl Into<String>) {
+    pub(crate) fn open(&mut self, sentence: impl Into<String>) {
         let sentence = sentence.into();
         if !self.unknown.contains(&sentence) {
             self.unknown.push(sentence);
@@ -136,7 +136,7 @@ impl<'w> Walker<'w> {
     }
 
     /// Takes a step down as the packet is now.
-    pub(super) fn step(&mut self, host: &Host, flight: &Flight, place: Place) -> &mut Step {
+    pub(crate) fn step(&mut self, host: &Host, flight: &Flight, place: Place) -> &mut Step {
         let inner = flight.inner();
         let ends = inner.tuple().ends();
         let outer = flight.inside.as_ref().map(|inside| Encap {
@@ -159,7 +159,7 @@ impl<'w> Walker<'w> {
         &mut self.steps[last]
     }
 
-    pub(super) fn at_device(&mut self, host: &Host, ifindex: u32, direction: Direction, flight: &Flight) {
+    pub(crate) fn at_device(&mut self, host: &Host, ifindex: u32, direction: Direction, flight: &Flight) {
         self.step(host, flight, Place::Device { device: host.device(ifindex), direction });
         for found in &host.evidence.programs {
             let passed = match direction {
@@ -173,13 +173,13 @@ impl<'w> Walker<'w> {
         }
     }
 
-    pub(super) fn place(host: &Host, ifindex: u32) -> At {
+    pub(crate) fn place(host: &Host, ifindex: u32) -> At {
         At { netns: host.name(), device: (ifindex != 0).then(|| host.device(ifindex)), ..At::default() }
     }
 }
 
 impl End {
-    pub(super) fn told(&self) -> Ending {
+    pub(crate) fn told(&self) -> Ending {
         match self {
             Self::Left(host, device) => Ending::Left { netns: host.name(), device: host.device(*device) },
             Self::Delivered(host) => Ending::Delivered { netns: host.name() },

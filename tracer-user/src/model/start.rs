@@ -4,15 +4,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::egress_sets::{egress_tunnel, selected};
 use super::run::{NOBODY, Question, Start};
-use super::sets::{egress_tunnel, selected};
 use super::world::{Host, World};
 use crate::firewall::{Criterion, PacketView};
 use crate::node::Role;
 use crate::node::rtnl::{RouteAnswer, RouteQuestion};
 
 /// Where it begins: at its sender, or at the device by which it comes to the node.
-pub(super) fn start(
+pub(crate) fn start(
     world: &mut dyn World,
     question: &Question,
     packet: &mut PacketView,

@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use super::flight::{Flight, Mode};
-use super::report::Stage;
+use super::link::{NUD_FAILED, NUD_INCOMPLETE};
+use super::packet_state::{Flight, Mode};
+use super::steps::Stage;
 use super::walker::{Next, Walker};
-use super::wire::{NUD_FAILED, NUD_INCOMPLETE};
 use super::world::Host;
 use crate::explain::Certainty::{Certain, Likely};
 use crate::explain::catalogue as c;
@@ -21,7 +21,7 @@ const NUD_PERMANENT: u16 = 0x80;
 
 impl Walker<'_> {
     /// The frame is at the host that has the next hop's address. Does whoever sends it know that host's MAC?
-    pub(super) fn unasked(&mut self, host: &Arc<Host>, link: &Link, flight: &Flight) -> Option<Next> {
+    pub(crate) fn unasked(&mut self, host: &Arc<Host>, link: &Link, flight: &Flight) -> Option<Next> {
         let (hop, (asker, by)) = (flight.next_hop?, flight.asker?);
         let own = host.owner(hop).and_then(|ifindex| host.link(ifindex))?;
         let asker = self.world.host(asker).filter(|asker| asker.id != host.id)?;
@@ -87,7 +87,7 @@ impl Walker<'_> {
     }
 
     /// The bridge does not forward at this port, or not between it and the one that the frame came in by.
-    pub(super) fn blocked(&mut self, host: &Arc<Host>, flight: &Flight, port: &Link) -> Option<Next> {
+    pub(crate) fn blocked(&mut self, host: &Arc<Host>, flight: &Flight, port: &Link) -> Option<Next> {
         let known = port.port?;
         let (device, name) = (host.device(port.ifindex), host.name());
         let place = Self::place(host, port.ifindex);

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::flight::{Entry, Flight, Mode};
 use super::nat::dropped;
-use super::report::{MarkChange, MarkOf, Place, Stage, Step};
+use super::packet_state::{Entry, Flight, Mode};
+use super::steps::{MarkChange, MarkOf, Place, Stage, Step};
 use super::walker::{Next, Walker};
 use super::world::Host;
 use crate::explain::Certainty::Certain;
@@ -23,23 +23,23 @@ use crate::node::{Hook, nat_priority};
 
 /// A hook that a packet comes to, with the devices as the hook has them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct AtHook<'a> {
-    pub(super) hook: Hook,
-    pub(super) input: u32,
-    pub(super) output: u32,
+pub(crate) struct AtHook<'a> {
+    pub(crate) hook: Hook,
+    pub(crate) input: u32,
+    pub(crate) output: u32,
     /// Bridge ports, when a bridge calls the hook.
-    pub(super) ports: Option<(&'a str, &'a str)>,
+    pub(crate) ports: Option<(&'a str, &'a str)>,
 }
 
 impl AtHook<'_> {
-    pub(super) fn new(hook: Hook, input: u32, output: u32) -> Self {
+    pub(crate) fn new(hook: Hook, input: u32, output: u32) -> Self {
         Self { hook, input, output, ports: None }
     }
 }
 
 impl Walker<'_> {
     /// Takes the packet through a hook. The error: it goes no further.
-    pub(super) fn hook(&mut self, host: &Arc<Host>, at: AtHook<'_>, flight: &mut Flight) -> Result<(), Next> {
+    pub(crate) fn hook(&mut self, host: &Arc<Host>, at: AtHook<'_>, flight: &mut Flight) -> Result<(), Next> {
         let name = |ifindex| if ifindex == 0 { String::new() } else { host.device(ifindex) };
         let (input, output) = (name(at.input), name(at.output));
         if matches!(at.hook, Hook::Prerouting | Hook::Output) {
@@ -73,7 +73,7 @@ impl Walker<'_> {
                 }
                 self.by_entry(host, at.hook, flight, index);
             }
-            let evidence = &host.evidence;
+            let evidence = &*host.evidence;
             let walk = by_chance(self.chances, |chance| {
                 walk_hook_by_chance(evidence, at.hook, range.clone(), &flight.packet, chance)
             });
@@ -85,7 +85,7 @@ impl Walker<'_> {
     }
 
     /// The step shows the packet as it leaves the hook.
-    pub(super) fn settle(&mut self, index: usize, flight: &Flight) {
+    pub(crate) fn settle(&mut self, index: usize, flight: &Flight) {
         let ends = flight.inner().tuple().ends();
         if let Some(step) = self.steps.get_mut(index) {
             (step.src, step.dst, step.mark) =
@@ -94,7 +94,7 @@ impl Walker<'_> {
     }
 
     /// nf_conntrack_in: what the host knows of the connection.
-    pub(super) fn track(&mut self, host: &Arc<Host>, hook: Hook, flight: &mut Flight) -> Result<(), Next> {
+    pub(crate) fn track(&mut self, host: &Arc<Host>, hook: Hook, flight: &mut Flight) -> Result<(), Next> {
         let tuple = flight.tuple();
         let packet = &mut flight.packet;
         let known = flight.entries.get(&host.id).copied();
@@ -147,7 +147,7 @@ impl Walker<'_> {
         Ok(())
     }
 
-    pub(super) fn effects(
+    pub(crate) fn effects(
         &mut self,
         host: &Host,
         at: AtHook<'_>,
@@ -193,7 +193,7 @@ impl Walker<'_> {
         }
     }
 
-    pub(super) fn verdict(
+    pub(crate) fn verdict(
         &mut self,
         host: &Arc<Host>,
         at: AtHook<'_>,

@@ -4,11 +4,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::flight::{Flight, Inside, Mode};
-use super::report::Stage;
+use super::link::{NUD_FAILED, NUD_INCOMPLETE};
+use super::packet_state::{Flight, Inside, Mode};
 use super::rules::AtHook;
+use super::steps::Stage;
 use super::walker::{End, Next, Walker};
-use super::wire::{NUD_FAILED, NUD_INCOMPLETE};
 use super::world::Host;
 use crate::explain::Certainty::{Certain, Likely};
 use crate::explain::Finding;
@@ -19,7 +19,7 @@ use crate::node::{Hook, Role};
 
 impl Walker<'_> {
     /// Into a VXLAN device.
-    pub(super) fn encapsulate(&mut self, host: &Arc<Host>, flight: &mut Flight, link: &Link) -> Next {
+    pub(crate) fn encapsulate(&mut self, host: &Arc<Host>, flight: &mut Flight, link: &Link) -> Next {
         let Some(vxlan) = link.vxlan.clone() else { return Next::End(End::Left(host.clone(), link.ifindex)) };
         self.tunnelled |= flight.mode != Mode::Reply;
         let stage = if flight.mode == Mode::Reply { Stage::Returning } else { Stage::Tunnel };
@@ -190,7 +190,7 @@ impl Walker<'_> {
     }
 
     /// The outer packet is at the node it was sent to.
-    pub(super) fn decapsulate(&mut self, host: &Arc<Host>, flight: &mut Flight) -> Next {
+    pub(crate) fn decapsulate(&mut self, host: &Arc<Host>, flight: &mut Flight) -> Next {
         let port = flight.packet.dst_port.unwrap_or(0);
         let stage = if flight.inner().mode == Mode::Reply { Stage::Returning } else { Stage::Tunnel };
         let Some(inside) = flight.inside.take() else {

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use super::flight::{Flight, Mode};
-use super::report::{Direction, Place, Stage};
+use super::packet_state::{Flight, Mode};
 use super::routes::Way;
 use super::rules::AtHook;
+use super::steps::{Direction, Place, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
 use crate::explain::Certainty::{Certain, Likely};
@@ -19,7 +19,7 @@ const LOOPBACK: u32 = 1;
 
 impl Walker<'_> {
     /// A packet that came in by a device of its own, or by a bridge that did not ask the rules.
-    pub(super) fn ingress(&mut self, host: &Arc<Host>, flight: &mut Flight, device: u32) -> Next {
+    pub(crate) fn ingress(&mut self, host: &Arc<Host>, flight: &mut Flight, device: u32) -> Next {
         if let Err(next) = self.hook(host, AtHook::new(Hook::Prerouting, device, 0), flight) {
             return next;
         }
@@ -27,7 +27,7 @@ impl Walker<'_> {
     }
 
     /// After PREROUTING.
-    pub(super) fn routed(&mut self, host: &Arc<Host>, flight: &mut Flight, device: u32) -> Next {
+    pub(crate) fn routed(&mut self, host: &Arc<Host>, flight: &mut Flight, device: u32) -> Next {
         // A packet on the loopback was routed when it was sent.
         let looped_back = host.link(device).is_some_and(crate::node::rtnl::Link::is_loopback);
         if looped_back && host.owns(flight.packet.dst) {
@@ -39,7 +39,7 @@ impl Walker<'_> {
         }
     }
 
-    pub(super) fn onward(&mut self, host: &Arc<Host>, flight: &mut Flight, device: u32, way: Way) -> Next {
+    pub(crate) fn onward(&mut self, host: &Arc<Host>, flight: &mut Flight, device: u32, way: Way) -> Next {
         if way.local {
             return self.deliver(host, flight, device);
         }
@@ -54,7 +54,7 @@ impl Walker<'_> {
     }
 
     /// A packet of the host itself.
-    pub(super) fn send(&mut self, host: &Arc<Host>, flight: &mut Flight) -> Next {
+    pub(crate) fn send(&mut self, host: &Arc<Host>, flight: &mut Flight) -> Next {
         self.enter(host, flight);
         if let Some(next) = self.nothing_up(host, flight) {
             return next;
@@ -262,7 +262,7 @@ impl Walker<'_> {
     }
 
     /// Does it fit?
-    pub(super) fn fit(&mut self, host: &Arc<Host>, flight: &mut Flight, link: &crate::node::rtnl::Link) {
+    pub(crate) fn fit(&mut self, host: &Arc<Host>, flight: &mut Flight, link: &crate::node::rtnl::Link) {
         let Some((origin, whose)) = flight.origin.clone() else { return };
         let device = host.device(link.ifindex);
         let (mtu, what, show) = if (1..link.mtu).contains(&flight.route_mtu) {
@@ -327,7 +327,7 @@ impl Walker<'_> {
             .conntrack(CtState::Related, CtDirection::Reply)
             .devices("", &host.device(own.ifindex));
         packet.icmp = Some(icmp);
-        let walk = walk_hook(&host.evidence, Hook::Output, i32::MIN..i32::MAX, &packet);
+        let walk = walk_hook(&*host.evidence, Hook::Output, i32::MIN..i32::MAX, &packet);
         let by = walk.decided_by.map(|by| by.name().to_string());
         matches!(walk.verdict, Some(Verdict::Drop | Verdict::Reject(_))).then_some(by?)
     }

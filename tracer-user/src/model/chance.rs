@@ -6,7 +6,7 @@ const MAX: usize = 32;
 
 /// The choices of one way, in the order in which they are met.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Chances {
+pub(crate) struct Chances {
     script: Vec<bool>,
     met: usize,
     tried: usize,
@@ -14,7 +14,7 @@ pub(super) struct Chances {
 
 impl Chances {
     /// Does the rule that is met now match? At first yes.
-    pub(super) fn next(&mut self) -> bool {
+    pub(crate) fn next(&mut self) -> bool {
         if self.met == self.script.len() {
             self.script.push(true);
         }
@@ -23,7 +23,7 @@ impl Chances {
     }
 
     /// On to the next way: the last choice that was yes becomes no. False: all were tried, or enough of them.
-    pub(super) fn advance(&mut self) -> bool {
+    pub(crate) fn advance(&mut self) -> bool {
         self.script.truncate(self.met);
         self.met = 0;
         self.tried += 1;
@@ -40,7 +40,7 @@ impl Chances {
     }
 
     /// There were more ways than are tried.
-    pub(super) fn is_cut(&self) -> bool {
+    pub(crate) fn is_cut(&self) -> bool {
         self.tried >= MAX && self.script.contains(&true)
     }
 }

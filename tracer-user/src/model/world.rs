@@ -17,13 +17,11 @@ use crate::snapshot::NetnsEvidence;
 pub struct Host {
     pub id: NetnsId,
     pub role: Role,
-    /// Commands for it need `ip netns exec`.
-    pub elsewhere: bool,
-    pub evidence: NetnsEvidence,
+    /// How commands for it begin ("ip netns exec pod"), where they cannot be typed as they are on the node.
+    pub prefix: Option<String>,
+    pub evidence: Arc<NetnsEvidence>,
     /// Devices behind which another machine is.
     pub uplinks: BTreeSet<u32>,
-    /// EtherTypes that packet sockets listen to, with their device (0: all); `None`: not known.
-    pub packet_sockets: Option<Vec<(u16, u32)>>,
 }
 
 /// Who answers.
@@ -95,7 +93,10 @@ impl Host {
     /// A command as it has to be typed on the node.
     pub fn command(&self, command: impl AsRef<str>) -> String {
         let command = command.as_ref();
-        if self.elsewhere { format!("ip netns exec {} {command}", self.name()) } else { command.to_owned() }
+        match &self.prefix {
+            Some(prefix) => format!("{prefix} {command}"),
+            None => command.to_owned(),
+        }
     }
 }
 

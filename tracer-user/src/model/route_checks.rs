@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::flight::Flight;
-use super::report::Stage;
+use super::packet_state::Flight;
 use super::routes::Way;
+use super::steps::Stage;
 use super::walker::{Next, Walker};
 use super::world::Host;
 use crate::explain::Certainty::{Certain, Likely};
@@ -37,7 +37,7 @@ fn words(host: &Host, route: &Route) -> String {
 
 impl Walker<'_> {
     /// An egress mark's rule and table, and where they lead. True: wrong, and told.
-    pub(super) fn wrong_table(
+    pub(crate) fn wrong_table(
         &mut self,
         host: &Arc<Host>,
         stage: Stage,
@@ -90,7 +90,7 @@ impl Walker<'_> {
     }
 
     /// Routes into the loopback, and out of the node what another route would lead to a pod.
-    pub(super) fn judge_way(
+    pub(crate) fn judge_way(
         &mut self,
         host: &Arc<Host>,
         flight: &Flight,
@@ -128,7 +128,7 @@ impl Walker<'_> {
     }
 
     /// The strict filter only does its work: the way back is what is wrong.
-    pub(super) fn way_back(
+    pub(crate) fn way_back(
         &self,
         host: &Host,
         input: u32,

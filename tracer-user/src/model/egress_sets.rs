@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::policy::SNAT_CHAIN;
+use super::judge::SNAT_CHAIN;
 use super::world::Host;
 use crate::explain::egress::{DEVICE, is_egress_tunnel};
 use crate::firewall::{Criterion, IpRange, Miss, NearMiss, PacketView, Rule, Target, near_misses};
@@ -12,7 +12,7 @@ use crate::node::rtnl::Link;
 use crate::snapshot::NetnsEvidence;
 
 /// The address of the policy that selects both ends, by the rules of a gateway; with the set that says so.
-pub(super) fn policys_address(
+pub(crate) fn policys_address(
     evidence: &NetnsEvidence,
     source: IpAddr,
     destination: IpAddr,
@@ -35,7 +35,7 @@ pub(super) fn policys_address(
 }
 
 /// A policy's sets name both ends. On the node of a pod they name the pods of that node only.
-pub(super) fn selected(evidence: &NetnsEvidence, source: IpAddr, destination: IpAddr) -> bool {
+pub(crate) fn selected(evidence: &NetnsEvidence, source: IpAddr, destination: IpAddr) -> bool {
     let family = if source.is_ipv6() { "v6" } else { "v4" };
     let prefix = format!("egress-src-{family}-");
     evidence.sets.keys().filter(|set| set.starts_with(&prefix)).any(|set| {
@@ -46,12 +46,12 @@ pub(super) fn selected(evidence: &NetnsEvidence, source: IpAddr, destination: Ip
     })
 }
 
-pub(super) fn chain_rules<'e>(evidence: &'e NetnsEvidence, table: &'e str, chain: &'e str) -> Vec<&'e Rule> {
+pub(crate) fn chain_rules<'e>(evidence: &'e NetnsEvidence, table: &'e str, chain: &'e str) -> Vec<&'e Rule> {
     evidence.tables(table).filter_map(|t| t.chain(chain)).flat_map(|c| &c.rules).collect()
 }
 
 /// Why the rule of a chain that should have acted did not.
-pub(super) fn nearest(
+pub(crate) fn nearest(
     evidence: &NetnsEvidence,
     hook: Hook,
     table: &str,
@@ -61,7 +61,7 @@ pub(super) fn nearest(
     near_misses(evidence, hook, table, packet).into_iter().find(|near| near.rule.chain == chain)
 }
 
-pub(super) fn why(near: &NearMiss) -> String {
+pub(crate) fn why(near: &NearMiss) -> String {
     match &near.miss {
         Miss::Failed { why, .. } => format!("{} does not match: {why}", near.rule),
         Miss::NotReached { by, verdict } => {
@@ -74,6 +74,6 @@ pub(super) fn why(near: &NearMiss) -> String {
 }
 
 /// EgressGateway's tunnel device of a host.
-pub(super) fn egress_tunnel(host: &Host) -> Option<&Link> {
+pub(crate) fn egress_tunnel(host: &Host) -> Option<&Link> {
     host.evidence.link(DEVICE).or_else(|| host.evidence.links.iter().find(|l| is_egress_tunnel(l)))
 }

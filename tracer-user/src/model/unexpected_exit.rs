@@ -4,10 +4,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::policy::{Judge, PROXY_PORTS, SERVICES, hook_place, tables};
-use super::report::{Direction, MarkOf, Place, Stage, Step};
+use super::egress_sets::{chain_rules, why};
+use super::judge::{Judge, PROXY_PORTS, SERVICES, hook_place, tables};
 use super::routes::leads;
-use super::sets::{chain_rules, why};
+use super::steps::{Direction, MarkOf, Place, Stage, Step};
 use super::walker::{End, Found, Walker};
 use super::world::Host;
 use crate::explain::Certainty::{Certain, Likely};
@@ -17,7 +17,7 @@ use crate::firewall::{Criterion, IpRange, Miss, Rule, Target, near_misses};
 use crate::node::{Hook, Role};
 
 impl Judge<'_> {
-    pub(super) fn mark_after_routing(&self) -> Option<Found> {
+    pub(crate) fn mark_after_routing(&self) -> Option<Found> {
         let ipv6 = self.start.dst.0.is_ipv6();
         let (host, mark, rule, table) = self.steps().find_map(|(host, step)| {
             let Place::Hook { hook: "POSTROUTING", .. } = &step.place else { return None };
@@ -55,7 +55,7 @@ impl Judge<'_> {
     }
 
     /// An address of the services' network that leaves as it is.
-    pub(super) fn not_translated(&self) -> Option<Found> {
+    pub(crate) fn not_translated(&self) -> Option<Found> {
         let (host, device) = self.bare_exit()?;
         let to = self.start.dst.0;
         if self.is_translated(host) {
@@ -94,7 +94,7 @@ impl Judge<'_> {
     }
 
     /// A pod's own address on the wire, towards somebody who does not know the pods' networks.
-    pub(super) fn pod_address(&self) -> Option<Found> {
+    pub(crate) fn pod_address(&self) -> Option<Found> {
         let (host, device) = self.bare_exit()?;
         let entry = self.run.flight.entries.get(&host.id)?;
         let from_pod = self.steps().next().is_some_and(|(first, _)| first.role == Role::Pod);
@@ -109,7 +109,7 @@ impl Judge<'_> {
         let to = entry.after.dst.0;
         let default = self.steps().rev_route(host).is_some_and(|via| via);
         let packet = &self.run.flight.packet;
-        let spared = near_misses(&host.evidence, Hook::Postrouting, "nat", packet)
+        let spared = near_misses(&*host.evidence, Hook::Postrouting, "nat", packet)
             .into_iter()
             .find(|n| n.action.starts_with("MASQUERADE") && matches!(&n.miss, Miss::Failed { .. }));
         let on_link = !default && spared.is_some();
@@ -135,7 +135,7 @@ impl Judge<'_> {
     }
 
     /// No route is more specific than the default one.
-    pub(super) fn by_default_route(&self, host: &Host, to: IpAddr) -> bool {
+    pub(crate) fn by_default_route(&self, host: &Host, to: IpAddr) -> bool {
         let mut covering = host
             .evidence
             .routes
@@ -145,7 +145,7 @@ impl Judge<'_> {
     }
 
     /// From outside to a service, and on with the client's address to an endpoint that answers by another way.
-    pub(super) fn not_masqueraded(&self) -> Option<Found> {
+    pub(crate) fn not_masqueraded(&self) -> Option<Found> {
         let first = self.run.hosts.first().and_then(|id| self.hosts.iter().find(|h| h.id == *id))?;
         let entry = self.run.flight.inner().entries.get(&first.id)?;
         let Place::Device { device, direction: Direction::In } = &self.run.steps.first()?.place else {
@@ -184,7 +184,7 @@ impl Judge<'_> {
         Some(Found { stage: Stage::Passing, finding })
     }
 
-    pub(super) fn sidecar_bypassed(&self) -> Option<Found> {
+    pub(crate) fn sidecar_bypassed(&self) -> Option<Found> {
         let (host, _) = self.steps().next()?;
         if host.role != Role::Pod || self.run.flight.packet.proto != 6 {
             return None;

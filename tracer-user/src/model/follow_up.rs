@@ -2,9 +2,9 @@
 //! What follows the first packet: the proxy's own connection, later packets, the reply.
 
 use super::chance::Chances;
-use super::flight::{Flight, Mode, Tuple};
-use super::report::{Place, Stage};
+use super::packet_state::{Flight, Mode, Tuple};
 use super::run::{NOBODY, Run, Start, TCP, UDP, first_packet, unspecified, walk};
+use super::steps::{Place, Stage};
 use super::walker::{End, Found, Walker};
 use super::world::World;
 use crate::explain::Certainty::{Certain, Likely};
@@ -14,7 +14,7 @@ use crate::firewall::PacketView;
 use crate::node::NetnsId;
 
 /// The proxy that a sidecar's rules lead to makes a connection of its own.
-pub(super) fn by_proxy(
+pub(crate) fn by_proxy(
     world: &mut dyn World,
     chances: &mut Chances,
     start: &Start,
@@ -62,7 +62,7 @@ pub(super) fn by_proxy(
 }
 
 /// Packets after the first one. `Some` run: they go another way.
-pub(super) fn later(
+pub(crate) fn later(
     world: &mut dyn World,
     start: &Start,
     first: &Run,
@@ -141,7 +141,7 @@ fn accepted_early(run: &Run, host: NetnsId) -> Option<String> {
 }
 
 /// The answer, by the way that the request came.
-pub(super) fn reply(
+pub(crate) fn reply(
     world: &mut dyn World,
     request: &Run,
     asked: &Tuple,

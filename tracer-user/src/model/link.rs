@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::flight::{Flight, Mode};
-use super::report::{Direction, Stage};
+use super::packet_state::{Flight, Mode};
+use super::steps::{Direction, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
 use crate::explain::Certainty::{Certain, Likely};
@@ -15,12 +15,12 @@ use crate::node::Role;
 use crate::node::rtnl::Link;
 
 // include/uapi/linux/neighbour.h
-pub(super) const NUD_INCOMPLETE: u16 = 0x01;
+pub(crate) const NUD_INCOMPLETE: u16 = 0x01;
 
-pub(super) const NUD_FAILED: u16 = 0x20;
+pub(crate) const NUD_FAILED: u16 = 0x20;
 
 /// Who has the address of the next hop, seen from a device.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// The namespace behind the veth, at this device.
     Peer(Arc<Host>, u32),
     /// Nobody behind it.
@@ -31,7 +31,7 @@ pub(super) enum Answer {
 
 impl Walker<'_> {
     /// Out of a device of the host, towards `flight.next_hop`.
-    pub(super) fn transmit(&mut self, host: &Arc<Host>, flight: &mut Flight, output: u32) -> Next {
+    pub(crate) fn transmit(&mut self, host: &Arc<Host>, flight: &mut Flight, output: u32) -> Next {
         let Some(link) = host.link(output).cloned() else {
             return Next::End(End::Unknown(format!("{} has no device {output} any more", host.name())));
         };
@@ -67,7 +67,7 @@ impl Walker<'_> {
     }
 
     /// Over a link to whoever has the next hop's address.
-    pub(super) fn wire(&mut self, host: &Arc<Host>, flight: &Flight, link: &Link) -> Next {
+    pub(crate) fn wire(&mut self, host: &Arc<Host>, flight: &Flight, link: &Link) -> Next {
         let Some(hop) = flight.next_hop else {
             return Next::End(End::Left(host.clone(), link.ifindex));
         };
@@ -97,7 +97,7 @@ impl Walker<'_> {
         }
     }
 
-    pub(super) fn answer(&mut self, host: &Arc<Host>, link: &Link, hop: IpAddr) -> Answer {
+    pub(crate) fn answer(&mut self, host: &Arc<Host>, link: &Link, hop: IpAddr) -> Answer {
         let Some((other, device)) = self.world.peer(host, link) else { return Answer::NotKnown };
         let Some(end) = other.link(device) else { return Answer::NotKnown };
         let name = &end.name;
@@ -114,7 +114,7 @@ impl Walker<'_> {
 
     /// What the neighbour table says of a next hop that is on no watched device. `nobody`: it is known that no one
     /// behind the device has it.
-    pub(super) fn unanswered(
+    pub(crate) fn unanswered(
         &mut self,
         host: &Arc<Host>,
         flight: &Flight,
@@ -174,7 +174,7 @@ impl Walker<'_> {
     }
 
     /// A frame arrives.
-    pub(super) fn receive(&mut self, host: &Arc<Host>, device: u32, flight: &mut Flight) -> Next {
+    pub(crate) fn receive(&mut self, host: &Arc<Host>, device: u32, flight: &mut Flight) -> Next {
         self.enter(host, flight);
         self.at_device(host, device, Direction::In, flight);
         let Some(link) = host.link(device).cloned() else {
@@ -201,7 +201,7 @@ impl Walker<'_> {
     }
 
     /// The same packet at the same place again.
-    pub(super) fn looped(&mut self, host: &Arc<Host>, device: u32, flight: &mut Flight) -> Option<Next> {
+    pub(crate) fn looped(&mut self, host: &Arc<Host>, device: u32, flight: &mut Flight) -> Option<Next> {
         const TIMES: usize = 2;
         let here = (host.id, device);
         flight.seen.push(here);

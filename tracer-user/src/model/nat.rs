@@ -3,9 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::flight::{Flight, Mode, Tuple};
-use super::report::Translation;
+use super::packet_state::{Flight, Mode, Tuple};
 use super::rules::AtHook;
+use super::steps::Translation;
 use super::walker::Walker;
 use super::world::Host;
 use crate::explain::Certainty::Certain;
@@ -19,7 +19,7 @@ use crate::node::Hook;
 
 impl Walker<'_> {
     /// Translations that a connection has from its first packet.
-    pub(super) fn by_entry(&mut self, host: &Host, hook: Hook, flight: &mut Flight, step: usize) {
+    pub(crate) fn by_entry(&mut self, host: &Host, hook: Hook, flight: &mut Flight, step: usize) {
         let Some(entry) = flight.entries.get(&host.id).copied() else { return };
         let tuple = flight.tuple();
         let destination = matches!(hook, Hook::Prerouting | Hook::Output);
@@ -45,7 +45,7 @@ impl Walker<'_> {
         self.translate(flight, to, kind, String::new(), step);
     }
 
-    pub(super) fn translate(
+    pub(crate) fn translate(
         &mut self,
         flight: &mut Flight,
         to: Tuple,
@@ -68,7 +68,7 @@ impl Walker<'_> {
         }
     }
 
-    pub(super) fn by_rule(
+    pub(crate) fn by_rule(
         &mut self,
         host: &Host,
         at: AtHook<'_>,
@@ -184,7 +184,7 @@ fn list(rule: &RuleRef, ipv6: bool) -> String {
 
 /// A rule or policy that ends the packet.
 /// `led_by`: the rule that leads to its chain.
-pub(super) fn dropped(
+pub(crate) fn dropped(
     host: &Host,
     hook: Hook,
     (rule, led_by): (&RuleRef, Option<&RuleRef>),

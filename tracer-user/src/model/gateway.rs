@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a gateway makes of the packet: whose address it leaves with, and whether that address is answered for.
 
-use super::policy::{ETH_P_ALL, Judge, SNAT_CHAIN, hook_place, tables};
-use super::report::Stage;
-use super::sets::{nearest, policys_address, why};
+use super::egress_sets::{nearest, policys_address, why};
+use super::judge::{ETH_P_ALL, Judge, SNAT_CHAIN, hook_place, tables};
+use super::steps::Stage;
 use super::walker::{Found, Walker};
 use crate::explain::Certainty::{Certain, Likely};
 use crate::explain::Finding;
@@ -12,7 +12,7 @@ use crate::explain::policies;
 use crate::node::Hook;
 
 impl Judge<'_> {
-    pub(super) fn left_without_snat(&self) -> Option<Found> {
+    pub(crate) fn left_without_snat(&self) -> Option<Found> {
         let (host, device) = self.bare_exit()?;
         let entry = self.run.flight.entries.get(&host.id)?;
         if !self.came_by_tunnel(host) || entry.before.src != entry.after.src {
@@ -45,7 +45,7 @@ impl Judge<'_> {
     }
 
     /// SNAT gives another address than the policy's rule.
-    pub(super) fn other_source(&self) -> Option<Found> {
+    pub(crate) fn other_source(&self) -> Option<Found> {
         let (host, _) = self.bare_exit()?;
         let entry = self.run.flight.entries.get(&host.id)?;
         let (before, after) = (entry.before.src.0, entry.after.src.0);
@@ -79,7 +79,7 @@ impl Judge<'_> {
     }
 
     /// The egress IP is on no device, and no program answers ARP for it.
-    pub(super) fn not_announced(&self) -> Option<Found> {
+    pub(crate) fn not_announced(&self) -> Option<Found> {
         const ARP: u16 = 0x0806;
         let (host, device) = self.bare_exit()?;
         let entry = self.run.flight.entries.get(&host.id)?;
@@ -95,6 +95,7 @@ impl Judge<'_> {
             .iter()
             .any(|name| host.sysctl(&format!("net/ipv4/conf/{name}/proxy_arp")) == Some(1));
         let listens = host
+            .evidence
             .packet_sockets
             .as_ref()?
             .iter()

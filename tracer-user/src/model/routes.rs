@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::flight::Flight;
-use super::report::{Place, Stage};
+use super::packet_state::Flight;
+use super::steps::{Place, Stage};
 use super::walker::{Next, Walker};
 use super::world::Host;
 use crate::explain::Certainty::Certain;
@@ -21,19 +21,19 @@ const TO_TABLE: u8 = 1;
 
 /// Where a packet goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Way {
-    pub(super) local: bool,
-    pub(super) output: u32,
-    pub(super) next_hop: IpAddr,
-    pub(super) gateway: bool,
-    pub(super) table: u32,
+pub(crate) struct Way {
+    pub(crate) local: bool,
+    pub(crate) output: u32,
+    pub(crate) next_hop: IpAddr,
+    pub(crate) gateway: bool,
+    pub(crate) table: u32,
     /// No more specific route than the default one.
-    pub(super) source: Option<IpAddr>,
+    pub(crate) source: Option<IpAddr>,
 }
 
 impl Walker<'_> {
     /// The lookup for a packet that came in by `input`, or (0) is sent here. The error: there is no way.
-    pub(super) fn route(&mut self, host: &Arc<Host>, flight: &mut Flight, input: u32) -> Result<Way, Next> {
+    pub(crate) fn route(&mut self, host: &Arc<Host>, flight: &mut Flight, input: u32) -> Result<Way, Next> {
         let packet = &flight.packet;
         let question = RouteQuestion {
             destination: packet.dst,
@@ -344,7 +344,7 @@ impl Walker<'_> {
 }
 
 /// The rule leads packets with this mark to a table.
-pub(super) fn leads(rule: &Rule, mark: u32, ipv6: bool) -> bool {
+pub(crate) fn leads(rule: &Rule, mark: u32, ipv6: bool) -> bool {
     rule.ipv6 == ipv6
         && rule.action == TO_TABLE
         && rule.mask != 0

@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use tracer_user::check::{Report, Verdict, check};
+use tracer_user::firewall::{Backend, TableFamily, iptables, parse_ipset_save};
 use tracer_user::model::{Ending, Host, Place, Question, Stage, World};
-use tracer_user::node::evidence::{Backend, NetnsEvidence, Socket, TableFamily, iptables, parse_ipset_save};
 use tracer_user::node::rtnl::{
     Address, FdbEntry, Link, Neighbour, NextHop, Route, RouteAnswer, RouteQuestion, Rule, Vxlan,
 };
-use tracer_user::node::{NetnsId, Role};
+use tracer_user::node::{NetnsId, Role, Socket};
+use tracer_user::snapshot::NetnsEvidence;
 
 const POD: NetnsId = 1;
 const NODE: NetnsId = 2;

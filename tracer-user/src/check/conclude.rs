@@ -3,10 +3,10 @@
 
 use super::report::{Path, Report, StageResult, Verdict};
 use crate::explain::Certainty::Possible;
+use crate::firewall::PacketView;
 use crate::model::{
     End, Ending, Flight, Found, Mode, Place, Run, Stage, Way, first_tuple, policys_address, shown,
 };
-use crate::node::evidence::PacketView;
 
 /// Puts everything together.
 pub(super) fn conclude(report: &mut Report, ways: &[Way], packet: &PacketView) {

@@ -11,12 +11,12 @@ use std::time::Duration;
 use crate::cli::Plan;
 use crate::cluster::egress::Objects;
 use crate::model::{Host, World, listeners};
-use crate::node::evidence::Evidence;
 use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion, Rtnl};
 use crate::node::{
     NetlinkError, Netns, NetnsError, NetnsId, Observation, ObserveError, Observer, PathRole, Role, named,
 };
 use crate::output::escape;
+use crate::snapshot::Evidence;
 use crate::trace::policies::Policies;
 
 /// Namespaces that are looked through for the other end of a veth.

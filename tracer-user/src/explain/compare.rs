@@ -3,9 +3,9 @@
 //! journeys are laid side by side, place by place.
 
 use super::view::View;
+use crate::firewall::PacketView;
 use crate::flow::{Ending, Hop, Journey, Packet, Place as At};
 use crate::model::{Direction, End, Place, Prediction, Run, Snapshot, Start, Way, World as _, predict_from};
-use crate::node::evidence::PacketView;
 use crate::node::{Hook, NetnsId, Role};
 
 use super::finding::{Certainty, Finding};

@@ -18,8 +18,8 @@ use crate::explain::Finding;
 use crate::explain::catalogue as c;
 use crate::explain::egress::{LEADS_ASTRAY, is_egress_tunnel, is_node_mark};
 use crate::explain::translated::{Diversion, FOLLOWS};
+use crate::firewall::PacketView;
 use crate::node::NetnsId;
-use crate::node::evidence::PacketView;
 use crate::output::{escape, protocol_name};
 
 pub(crate) const TCP: u8 = 6;
@@ -140,8 +140,8 @@ impl Way {
             (first.src, first.src_port) = entry.before.src;
             (first.dst, first.dst_port) = entry.before.dst;
         }
-        first.ct_state = Some(crate::node::evidence::CtState::New);
-        first.ct_direction = Some(crate::node::evidence::CtDirection::Original);
+        first.ct_state = Some(crate::firewall::CtState::New);
+        first.ct_direction = Some(crate::firewall::CtDirection::Original);
         first.ct_mark = Some(0);
         let main_tuple = Tuple::of(&first);
         let objects = world.policies();

@@ -109,7 +109,7 @@ impl Judge<'_> {
         let to = entry.after.dst.0;
         let default = self.steps().rev_route(host).is_some_and(|via| via);
         let packet = &self.run.flight.packet;
-        let spared = near_misses(&host.evidence, Hook::Postrouting, "nat", packet)
+        let spared = near_misses(&*host.evidence, Hook::Postrouting, "nat", packet)
             .into_iter()
             .find(|n| n.action.starts_with("MASQUERADE") && matches!(&n.miss, Miss::Failed { .. }));
         let on_link = !default && spared.is_some();

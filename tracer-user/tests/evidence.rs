@@ -239,7 +239,8 @@ fn what_has_not_changed_is_not_read_again() {
     let first = read(None);
     assert!(first.of(netns.id()).unwrap().nft_generation.is_some());
     let mut edited = first.clone();
-    edited.netns.get_mut(&netns.id()).unwrap().rulesets.clear();
+    let taken = std::sync::Arc::make_mut(edited.netns.get_mut(&netns.id()).unwrap());
+    taken.rulesets = std::sync::Arc::default();
     assert_eq!((rules(&first), rules(&read(Some(&edited)))), (1, 0), "taken over");
     node.run("iptables-nft -A FORWARD -d 1.1.1.2 -j DROP");
     assert_eq!(rules(&read(Some(&edited))), 2, "read again");

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::arp_watch::Askers;
 use super::catalogue as c;
+use super::compare::Opening;
 use super::context::{Entry, Exit, Lookup, View};
 use super::egress::is_node_mark;
 use super::finding::Certainty::{Certain, Likely};
@@ -67,6 +68,8 @@ pub(super) struct FlowState {
     /// Where the last packet of the forward direction left a node without an outer header.
     pub(super) exit: Option<Exit>,
     pub(super) programs: application::Programs,
+    /// How it began here, for the model.
+    pub(super) opening: Option<Opening>,
     /// Where its first packet was for.
     pub(super) asked: Option<Endpoint>,
 }

@@ -9,6 +9,7 @@ mod application;
 mod arp_watch;
 mod attribution;
 pub(crate) mod catalogue;
+mod compare;
 mod context;
 mod delivered_unanswered;
 mod drop_rate;

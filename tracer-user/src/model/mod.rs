@@ -30,7 +30,7 @@ pub(crate) use egress_sets::policys_address;
 pub(crate) use listeners::listeners;
 pub(crate) use packet_state::{Flight, Mode};
 pub use run::Question;
-pub(crate) use run::{Run, Start, Way, first_tuple, first_view, predict, shown};
+pub(crate) use run::{Prediction, Run, Start, Way, first_tuple, first_view, predict, predict_from, shown};
 pub use snapshot::Snapshot;
 pub use steps::{Direction, Encap, Ending, MarkChange, MarkOf, Place, Stage, Step, Translation};
 pub(crate) use walker::{End, Found};

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use super::world::{Host, World};
 use crate::cluster::egress::Objects;
 use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion};
-use crate::node::{NetnsId, PathRole, Role, Topology};
+use crate::node::{DeviceKind, NetnsId, PathRole, Role, Topology};
 use crate::snapshot::{Evidence, Routed};
 
 /// The namespaces of a trace as they were when they were last read.
 #[derive(Clone)]
 pub struct Snapshot {
     hosts: BTreeMap<NetnsId, Arc<Host>>,
+    /// The other ends of veths, by namespace and ifindex of the one.
+    peers: BTreeMap<(NetnsId, u32), (NetnsId, u32)>,
     policies: Option<Arc<Objects>>,
 }
 
@@ -42,7 +44,13 @@ impl Snapshot {
             };
             (*id, Arc::new(host))
         });
-        Self { hosts: hosts.collect(), policies: evidence.policies.clone() }
+        let devices = topology.namespaces.values().flat_map(|ns| ns.devices.values().map(|d| (ns.id, d)));
+        let peers = devices.filter_map(|(id, device)| {
+            let (there, ifindex) = device.link.filter(|_| matches!(device.kind, DeviceKind::Veth))?;
+            Some(((id, device.ifindex), (there?, ifindex)))
+        });
+        let peers = peers.collect();
+        Self { hosts: hosts.collect(), peers, policies: evidence.policies.clone() }
     }
 }
 
@@ -56,7 +64,7 @@ impl World for Snapshot {
     }
 
     fn peer(&mut self, host: &Host, link: &Link) -> Option<(Arc<Host>, u32)> {
-        let (id, ifindex) = host.evidence.veth_peers.get(&link.ifindex)?;
+        let (id, ifindex) = self.peers.get(&(host.id, link.ifindex))?;
         Some((self.hosts.get(id)?.clone(), *ifindex))
     }
 

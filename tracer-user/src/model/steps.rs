@@ -18,6 +18,9 @@ pub struct Step {
     pub marks: Vec<MarkChange>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nat: Vec<Translation>,
+    /// Of the place's device, where it is one; 0 elsewhere.
+    #[serde(skip)]
+    pub ifindex: u32,
     /// The tunnel that it is in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encap: Option<Encap>,

@@ -152,6 +152,7 @@ impl<'w> Walker<'w> {
             mark: flight.packet.mark,
             marks: Vec::new(),
             nat: Vec::new(),
+            ifindex: 0,
             encap: outer,
         });
         self.hosts.push(host.id);
@@ -160,7 +161,7 @@ impl<'w> Walker<'w> {
     }
 
     pub(crate) fn at_device(&mut self, host: &Host, ifindex: u32, direction: Direction, flight: &Flight) {
-        self.step(host, flight, Place::Device { device: host.device(ifindex), direction });
+        self.step(host, flight, Place::Device { device: host.device(ifindex), direction }).ifindex = ifindex;
         for found in &host.evidence.programs {
             let passed = match direction {
                 Direction::In => matches!(found.at, AttachPoint::Xdp | AttachPoint::Ingress),

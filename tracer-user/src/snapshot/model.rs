@@ -39,8 +39,6 @@ pub struct NetnsEvidence {
     pub sets: Arc<BTreeMap<String, IpSet>>,
     pub links: Vec<Link>,
     pub addresses: Vec<Address>,
-    /// Where the other ends of veths are, by ifindex: namespace and ifindex there. Only those that were read together.
-    pub veth_peers: BTreeMap<u32, (NetnsId, u32)>,
     /// Policy routing (`ip rule`), by priority.
     pub rules: Vec<Rule>,
     pub routes: Vec<Route>,

@@ -20,8 +20,8 @@ use std::thread;
 
 use super::model::{Conntrack, Evidence, NetnsEvidence};
 use crate::firewall::bytecode::Ruleset;
-use crate::node::rtnl::{Link, Rtnl};
-use crate::node::{Netns, NetnsId, listening_sockets};
+use crate::node::rtnl::Rtnl;
+use crate::node::{Netns, listening_sockets};
 
 impl Evidence {
     /// Reads these namespaces, each in threads of its own. Never fails: what could not be read is told in
@@ -37,7 +37,7 @@ impl Evidence {
                 .iter()
                 .map(|netns| {
                     let before = before.and_then(|before| before.of(netns.id()));
-                    (netns, scope.spawn(move || NetnsEvidence::collect(netns, namespaces, before)))
+                    (netns, scope.spawn(move || NetnsEvidence::collect(netns, before)))
                 })
                 .collect();
             let join = |(netns, thread): (&Netns, thread::ScopedJoinHandle<'_, NetnsEvidence>)| {
@@ -70,24 +70,23 @@ impl CounterFiles {
 
 impl NetnsEvidence {
     /// Reads one namespace.
-    fn collect(netns: &Netns, all: &[Netns], before: Option<&Self>) -> Self {
+    fn collect(netns: &Netns, before: Option<&Self>) -> Self {
         let failed = |error: &dyn Display| Self {
             name: netns.name().to_owned(),
             unreadable: vec![error.to_string()],
             ..Self::default()
         };
-        netns.run(|| Self::collect_here(netns, all, before)).unwrap_or_else(|error| failed(&error))
+        netns.run(|| Self::collect_here(netns.name(), before)).unwrap_or_else(|error| failed(&error))
     }
 
     /// In the namespace of the calling thread; the threads it starts are in it too.
-    fn collect_here(netns: &Netns, all: &[Netns], before: Option<&Self>) -> Self {
-        let name = netns.name();
+    fn collect_here(name: &str, before: Option<&Self>) -> Self {
         let mut out = Self { name: name.to_owned(), taken_ns: monotonic_ns(), ..Self::default() };
         thread::scope(|scope| {
             let firewall = scope.spawn(|| firewall::read(name, before));
             let ipsets = scope.spawn(|| ipset::read(name));
             let mut sets = BTreeMap::new();
-            out.read_routing(netns, all);
+            out.read_routing(name);
             out.read_proc();
             let sockets = listening_sockets(name, &mut out.unreadable);
             out.sockets = sockets.into_iter().map(|(socket, _)| socket).collect();
@@ -111,8 +110,7 @@ impl NetnsEvidence {
         out
     }
 
-    fn read_routing(&mut self, netns: &Netns, all: &[Netns]) {
-        let name = netns.name();
+    fn read_routing(&mut self, name: &str) {
         let mut rtnl = match Rtnl::open(name) {
             Ok(rtnl) => rtnl,
             Err(error) => return self.unreadable.push(error.to_string()),
@@ -143,27 +141,6 @@ impl NetnsEvidence {
             max: number("net/netfilter/nf_conntrack_max"),
         };
     }
-}
-
-/// The other ends of veths that are in one of these namespaces.
-fn veth_peers(rtnl: &mut Rtnl, links: &[Link], own: &Netns, all: &[Netns]) -> BTreeMap<u32, (NetnsId, u32)> {
-    let mut numbers: Option<BTreeMap<i32, NetnsId>> = None;
-    let mut out = BTreeMap::new();
-    for link in links.iter().filter(|link| link.is_veth()) {
-        let Some(there) = link.link else { continue };
-        let Some(nsid) = link.link_nsid else {
-            out.insert(link.ifindex, (own.id(), there));
-            continue;
-        };
-        let numbers = numbers.get_or_insert_with(|| {
-            let known = |netns: &Netns| Some((rtnl.nsid_of(netns).ok().flatten()?, netns.id()));
-            all.iter().filter_map(known).collect()
-        });
-        if let Some(id) = numbers.get(&nsid) {
-            out.insert(link.ifindex, (*id, there));
-        }
-    }
-    out
 }
 
 fn keep<T>(into: &mut Vec<T>, read: Result<Vec<T>, impl Display>, unreadable: &mut Vec<String>) {

@@ -27,7 +27,7 @@ macro_rules! line {
 macro_rules! skip_unless_root {
     () => {
         if !$crate::is_root() {
-            eprintln!("skipped: the lab needs root");
+            println!("SKIP the lab needs root");
             return Ok(());
         }
     };

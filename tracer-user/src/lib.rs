@@ -17,4 +17,5 @@ pub mod output;
 pub mod record;
 pub mod snapshot;
 pub mod target;
+pub mod text;
 pub mod trace;

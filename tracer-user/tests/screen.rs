@@ -9,9 +9,9 @@ use tracer_common::Event;
 use tracer_user::cluster::egress::PolicyLine;
 use tracer_user::explain::{Certainty, Fact, Finding, HopAuthors, Place, Told};
 use tracer_user::firewall::{Attribution, Backend, RuleRef, TableFamily};
-use tracer_user::flow::{Notice, Options, Update, Zoom};
+use tracer_user::flow::{Notice, Options, Scene, Update, Zoom};
 use tracer_user::node::{Family, Hook};
-use tracer_user::output::{Explanation, Header, Missing, Output, Scene, Text, TextOptions, TimeFormat};
+use tracer_user::output::{Explanation, Header, Missing, Output, Text, TextOptions, TimeFormat};
 use world::egress::syn;
 use world::*;
 

@@ -15,8 +15,8 @@ use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion, Rtnl};
 use crate::node::{
     NetlinkError, Netns, NetnsError, NetnsId, Observation, ObserveError, Observer, PathRole, Role, named,
 };
-use crate::output::escape;
 use crate::snapshot::Evidence;
+use crate::text::escape;
 use crate::trace::policies::Policies;
 
 /// Namespaces that are looked through for the other end of a veth.

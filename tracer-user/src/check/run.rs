@@ -39,7 +39,7 @@ pub fn check(world: &mut dyn World, question: &Question) -> Report {
     }
     for host in world.watched() {
         for text in &host.evidence.unreadable {
-            report.unknown.push(format!("{}: {}", host.name(), crate::output::escape(text)));
+            report.unknown.push(format!("{}: {}", host.name(), crate::text::escape(text)));
         }
     }
     if prediction.cut {

@@ -80,7 +80,7 @@ impl Opening {
             out = out.ports(ends.src.port, ends.dst.port);
             out.tcp_flags = packet.is_tcp().then_some(SYN);
         } else if matches!(packet.proto, ICMP | ICMPV6) {
-            out.icmp = Some((crate::output::echo_type(packet), 0));
+            out.icmp = Some((packet.echo_type(), 0));
         }
         out.mac = self.first.macs.map(|macs| macs.source);
         out.length = (packet.gso_size == 0 && packet.l3len != 0).then_some(packet.l3len);

@@ -7,9 +7,8 @@ use std::net::IpAddr;
 use super::drop_rate::Odds;
 use super::finding::Place;
 use crate::flow::Place as At;
-use crate::flow::{Addr, DropSite, Ending, Ends, Hop, Journey, Names, NoteKind};
+use crate::flow::{Addr, DropSite, Ending, Ends, Hop, Journey, Names, NoteKind, Scene};
 use crate::node::{Device, DeviceKind, Namespace, NetnsId, PathRole, Role, Topology};
-use crate::output::Scene;
 use crate::snapshot::{Evidence, NetnsEvidence};
 
 /// One journey and what is known besides.

@@ -13,6 +13,7 @@ use super::{
 use crate::firewall::NatKind;
 use crate::flow::{DropSite, Endpoint};
 use crate::node::{DeviceKind, NetnsId, PathRole};
+use crate::text::mac;
 
 /// The cause of a drop, if one is singled out.
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
@@ -115,7 +116,7 @@ fn reverse_path(view: &View<'_>, site: &DropSite) -> Finding {
                 Some(l) => format!(
                     "the lookup of the way back found {} in table {}",
                     view.device_name(l.netns, l.ifindex),
-                    crate::output::table_name(l.table)
+                    crate::text::table_name(l.table)
                 ),
                 None => format!("no route to {source} leads to {device}"),
             },
@@ -346,8 +347,4 @@ fn queue_full(view: &View<'_>, site: &DropSite) -> Finding {
     )
     .fix(format!("give the qdisc of {device} a higher rate or limit, or send less"))
     .at(view.place(site.netns, site.ifindex))
-}
-
-pub(crate) fn mac(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
 }

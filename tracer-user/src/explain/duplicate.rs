@@ -234,7 +234,7 @@ pub(super) fn contested(
 fn named(view: &View<'_>, mac: &[u8; 6]) -> String {
     let namespaces = view.topology.namespaces.values();
     let mut devices = namespaces.flat_map(|ns| ns.devices.values().map(move |d| (ns, d)));
-    let text = super::drops::mac(mac);
+    let text = crate::text::mac(mac);
     match devices.find(|(_, d)| d.mac == mac) {
         Some((ns, d)) => format!("{text} ({} of {})", view.device_name(ns.id, d.ifindex), view.netns(ns.id)),
         None => text,

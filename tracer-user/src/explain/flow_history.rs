@@ -303,7 +303,7 @@ impl Connections {
         if port {
             return Some(remote_errors::port_unreachable(view, from, tcp));
         }
-        let what = crate::output::icmp_name(icmp_type, code, ipv6);
+        let what = crate::text::icmp_name(icmp_type, code, ipv6);
         Some(
             Finding::new(
                 &c::UNREACHABLE_BEYOND,

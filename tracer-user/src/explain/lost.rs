@@ -192,7 +192,7 @@ pub(super) fn never_arrived(view: &View<'_>) -> Option<Finding> {
         return Some(found);
     }
     let show = view.command(netns, format!("ip neigh show {next} dev {device}"));
-    let own = drops::mac(&owner.mac);
+    let own = crate::text::mac(&owner.mac);
     Some(
         Finding::new(
             &c::LOST_BETWEEN,

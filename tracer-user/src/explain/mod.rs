@@ -54,7 +54,6 @@ mod wrong_route;
 
 pub use attribution::HopAuthors;
 pub use catalogue::{CATALOGUE, CauseKind, markdown};
-pub(crate) use drops::mac;
 pub use explainer::{Answered, Asked, Explainer, Tick};
 pub use finding::{Certainty, Fact, Finding, Place};
 pub use ledger::Told;

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 
 use super::catalogue as c;
 use super::context::View;
-use super::drops::mac;
 use super::duplicate::is_everybodys;
 use super::finding::Certainty::{Certain, Possible};
 use super::finding::Finding;
 use crate::flow::Place as At;
 use crate::node::NetnsId;
 use crate::node::rtnl::Neighbour;
+use crate::text::mac;
 
 /// include/uapi/linux/neighbour.h
 const NUD_PERMANENT: u16 = 0x80;

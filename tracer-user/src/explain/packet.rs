@@ -87,7 +87,7 @@ fn header(view: &View<'_>, ends: Ends) -> PacketView {
         out.tcp_flags = packet.is_tcp().then_some(packet.tcp_flags);
     } else if matches!(packet.proto, ICMP | ICMPV6) {
         // Of a flow itself there are echo requests and their replies.
-        out.icmp = Some((crate::output::echo_type(packet), 0));
+        out.icmp = Some((packet.echo_type(), 0));
     }
     out
 }

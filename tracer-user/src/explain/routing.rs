@@ -200,7 +200,7 @@ pub(super) fn article(word: &str) -> &'static str {
 }
 
 pub(super) fn table_name(table: u32) -> String {
-    crate::output::table_name(table).into_owned()
+    crate::text::table_name(table).into_owned()
 }
 
 fn no_route(view: &View<'_>, site: &DropSite, get: &str) -> Finding {

@@ -114,7 +114,7 @@ pub(super) fn wrong_peer(view: &View<'_>) -> Option<Finding> {
         _ => None,
     });
     let right = right.map_or_else(|| format!("the address of {there}"), |local| local.to_string());
-    let mac = super::drops::mac(&theirs.mac);
+    let mac = crate::text::mac(&theirs.mac);
     Some(
         Finding::new(
             &c::TUNNEL_PEER_WRONG,

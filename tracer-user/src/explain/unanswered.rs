@@ -61,8 +61,8 @@ pub(super) fn wants_answer(view: &View<'_>) -> bool {
     match packet.proto {
         6 => packet.tcp_flags & 0x12 == 0x02,
         17 => !is_one_way(packet.ends.dst.port) && !is_probe(packet.ends.dst.port),
-        1 => crate::output::echo_type(packet) == 8,
-        58 => crate::output::echo_type(packet) == 128,
+        1 => packet.echo_type() == 8,
+        58 => packet.echo_type() == 128,
         _ => false,
     }
 }

@@ -96,9 +96,9 @@ impl Detour<'_> {
                     "ip rule {} ({}) asks table {} first",
                     rule.priority,
                     rule.selector(),
-                    crate::output::table_name(used.table)
+                    crate::text::table_name(used.table)
                 ),
-                None => format!("table {} is asked first", crate::output::table_name(used.table)),
+                None => format!("table {} is asked first", crate::text::table_name(used.table)),
             };
         }
         match used.destination.len().cmp(&meant.destination.len()) {
@@ -152,7 +152,7 @@ pub(super) fn of_network(view: &View<'_>, netns: NetnsId, to: IpAddr, used: &Loo
             )
             .checked(format!("{bridge} is down"), view.command(netns, format!("ip -d addr show dev {bridge}")))
             .checked(
-                format!("the lookup in table {} found {out}{via}", crate::output::table_name(used.table)),
+                format!("the lookup in table {} found {out}{via}", crate::text::table_name(used.table)),
                 view.command(netns, format!("{ip} route get {to}")),
             )
             .fix(view.command(netns, format!("ip link set {bridge} up")))
@@ -167,7 +167,7 @@ pub(super) fn of_network(view: &View<'_>, netns: NetnsId, to: IpAddr, used: &Loo
             format!("{to} is of the network {network} of {bridge} on {name}, but {name} routes it{via} out of {out}"),
         )
         .checked(
-            format!("the lookup in table {} found {out}{via}", crate::output::table_name(used.table)),
+            format!("the lookup in table {} found {out}{via}", crate::text::table_name(used.table)),
             view.command(netns, format!("{ip} route get {to}")),
         )
         .checked(format!("{bridge} has an address of {network}"), view.command(netns, format!("ip addr show dev {bridge}")))

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::iptables::words;
 use super::rule::{IpRange, PortRange};
 use super::set::{IpSet, Member, MemberField};
-use crate::node::printable;
+use crate::text::printable;
 
 /// Members that are kept of one set.
 const MAX_MEMBERS: usize = 262_144;

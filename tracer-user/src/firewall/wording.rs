@@ -8,6 +8,7 @@ use super::facts::NodeFacts;
 use super::matching::Truth;
 use super::packet::PacketView;
 use super::rule::{ConnmarkOp, Criterion, Match, NatTo, Side, Target};
+use crate::text::mac;
 
 impl Match {
     /// What the packet has instead: "source 10.200.0.22 is not in set egress-src-v4-… (0 members)". For a
@@ -120,10 +121,6 @@ fn spans<T: fmt::Display + PartialEq>(ranges: &[(T, T)]) -> String {
         if first == last { first.to_string() } else { format!("{first}-{last}") }
     };
     list(&ranges.iter().map(one).collect::<Vec<_>>())
-}
-
-pub(super) fn mac(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 fn masked(value: u32, mask: u32) -> String {

@@ -4,9 +4,9 @@
 //! ```
 //! use std::io::Write as _;
 //! use std::sync::Arc;
-//! use tracer_user::flow::{NoNames, Options, Tracker, Update};
+//! use tracer_user::flow::{NoNames, Options, Scene, Tracker, Update};
 //! use tracer_user::node::Topology;
-//! use tracer_user::output::{Output as _, Scene, Text, TextOptions};
+//! use tracer_user::output::{Output as _, Text, TextOptions};
 //!
 //! # fn main() -> std::io::Result<()> {
 //! let topology = Arc::new(Topology::default());
@@ -61,6 +61,7 @@ mod nat;
 mod pairing;
 mod parts;
 mod reporting;
+mod scene;
 mod sighting;
 mod slots;
 mod stats;
@@ -79,6 +80,7 @@ pub use model::{
 };
 pub use names::{Names, NoNames};
 pub use reporting::{News, Notice, Update};
+pub use scene::Scene;
 pub use stats::{BARS, EdgeTimes, PlaceKey, Summary, Times};
 pub use tracker::{Options, Tracker};
 pub use zoom::Zoom;

@@ -374,6 +374,12 @@ impl Hop {
 }
 
 impl Packet {
+    /// ICMP type of a packet that is no error: an echo request's or reply's.
+    pub(crate) fn echo_type(&self) -> u8 {
+        // The record keeps it where TCP has its flags.
+        self.tcp_flags
+    }
+
     pub fn is_tcp(&self) -> bool {
         self.proto == 6 && self.icmp_error.is_none()
     }

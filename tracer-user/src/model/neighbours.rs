@@ -10,9 +10,10 @@ use super::steps::Stage;
 use super::walker::{Next, Walker};
 use super::world::Host;
 use crate::explain::Certainty::{Certain, Likely};
+use crate::explain::Finding;
 use crate::explain::catalogue as c;
-use crate::explain::{Finding, mac};
 use crate::node::rtnl::Link;
+use crate::text::mac;
 
 /// BR_STATE_FORWARDING, include/uapi/linux/if_bridge.h.
 const FORWARDING: u8 = 3;

@@ -15,7 +15,7 @@ use crate::explain::catalogue as c;
 use crate::explain::egress::is_egress_tunnel;
 use crate::node::Role;
 use crate::node::rtnl::{Route, RouteQuestion};
-use crate::output::table_name;
+use crate::text::table_name;
 
 fn ip_command(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "ip -6" } else { "ip" }

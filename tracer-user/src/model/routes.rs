@@ -13,8 +13,8 @@ use crate::explain::Finding;
 use crate::explain::catalogue as c;
 use crate::explain::egress::is_node_mark;
 use crate::node::rtnl::{Route, RouteAnswer, RouteQuestion, Rule};
-use crate::output::table_name;
 use crate::snapshot::Routed;
+use crate::text::table_name;
 
 /// FR_ACT_TO_TBL
 const TO_TABLE: u8 = 1;

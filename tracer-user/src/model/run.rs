@@ -20,7 +20,7 @@ use crate::explain::egress::{LEADS_ASTRAY, is_egress_tunnel, is_node_mark};
 use crate::explain::nat_detour::{Diversion, FOLLOWS};
 use crate::firewall::PacketView;
 use crate::node::NetnsId;
-use crate::output::{escape, protocol_name};
+use crate::text::{escape, protocol_name};
 
 pub(crate) const TCP: u8 = 6;
 

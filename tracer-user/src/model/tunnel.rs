@@ -39,7 +39,7 @@ impl Walker<'_> {
         let owner = self.world.watched().into_iter().find(|o| o.id != host.id && o.owns(hop));
         if let Some(other) = owner.filter(|other| other.role == Role::Node && !other.owns(remote)) {
             let (device, name, there) = (host.device(link.ifindex), host.name(), other.name());
-            let shown = crate::explain::mac(&mac);
+            let shown = crate::text::mac(&mac);
             let finding = Finding::new(
                 &c::TUNNEL_PEER_WRONG,
                 Certain,
@@ -173,7 +173,7 @@ impl Walker<'_> {
         match own().find(|e| e.mac == mac).and_then(|e| e.remote).or(everyone) {
             Some(remote) => Ok((mac, Some(remote))),
             None => {
-                let shown = crate::explain::mac(&mac);
+                let shown = crate::text::mac(&mac);
                 Err(Box::new(Finding::new(
                     &c::TUNNEL_PEER_MISSING,
                     Certain,
@@ -221,9 +221,9 @@ impl Walker<'_> {
                     Certain,
                     format!(
                         "the other node sends to MAC {}, but {} of {name} has {}",
-                        crate::explain::mac(&inside.to),
+                        crate::text::mac(&inside.to),
                         host.device(link.ifindex),
-                        crate::explain::mac(&link.mac)
+                        crate::text::mac(&link.mac)
                     ),
                 )
                 .checked("the MACs differ", show)

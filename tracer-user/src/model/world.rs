@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::cluster::egress::Objects;
 use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion};
 use crate::node::{NetnsId, Role};
-use crate::output::escape;
 use crate::snapshot::NetnsEvidence;
+use crate::text::escape;
 
 /// One network namespace at one moment.
 #[derive(Clone, Debug)]

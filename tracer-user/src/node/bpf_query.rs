@@ -14,26 +14,43 @@ use super::bpf_syscall::{bpf, bpf_fd, prog_info, zeroed};
 /// The most programs of one device and direction that are read.
 const MAX: usize = 64;
 
+/// What the names of egwtrace's programs start with, as they are loaded.
+pub(crate) const OWN_PREFIX: &str = "egwt_";
+
+/// The programs of egwtrace: those that this process holds, and those of another one by their names. They pass every
+/// packet on, so nobody has to be told of them.
+#[derive(Debug, Default)]
+pub(crate) struct OwnPrograms {
+    held: BTreeSet<u32>,
+}
+
+impl OwnPrograms {
+    pub(crate) fn read() -> Self {
+        let entries = fs::read_dir("/proc/self/fdinfo").into_iter().flatten().flatten();
+        let id =
+            |text: String| text.lines().find_map(|l| l.strip_prefix("prog_id:")?.trim().parse().ok());
+        Self { held: entries.filter_map(|entry| id(fs::read_to_string(entry.path()).ok()?)).collect() }
+    }
+
+    /// Names can be read with CAP_SYS_ADMIN only; without, programs of another egwtrace count as foreign.
+    pub(crate) fn has(&self, id: u32) -> bool {
+        self.held.contains(&id) || program_name(id).starts_with(OWN_PREFIX)
+    }
+}
+
 /// The programs that the TCX of a device runs, in the namespace of the calling thread. Our own are left out.
-pub(crate) fn tcx(ifindex: u32, egress: bool, own: &BTreeSet<u32>) -> Vec<u32> {
+pub(crate) fn tcx(ifindex: u32, egress: bool, own: &OwnPrograms) -> Vec<u32> {
     let at = if egress { bpf_attach_type::BPF_TCX_EGRESS } else { bpf_attach_type::BPF_TCX_INGRESS };
     let mut ids = [0; MAX];
     let count = prog_query(ifindex, at, &mut ids).unwrap_or(0);
-    ids[..count.min(MAX)].iter().copied().filter(|id| !own.contains(id)).collect()
+    ids[..count.min(MAX)].iter().copied().filter(|id| !own.has(*id)).collect()
 }
 
 /// What the program was called when it was loaded, safe to print; empty when it has no name or is gone.
 pub(crate) fn program_name(id: u32) -> String {
     let name = prog_name(id).unwrap_or_default();
     let bytes = CStr::from_bytes_until_nul(&name).map(CStr::to_bytes).unwrap_or(&name);
-    super::printable(bytes)
-}
-
-/// The ids of the programs that this process holds.
-pub(crate) fn own() -> BTreeSet<u32> {
-    let entries = fs::read_dir("/proc/self/fdinfo").into_iter().flatten().flatten();
-    let id = |text: String| text.lines().find_map(|l| l.strip_prefix("prog_id:")?.trim().parse().ok());
-    entries.filter_map(|entry| id(fs::read_to_string(entry.path()).ok()?)).collect()
+    crate::text::printable(bytes)
 }
 
 /// Ids of the programs on a device of the calling thread's namespace, in the order in which they run; returns how many

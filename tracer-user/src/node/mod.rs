@@ -13,7 +13,6 @@ mod prefix;
 pub mod processes;
 pub mod rtnl;
 mod sockets;
-mod text;
 mod topology;
 mod watch;
 
@@ -26,7 +25,6 @@ pub use positions::{Placement, standing, standing_at, zoomed};
 pub use prefix::IpPrefix;
 pub use sockets::Socket;
 pub(crate) use sockets::listening_sockets;
-pub use text::{printable, quoted};
 pub use topology::{
     Device, DeviceKind, Family, Hook, HookEntry, HookOwner, Namespace, NetnsId, PathRole, Position, Role,
     Topology,

@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt as _;
 
 use super::netns::{Netns, NetnsError};
 use super::sockets::{Socket, listening_sockets};
-use super::text::printable;
 use super::topology::NetnsId;
+use crate::text::printable;
 
 /// Descriptors looked at in one reading: a node may have a million.
 const DESCRIPTORS: usize = 200_000;

@@ -3,9 +3,8 @@
 
 use serde::Serialize;
 
-use super::scene::Scene;
 use crate::firewall::{Attribution, RuleRef};
-use crate::flow::Deed;
+use crate::flow::{Deed, Scene};
 use crate::node::Interval;
 
 /// What can have done it: one table when it is known.

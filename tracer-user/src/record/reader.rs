@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read as _};
 
 use super::format::{Begin, Line, SCHEMA};
 use super::sanitize::sanitize;
-use crate::node::quoted;
+use crate::text::quoted;
 
 /// Longest line: the rules of a large node.
 const MAX_LINE: u64 = 256 << 20;
@@ -120,5 +120,5 @@ impl<R: BufRead> Reader<R> {
 
 /// What the parser says, safe to print.
 fn said(error: &serde_json::Error) -> String {
-    crate::node::printable(error.to_string())
+    crate::text::printable(error.to_string())
 }

@@ -75,7 +75,7 @@ pub fn replay<R: BufRead>(
             Line::Evidence(mut now) => {
                 now.policies.clone_from(&policies);
                 for netns in now.netns.values() {
-                    let name = crate::output::escape(&netns.name).into_owned();
+                    let name = crate::text::escape(&netns.name).into_owned();
                     if !out.namespaces.contains(&name) && out.namespaces.len() < MAX_NAMED {
                         out.namespaces.push(name);
                     }

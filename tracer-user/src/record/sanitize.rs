@@ -4,16 +4,18 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use crate::text::is_unprintable;
+
 /// The same JSON; control characters and those that turn the direction of text, escaped or not, are written as
 /// `\u{..}` in plain letters. Done on the text, before any string of it exists.
 pub(super) fn sanitize(line: &str) -> Cow<'_, str> {
-    if !line.contains(|c: char| c == '\\' || is_odd(c)) {
+    if !line.contains(|c: char| c == '\\' || is_unprintable(c)) {
         return Cow::Borrowed(line);
     }
     let mut out = String::with_capacity(line.len());
     let mut rest = line.chars();
     while let Some(c) = rest.next() {
-        if is_odd(c) {
+        if is_unprintable(c) {
             tell(&mut out, u32::from(c));
             continue;
         }
@@ -26,7 +28,7 @@ pub(super) fn sanitize(line: &str) -> Cow<'_, str> {
                 let digits: String = rest.clone().take(4).collect();
                 let code = u32::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 4);
                 match code {
-                    Some(code) if char::from_u32(code).is_some_and(is_odd) => {
+                    Some(code) if char::from_u32(code).is_some_and(is_unprintable) => {
                         tell(&mut out, code);
                         rest.nth(3);
                     }
@@ -51,12 +53,6 @@ pub(super) fn sanitize(line: &str) -> Cow<'_, str> {
 fn tell(out: &mut String, code: u32) {
     // Writing to a String cannot fail.
     let _ = write!(out, "\\\\u{{{code:x}}}");
-}
-
-/// As in [`crate::output::escape`].
-fn is_odd(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -98,7 +94,7 @@ mod tests {
                 let value = serde_json::from_str::<serde_json::Value>(&safe);
                 prop_assert!(value.is_ok(), "{json} {safe}");
                 for text in strings(&value.unwrap()) {
-                    prop_assert!(!text.contains(is_odd), "{text:?}");
+                    prop_assert!(!text.contains(is_unprintable), "{text:?}");
                 }
             }
         }

@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::node::printable;
+use crate::text::printable;
 
 /// For a call, connecting included.
 pub const LIMIT: Duration = Duration::from_secs(2);

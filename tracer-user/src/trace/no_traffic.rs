@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::node::{NetnsId, Role, Topology};
-use crate::output::escape;
+use crate::text::escape;
 
 /// Silence that is remarked on, ns.
 const PATIENCE_NS: u64 = 3_000_000_000;

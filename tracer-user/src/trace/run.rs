@@ -40,9 +40,10 @@ use crate::node::{
     Change, IpPrefix, Namespace, Netns, NetnsId, Observation, ObserveError, Observer, Role, Topology,
     WatchError, Watcher,
 };
-use crate::output::{Missing, escape};
+use crate::output::Missing;
 use crate::snapshot::Evidence;
 use crate::target::Target;
+use crate::text::escape;
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
 const TICK: Duration = Duration::from_millis(10);

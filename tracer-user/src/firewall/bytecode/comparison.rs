@@ -10,7 +10,8 @@ use super::ruleset::Outside;
 use super::words;
 use crate::firewall::packet::{CtDirection, CtState};
 use crate::firewall::rule::{Criterion, IpRange, Match, PortRange, Side};
-use crate::node::{Family, printable};
+use crate::node::Family;
+use crate::text::printable;
 
 /// enum nft_cmp_ops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

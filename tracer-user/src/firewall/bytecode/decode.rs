@@ -15,7 +15,8 @@ use super::sets::{Data, Element, Set};
 use super::words;
 use crate::firewall::rule::{Counters, Criterion, Match, Side, Target};
 use crate::firewall::set::IpSet;
-use crate::node::{Family, printable};
+use crate::node::Family;
+use crate::text::printable;
 
 /// Rules that one becomes by its maps.
 const MAX_VARIANTS: usize = 262_144;

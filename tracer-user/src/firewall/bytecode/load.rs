@@ -10,7 +10,8 @@ use super::wire::{Attributes, data, verdict};
 use super::words;
 use crate::firewall::rule::{Counters, Criterion, IpRange, Match, PortRange};
 use crate::firewall::xt;
-use crate::node::{Family, printable};
+use crate::node::Family;
+use crate::text::printable;
 
 impl Draft {
     /// Any expression but a lookup.

@@ -5,7 +5,8 @@ use super::comparison::{self, Bytes};
 use super::wire::{self, Attributes, data, verdict};
 use crate::firewall::rule::{IpRange, PortRange};
 use crate::firewall::set::{IpSet, Member, MemberField};
-use crate::node::{Family, printable};
+use crate::node::Family;
+use crate::text::printable;
 
 // include/uapi/linux/netfilter/nf_tables.h
 pub(super) const NFTA_SET_TABLE: u16 = 1;

@@ -2,7 +2,7 @@
 //! Attributes of nfnetlink messages: numbers are in network order.
 
 use crate::node::netlink::{attributes, be32, text};
-use crate::node::printable;
+use crate::text::printable;
 
 /// The attributes of one object, looked up by kind.
 #[derive(Clone, Copy, Debug)]

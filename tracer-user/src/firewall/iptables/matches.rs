@@ -7,7 +7,7 @@ use super::flags::{icmp, tcp_flags, ttl};
 use super::words::{address_range, mac, networks, number, ports, protocol, value_mask};
 use crate::firewall::packet::{CtDirection, CtState};
 use crate::firewall::rule::{Criterion, Match, Side};
-use crate::node::printable;
+use crate::text::printable;
 
 /// Modules whose options are all read by their own names; the others are told as [`Criterion::Other`].
 const KNOWN: [&str; 26] = [

@@ -76,7 +76,7 @@ fn condition(m: &Match, protocol: Option<u8>, out: &mut String) {
             write!(out, " -m addrtype {not}--{side}-type {}{limit}", types.join(","))
         }
         Criterion::SourceMac(mac) => {
-            write!(out, " -m mac {not}--mac-source {}", crate::firewall::wording::mac(*mac))
+            write!(out, " -m mac {not}--mac-source {}", crate::text::mac(*mac))
         }
         Criterion::OwnerUid { first, last } if first == last => {
             write!(out, " -m owner {not}--uid-owner {first}")

@@ -7,7 +7,8 @@ use rustc_hash::FxHashMap;
 
 use super::{matches, targets, words};
 use crate::firewall::rule::{Backend, Base, Chain, Counters, Policy, Rule, Table, TableFamily};
-use crate::node::{Hook, printable};
+use crate::node::Hook;
+use crate::text::printable;
 
 /// Rules that are kept; kube-proxy's largest known rulesets have a tenth of that.
 const MAX_RULES: usize = 400_000;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::words::{address_range, number, port_range, value_mask};
 use crate::firewall::rule::{ConnmarkOp, IpRange, NatTo, PortRange, Target};
-use crate::node::printable;
+use crate::text::printable;
 
 /// Targets after which the walk goes on, with nothing changed that another rule could ask for.
 const PASSING: [&str; 20] = [

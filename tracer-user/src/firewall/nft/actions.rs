@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::values::{addresses, each, number, ports, short};
 use crate::firewall::rule::{ConnmarkOp, NatTo, Target};
-use crate::node::printable;
+use crate::text::printable;
 
 /// `None`: nothing that matters to the walk.
 pub(super) fn action(kind: &str, value: &Value) -> Option<Target> {

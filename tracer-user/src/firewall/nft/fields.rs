@@ -10,7 +10,8 @@ use crate::firewall::iptables::words;
 use crate::firewall::packet::{CtDirection, CtState};
 use crate::firewall::rule::{Criterion, Match, PortRange, Side, TableFamily};
 use crate::firewall::set::{IpSet, Member};
-use crate::node::{Family, printable};
+use crate::node::Family;
+use crate::text::printable;
 
 /// A field of the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,8 @@ use super::fields::{Key, Sets};
 use super::values::{self, short};
 use crate::firewall::rule::{Backend, Base, Chain, Counters, Match, Policy, Rule, Table, TableFamily};
 use crate::firewall::set::{IpSet, Member};
-use crate::node::{Hook, printable};
+use crate::node::Hook;
+use crate::text::printable;
 
 /// Rules that are kept, elements of verdict maps included.
 const MAX_RULES: usize = 400_000;

@@ -6,7 +6,8 @@ use serde_json::Value;
 use crate::firewall::iptables::words;
 use crate::firewall::rule::{IpRange, PortRange};
 use crate::firewall::set::MemberField;
-use crate::node::{IpPrefix, printable};
+use crate::node::IpPrefix;
+use crate::text::printable;
 
 /// Of text that is kept because it is not understood.
 const MAX_TEXT: usize = 512;

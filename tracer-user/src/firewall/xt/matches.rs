@@ -5,7 +5,8 @@ use super::structs::Struct;
 use crate::firewall::bytecode::{Outside, address_type};
 use crate::firewall::packet::{CtDirection, CtState};
 use crate::firewall::rule::{Criterion, IpRange, Match, PortRange, Side};
-use crate::node::{Family, printable};
+use crate::node::Family;
+use crate::text::printable;
 
 pub(in crate::firewall) enum Read {
     /// All must hold; none: it always holds.

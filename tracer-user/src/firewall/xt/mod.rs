@@ -11,7 +11,7 @@ pub(in crate::firewall) use targets::target;
 
 use super::iptables::{is_chance, is_passing};
 use super::rule::{Criterion, Match, Target};
-use crate::node::printable;
+use crate::text::printable;
 
 /// An extension without its options.
 pub(in crate::firewall) fn unknown_match(name: &str) -> Match {

@@ -4,7 +4,8 @@
 use super::structs::Struct;
 use crate::firewall::iptables::is_passing;
 use crate::firewall::rule::{ConnmarkOp, IpRange, NatTo, PortRange, Target};
-use crate::node::{Family, printable};
+use crate::node::Family;
+use crate::text::printable;
 
 // include/uapi/linux/netfilter/nf_nat.h
 const NF_NAT_RANGE_MAP_IPS: u32 = 1;

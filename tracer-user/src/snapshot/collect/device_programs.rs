@@ -10,7 +10,7 @@ use crate::snapshot::{AttachPoint, Attached};
 /// In the namespace of the calling thread. What cannot be read is left out: on an old kernel there is nothing to read.
 pub(super) fn read(rtnl: &mut Rtnl, links: &[Link], qdiscs: &[Qdisc]) -> Vec<Attached> {
     let mut out = Vec::new();
-    let own = bpf_query::own();
+    let own = bpf_query::OwnPrograms::read();
     let name = |id: u32| bpf_query::program_name(id);
     for link in links {
         let ifindex = link.ifindex;

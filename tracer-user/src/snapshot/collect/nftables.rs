@@ -8,7 +8,7 @@ use std::ffi::CStr;
 use super::ipset;
 use crate::firewall::bytecode::{self, Dump, Outside, Ruleset};
 use crate::node::netlink::{Netlink, NetlinkError, Request, attributes, be32};
-use crate::node::printable;
+use crate::text::printable;
 
 // include/uapi/linux/netfilter/nf_tables.h
 const NFTA_GEN_ID: u16 = 1;

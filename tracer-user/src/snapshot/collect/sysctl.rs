@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::node::printable;
+use crate::text::printable;
 
 const SINGLE: [&str; 43] = [
     "net/bridge/bridge-nf-call-arptables",

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::node::printable;
+use crate::text::printable;
 
 const TIME: Duration = Duration::from_secs(5);
 const MAX_OUTPUT: usize = 256 << 20;

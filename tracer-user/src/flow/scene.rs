@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use crate::flow::{Addr, Deed, Ends, Journey, Names, tables};
 use crate::node::{Interval, NetnsId, Role, Topology};
+use crate::text::escape;
 
 /// What the ids in journeys mean.
 #[derive(Clone, Copy)]
@@ -95,34 +96,5 @@ impl<'a> Scene<'a> {
 
     pub(crate) fn tables(&self, at: &Interval, deed: Deed) -> Vec<String> {
         tables(self.topology, at, deed).iter().map(|name| escape(name).into_owned()).collect()
-    }
-}
-
-/// A name from outside, printable: control characters and those that turn the direction of text are
-/// written as `\u{..}`.
-pub fn escape(name: &str) -> Cow<'_, str> {
-    let odd = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-    };
-    if name.contains(odd) {
-        let escaped = name.chars().flat_map(|c| {
-            let safe = (!odd(c)).then_some(c);
-            safe.into_iter().chain(odd(c).then(|| c.escape_unicode()).into_iter().flatten())
-        });
-        Cow::Owned(escaped.collect())
-    } else {
-        Cow::Borrowed(name)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_from_outside_controls_the_terminal() {
-        assert_eq!(escape("eth0"), "eth0");
-        assert_eq!(escape("e\x1b[2Jv\u{202e}l"), "e\\u{1b}[2Jv\\u{202e}l");
     }
 }

@@ -11,7 +11,7 @@ use super::rule::Table;
 use super::set::{IpSet, Member, MemberField};
 use crate::cluster::egress::Objects;
 use crate::node::NetnsId;
-use crate::node::rtnl::{Address, FdbEntry, Link, Neighbour, Qdisc, Route, Rule};
+use crate::node::rtnl::{Address, FdbEntry, Link, Neighbour, Nexthop, Qdisc, Route, Rule};
 
 /// All that was read, by namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,12 @@ pub struct NetnsEvidence {
     /// Policy routing (`ip rule`), by priority.
     pub rules: Vec<Rule>,
     pub routes: Vec<Route>,
+    /// Next hop objects (`ip nexthop`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nexthops: Vec<Nexthop>,
+    /// What the kernel learned of single destinations: redirects, path MTUs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exceptions: Vec<Route>,
     pub neighbours: Vec<Neighbour>,
     pub fdb: Vec<FdbEntry>,
     /// By their path under /proc/sys: `net/ipv4/conf/eth0/rp_filter`.

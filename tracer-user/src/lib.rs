@@ -8,6 +8,7 @@ pub mod check;
 pub mod cli;
 pub mod cluster;
 pub mod explain;
+pub mod fib;
 pub mod flow;
 pub mod node;
 pub mod output;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::rule::Table;
 use super::set::{IpSet, Member, MemberField};
 use crate::cluster::egress::Objects;
+use crate::fib::{Fib, Sources};
 use crate::node::NetnsId;
 use crate::node::rtnl::{Address, FdbEntry, Link, Neighbour, Nexthop, Qdisc, Route, Rule};
 
@@ -133,6 +134,20 @@ impl NetnsEvidence {
     /// A sysctl by its path under /proc/sys, as a number.
     pub fn sysctl(&self, path: &str) -> Option<i64> {
         self.sysctls.get(path)?.parse().ok()
+    }
+
+    /// Routing of this namespace, to be asked as the kernel is.
+    pub fn fib(&self) -> Fib<'_> {
+        Fib::new(Sources {
+            rules: &self.rules,
+            routes: &self.routes,
+            exceptions: &self.exceptions,
+            nexthops: &self.nexthops,
+            links: &self.links,
+            addresses: &self.addresses,
+            neighbours: &self.neighbours,
+            sysctls: &self.sysctls,
+        })
     }
 
     pub fn counter(&self, name: &str) -> Option<u64> {

@@ -190,7 +190,9 @@ impl Conditions {
             FRA_DSCP_MASK => self.dscp = Some((self.dscp.map_or(0, |(value, _)| value), first)),
             FRA_FLOWLABEL => self.flow_label = Some((be32(), self.flow_label.map_or(0xf_ffff, |(_, m)| m))),
             FRA_FLOWLABEL_MASK => self.flow_label = Some((self.flow_label.map_or(0, |(v, _)| v), be32())),
-            FRA_TUN_ID => self.tunnel = value.first_chunk().map(|b| u64::from_be_bytes(*b)).filter(|k| *k != 0),
+            FRA_TUN_ID => {
+                self.tunnel = value.first_chunk().map(|b| u64::from_be_bytes(*b)).filter(|k| *k != 0)
+            }
             // The realm of what is found, and padding.
             FRA_FLOW | FRA_PAD => {}
             _ => self.unknown.push(kind),

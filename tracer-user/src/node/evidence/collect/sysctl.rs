@@ -68,8 +68,14 @@ const PER_DEVICE_V4: [&str; 12] = [
     "send_redirects",
     "src_valid_mark",
 ];
-const PER_DEVICE_V6: [&str; 6] =
-    ["disable_ipv6", "forwarding", "ignore_routes_with_linkdown", "proxy_ndp", "use_oif_addrs_only", "use_tempaddr"];
+const PER_DEVICE_V6: [&str; 6] = [
+    "disable_ipv6",
+    "forwarding",
+    "ignore_routes_with_linkdown",
+    "proxy_ndp",
+    "use_oif_addrs_only",
+    "use_tempaddr",
+];
 
 /// Of the calling thread's namespace, by path under /proc/sys. What the kernel does not have is left out.
 pub(super) fn read<'a>(devices: impl Iterator<Item = &'a str>) -> BTreeMap<String, String> {

@@ -74,7 +74,7 @@ impl<'e> Fib<'e> {
                 }
             };
             let good = |hop: &NextHop| {
-                self.usable(hop, false, flow.ignore_linkstate) && (flow.oif == 0 || hop.ifindex == flow.oif)
+                self.usable(route, hop, flow.ignore_linkstate) && (flow.oif == 0 || hop.ifindex == flow.oif)
             };
             let first = hops.iter().position(|(hop, _)| good(hop));
             let Some(first) = first else {
@@ -88,7 +88,7 @@ impl<'e> Fib<'e> {
             // any more once one hop is by it.
             let mut usable: Vec<_> = hops
                 .iter()
-                .filter(|(hop, _)| self.usable(hop, false, flow.ignore_linkstate))
+                .filter(|(hop, _)| self.usable(route, hop, flow.ignore_linkstate))
                 .copied()
                 .collect();
             if flow.oif != 0 {
@@ -117,7 +117,7 @@ impl<'e> Fib<'e> {
         let rest = rest.unwrap_or_default().iter().copied();
         rest.take_while(|r| r.priority == route.priority && r.tos == route.tos)
             .filter(|r| r.kind == route.kind && r.scope == route.scope && gateway(r))
-            .filter(|r| r.next_hops.iter().any(|hop| self.usable(hop, false, false)))
+            .filter(|r| r.next_hops.iter().any(|hop| self.usable(r, hop, false)))
             .collect()
     }
 

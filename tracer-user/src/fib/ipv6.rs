@@ -10,6 +10,7 @@ use super::flow::{Flow, Found, Hit, Run, TableAnswer};
 use super::ipv4::{decided, error_of, plain, refuse, refused, unknown};
 use super::model::{Answer, Decision, Hop, Martian, Outcome, Question, RefusedBy};
 use super::tables::{Fib, Hops, LOOPBACK};
+use crate::node::IpPrefix;
 use crate::node::rtnl::{NextHop, Route};
 
 const NUD_FAILED: u16 = 0x20;
@@ -30,13 +31,23 @@ impl<'e> Fib<'e> {
         let rounds: &[bool] = if host { &[true, false] } else { &[false] };
         for reachable in rounds {
             for table in tables {
+                let mut descended = false;
                 for run in self.candidates(*table, flow.destination) {
-                    let nodes = run.chunk_by(|a, b| a.from == b.from);
-                    for node in nodes {
-                        if node.first().and_then(|r| r.from).is_some_and(|from| !from.contains(flow.source)) {
-                            continue;
-                        }
-                        if let Some(best) = self.select6(flow, node, *reachable) {
+                    // A prefix that has routes for certain sources only counts for those when the tree is descended:
+                    // its other routes are found on the way back up, if a longer prefix was there at all. The root of
+                    // the tree is where the way ends.
+                    let fits = |from: Option<IpPrefix>| from.is_some_and(|from| from.contains(flow.source));
+                    let by_source =
+                        run.first().is_some_and(|route| route.from.is_some() && !route.destination.is_empty());
+                    if by_source && !descended && !run.iter().any(|route| fits(route.from)) {
+                        continue;
+                    }
+                    descended = true;
+                    for node in run.chunk_by(|a, b| a.from == b.from) {
+                        let from = node.first().and_then(|route| route.from);
+                        if (from.is_none() || fits(from))
+                            && let Some(best) = self.select6(flow, node, *reachable)
+                        {
                             return self.answer6(flow, *table, best, *reachable);
                         }
                     }
@@ -63,7 +74,7 @@ impl<'e> Fib<'e> {
                 Hops::Unread(id) => return Some(Best::Unread(route, id)),
             };
             for (hop, _) in &hops {
-                if !self.usable(hop, true, flow.ignore_linkstate) {
+                if !self.usable(route, hop, flow.ignore_linkstate) {
                     continue;
                 }
                 let Some(score) = self.score(flow, route, hop, reachable) else { continue };
@@ -130,7 +141,7 @@ impl<'e> Fib<'e> {
         let mut hops: Vec<_> = all
             .into_iter()
             .filter(|(hop, _)| {
-                self.usable(hop, true, flow.ignore_linkstate)
+                self.usable(route, hop, flow.ignore_linkstate)
                     && self.score(flow, route, hop, reachable).is_some()
             })
             .collect();

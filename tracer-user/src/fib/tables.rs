@@ -210,15 +210,19 @@ impl<'e> Fib<'e> {
         master.filter(|master| master.is_kind("vrf")).map_or(0, |master| master.ifindex)
     }
 
-    /// The hop's device is down, or has no carrier and routes over such devices are to be ignored.
-    pub(super) fn usable(&self, hop: &NextHop, ipv6: bool, ignore_linkstate: bool) -> bool {
+    /// Not so: the hop's device is down, or has no carrier and routes over such devices are to be ignored. An address of
+    /// this host does not depend on its device's state.
+    pub(super) fn usable(&self, route: &Route, hop: &NextHop, ignore_linkstate: bool) -> bool {
+        if matches!(route.kind, libc::RTN_LOCAL | libc::RTN_ANYCAST) {
+            return true;
+        }
         let Some(link) = self.links.get(&hop.ifindex) else {
             return !hop.is_dead() || ignore_linkstate && hop.is_linkdown();
         };
         if !link.is_up() {
             return false;
         }
-        let ignored = if ipv6 {
+        let ignored = if route.destination.is_ipv6() {
             self.own(true, hop.ifindex, "ignore_routes_with_linkdown")
         } else {
             self.either(hop.ifindex, "ignore_routes_with_linkdown")

@@ -232,6 +232,12 @@ fn route(dice: &mut Dice, ipv6: bool) -> String {
         }
         1 => {
             let _ = write!(line, "{to} dev d{}", dice.roll(DEVICES as usize));
+            // The kernel's dump leaves out an IPv6 route that stands between the hops of a multipath one.
+            if ipv6 {
+                let _ = write!(line, " table {table} metric 512");
+                line.push('\n');
+                return line;
+            }
         }
         2 => {
             let (a, b) = (gateway(dice, ipv6), gateway(dice, ipv6));

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::model::{Passed, Selector, Selectors, Why};
-use super::tables::Fib;
+use super::tables::{Fib, Hops};
 use crate::node::rtnl::{Link, Route, Rule};
 
 // FR_ACT_*, include/uapi/linux/fib_rules.h
@@ -224,13 +224,17 @@ impl<'e> Fib<'e> {
                     TableAnswer::Nothing => return Some(Why::NoRoute { table }),
                     TableAnswer::Throw(route) => return Some(Why::Thrown(route)),
                     TableAnswer::Hit(hit) => {
-                        if self.suppresses(rule, &hit) {
-                            return Some(Why::Suppressed(hit.route));
-                        }
                         if !self.source_fits(rule, flow, &hit) {
                             return Some(Why::SourceOfRoute);
                         }
-                        Found::Hit(hit)
+                        match self.suppresses(rule, &hit) {
+                            Some(true) => return Some(Why::Suppressed(hit.route)),
+                            Some(false) => Found::Hit(hit),
+                            None => Found::Unknown(format!(
+                                "the hop that the hash takes decides whether ip rule {} passes over the route to {}",
+                                rule.priority, hit.route.destination
+                            )),
+                        }
                     }
                     other => found_in(other),
                 }
@@ -249,15 +253,25 @@ impl<'e> Fib<'e> {
         self.links.get(&vrf).and_then(|link: &&Link| link.vrf_table).unwrap_or(0)
     }
 
-    /// `fib4_rule_suppress`, `fib6_rule_suppress`: only what would be used is passed over, no refusal.
-    fn suppresses(&self, rule: &Rule, hit: &Hit<'_>) -> bool {
-        let short =
-            rule.suppress_prefix_len.is_some_and(|most| u32::from(hit.route.destination.len()) <= most);
-        let group = |ifindex: u32| self.links.get(&ifindex).map(|link| link.group);
-        short
-            || rule.suppress_ifgroup.is_some_and(|wanted| {
-                hit.hops.first().and_then(|(hop, _)| group(hop.ifindex)) == Some(wanted)
-            })
+    /// `fib4_rule_suppress`, `fib6_rule_suppress`: only what would be used is passed over, no refusal. `None`: it
+    /// depends on the hop that a hash takes.
+    fn suppresses(&self, rule: &Rule, hit: &Hit<'_>) -> Option<bool> {
+        if rule.suppress_prefix_len.is_some_and(|most| u32::from(hit.route.destination.len()) <= most) {
+            return Some(true);
+        }
+        let Some(wanted) = rule.suppress_ifgroup else { return Some(false) };
+        let is = |ifindex: u32| self.links.get(&ifindex).is_some_and(|link| link.group == wanted);
+        if !hit.route.destination.is_ipv6() {
+            // The route's first hop, whichever is used.
+            let first = match self.hops_of(hit.route) {
+                Hops::Of(hops) => hops.first().map(|(hop, _)| hop.ifindex),
+                _ => None,
+            };
+            return Some(first.is_some_and(is));
+        }
+        let mut each = hit.hops.iter().map(|(hop, _)| is(hop.ifindex));
+        let first = each.next()?;
+        each.all(|other| other == first).then_some(first)
     }
 
     /// IPv6: a rule with a source that was not known is checked with the one that the route gives

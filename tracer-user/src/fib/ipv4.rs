@@ -26,6 +26,9 @@ impl<'e> Fib<'e> {
     pub(super) fn ask4(&self, flow: &Flow, tables: &[u32]) -> TableAnswer<'e> {
         let mut each: Vec<_> =
             tables.iter().map(|table| self.candidates(*table, flow.destination).peekable()).collect();
+        // Prefixes with the same first address are one leaf of the trie: a next hop object that will not do ends the
+        // search in all of them.
+        let mut missed = None;
         loop {
             let longest = each
                 .iter_mut()
@@ -34,22 +37,27 @@ impl<'e> Fib<'e> {
             let Some(longest) = longest else { return TableAnswer::Nothing };
             let same = |run: &&[&Route]| run.first().is_some_and(|r| r.destination.len() == longest);
             for next in &mut each {
-                if let Some(run) = next.next_if(|run| same(run))
-                    && let Some(answer) = self.of_prefix4(flow, tables, run)
-                {
-                    return answer;
+                let Some(run) = next.next_if(|run| same(run)) else { continue };
+                let leaf = run.first().map(|route| route.destination.address());
+                if missed.is_some() && leaf == missed {
+                    continue;
+                }
+                match self.of_prefix4(flow, tables, run) {
+                    Ok(answer) => return answer,
+                    Err(Miss::Leaf) => missed = leaf,
+                    Err(Miss::Prefix) => {}
                 }
             }
         }
     }
 
-    /// Among the routes of one prefix, by type of service and metric. `None`: none will do.
-    fn of_prefix4(&self, flow: &Flow, tables: &[u32], run: &[&'e Route]) -> Option<TableAnswer<'e>> {
+    /// Among the routes of one prefix, by type of service and metric.
+    fn of_prefix4(&self, flow: &Flow, tables: &[u32], run: &[&'e Route]) -> Result<TableAnswer<'e>, Miss> {
         for (at, route) in run.iter().copied().enumerate() {
             if route.tos != 0 {
                 match flow.tos {
                     None => {
-                        return Some(TableAnswer::Unknown(format!(
+                        return Ok(TableAnswer::Unknown(format!(
                             "the route to {} is for packets with tos {:#x} only, and the packet's is not known",
                             route.destination, route.tos
                         )));
@@ -59,15 +67,15 @@ impl<'e> Fib<'e> {
                 }
             }
             match error_of(route.kind) {
-                Some(libc::EAGAIN) => return Some(TableAnswer::Throw(route)),
-                Some(errno) => return Some(TableAnswer::Refused(errno, route)),
+                Some(libc::EAGAIN) => return Ok(TableAnswer::Throw(route)),
+                Some(errno) => return Ok(TableAnswer::Refused(errno, route)),
                 None => {}
             }
             let hops = match self.hops_of(route) {
                 Hops::Of(hops) => hops,
-                Hops::Blackhole => return Some(TableAnswer::Refused(libc::EINVAL, route)),
+                Hops::Blackhole => return Ok(TableAnswer::Refused(libc::EINVAL, route)),
                 Hops::Unread(id) => {
-                    return Some(TableAnswer::Unknown(format!(
+                    return Ok(TableAnswer::Unknown(format!(
                         "the next hop object {id} of the route to {} was not read",
                         route.destination
                     )));
@@ -80,7 +88,7 @@ impl<'e> Fib<'e> {
             let Some(first) = first else {
                 // A route with a next hop object ends the search for its prefix.
                 if route.nexthop_id.is_some() {
-                    return None;
+                    return Err(Miss::Leaf);
                 }
                 continue;
             };
@@ -94,14 +102,13 @@ impl<'e> Fib<'e> {
             if flow.oif != 0 {
                 usable = hops.get(first).copied().into_iter().collect();
             }
-            // Multipath without weight is no alternative.
             let table = tables.first().copied().unwrap_or_default();
             let table = if tables.len() > 1 { route.table } else { table };
             let rivals =
                 if usable.len() == 1 { self.rivals(flow, route, run.get(at + 1..)) } else { Vec::new() };
-            return Some(TableAnswer::Hit(Hit { route, table, hops: usable, rivals }));
+            return Ok(TableAnswer::Hit(Hit { route, table, hops: usable, rivals }));
         }
-        None
+        Err(Miss::Prefix)
     }
 
     /// Other default routes of the same metric: the kernel turns to one whose gateway answers
@@ -429,6 +436,13 @@ impl<'e> Fib<'e> {
         }
         self.unless_martian(question, device, 0, to)
     }
+}
+
+/// No route of a prefix will do.
+enum Miss {
+    Prefix,
+    /// Nor will those of other prefixes with the same first address.
+    Leaf,
 }
 
 const IGMP: u8 = 2;

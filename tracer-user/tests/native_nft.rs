@@ -150,7 +150,7 @@ proptest! {
         let end = (at + length).min(sets.len());
         sets.splice(at..end, with.bytes());
         walk_all(&NetnsEvidence {
-            rulesets: iptables::parse(&text, TableFamily::Ip, Backend::IptablesNft).tables,
+            rulesets: iptables::parse(&text, TableFamily::Ip, Backend::IptablesNft).tables.into(),
             sets: parse_ipset_save(&String::from_utf8_lossy(&sets)),
             ..NetnsEvidence::default()
         });

@@ -9,6 +9,7 @@ pub mod check;
 pub mod cli;
 pub mod cluster;
 pub mod explain;
+pub mod fib;
 pub mod firewall;
 pub mod flow;
 pub mod model;

@@ -11,9 +11,7 @@ use proptest::prelude::*;
 use tracer_user::check::{Report, Verdict, check};
 use tracer_user::firewall::{Backend, TableFamily, iptables, parse_ipset_save};
 use tracer_user::model::{Ending, Host, Place, Question, Stage, World};
-use tracer_user::node::rtnl::{
-    Address, FdbEntry, Link, Neighbour, NextHop, Route, RouteAnswer, RouteQuestion, Rule, Vxlan,
-};
+use tracer_user::node::rtnl::{Address, FdbEntry, Link, Neighbour, NextHop, Route, Rule, Vxlan};
 use tracer_user::node::{NetnsId, Role, Socket};
 use tracer_user::snapshot::NetnsEvidence;
 
@@ -68,8 +66,8 @@ fn route(table: u32, to: &str, kind: u8, device: u32, via: Option<&str>) -> Rout
         scope: 0,
         priority: 0,
         source: None,
-        next_hops: vec![NextHop { ifindex: device, gateway: via.map(ip) }],
-        mtu: 0,
+        next_hops: vec![NextHop { ifindex: device, gateway: via.map(ip), ..NextHop::default() }],
+        ..Route::default()
     }
 }
 
@@ -82,7 +80,12 @@ fn host(id: NetnsId, name: &str, role: Role, links: Vec<Link>, addresses: &[(u32
     };
     for (ifindex, address, prefix_len) in addresses {
         let address = ip(address);
-        evidence.addresses.push(Address { ifindex: *ifindex, address, prefix_len: *prefix_len, scope: 0 });
+        evidence.addresses.push(Address {
+            ifindex: *ifindex,
+            address,
+            prefix_len: *prefix_len,
+            ..Address::default()
+        });
         evidence.routes.push(route(255, &format!("{address}/32"), 2, *ifindex, None));
         if *prefix_len < 32 {
             let net = tracer_user::node::IpPrefix::new(address, *prefix_len).expect("a prefix");
@@ -227,21 +230,6 @@ impl World for Machine {
 
     fn listeners(&mut self, _: &Host, _: u8, _: u16) -> Vec<u32> {
         Vec::new()
-    }
-
-    /// Rules by priority, then the longest prefix.
-    fn route(&mut self, host: &Host, question: &RouteQuestion) -> Result<RouteAnswer, String> {
-        let evidence = &host.evidence;
-        for rule in evidence.rules.iter().filter(|r| question.mark & r.mask == r.mark) {
-            let fits = evidence
-                .routes
-                .iter()
-                .filter(|r| r.table == rule.table && r.destination.contains(question.destination));
-            if let Some(best) = fits.max_by_key(|r| r.destination.len()) {
-                return Ok(RouteAnswer::Route(best.clone()));
-            }
-        }
-        Ok(RouteAnswer::Refused(libc::ENETUNREACH))
     }
 }
 

@@ -16,8 +16,8 @@ use aya_obj::generated::{
 };
 use aya_obj::{EbpfSectionKind, Object};
 
-use crate::node::bpf_query::OWN_PREFIX;
 use super::sys::{self, Info, Program};
+use crate::node::bpf_query::OWN_PREFIX;
 
 const LOG_LEN: usize = 16 << 20;
 

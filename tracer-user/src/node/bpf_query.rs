@@ -27,8 +27,7 @@ pub(crate) struct OwnPrograms {
 impl OwnPrograms {
     pub(crate) fn read() -> Self {
         let entries = fs::read_dir("/proc/self/fdinfo").into_iter().flatten().flatten();
-        let id =
-            |text: String| text.lines().find_map(|l| l.strip_prefix("prog_id:")?.trim().parse().ok());
+        let id = |text: String| text.lines().find_map(|l| l.strip_prefix("prog_id:")?.trim().parse().ok());
         Self { held: entries.filter_map(|entry| id(fs::read_to_string(entry.path()).ok()?)).collect() }
     }
 

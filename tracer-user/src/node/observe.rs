@@ -55,12 +55,8 @@ impl Observer {
         nodes: &[Netns],
         pods: impl IntoIterator<Item = &'a Netns>,
     ) -> Result<Self, ObserveError> {
-        let mut observer = Self {
-            nodes: Vec::new(),
-            pods: Vec::new(),
-            ends: Vec::new(),
-            devices: Vec::new(),
-        };
+        let mut observer =
+            Self { nodes: Vec::new(), pods: Vec::new(), ends: Vec::new(), devices: Vec::new() };
         for node in nodes {
             if observer.namespaces().all(|n| n != node) {
                 observer.nodes.push(Open::new(node)?);

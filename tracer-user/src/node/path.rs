@@ -255,11 +255,12 @@ mod tests {
             table: 254,
             kind: 1,
             protocol: 4,
-            scope: 0,
-            priority: 0,
-            source: None,
-            next_hops: vec![super::super::rtnl::NextHop { ifindex, gateway: Some(gateway.into()) }],
-            mtu: 0,
+            next_hops: vec![super::super::rtnl::NextHop {
+                ifindex,
+                gateway: Some(gateway.into()),
+                ..Default::default()
+            }],
+            ..Route::default()
         }
     }
 

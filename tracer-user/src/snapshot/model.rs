@@ -8,8 +8,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::egress::Objects;
+use crate::fib::{Fib, Sources};
 use crate::firewall::{IpSet, Member, MemberField, Table};
-use crate::node::rtnl::{Address, FdbEntry, Link, Neighbour, Qdisc, Route, Rule};
+use crate::node::rtnl::{Address, FdbEntry, Link, Neighbour, Nexthop, Qdisc, Route, Rule};
 use crate::node::{NetnsId, Socket};
 
 /// All that was read, by namespace.
@@ -42,6 +43,12 @@ pub struct NetnsEvidence {
     /// Policy routing (`ip rule`), by priority.
     pub rules: Vec<Rule>,
     pub routes: Vec<Route>,
+    /// Next hop objects (`ip nexthop`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nexthops: Vec<Nexthop>,
+    /// What the kernel learned of single destinations: redirects, path MTUs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exceptions: Vec<Route>,
     pub neighbours: Vec<Neighbour>,
     pub fdb: Vec<FdbEntry>,
     /// By their path under /proc/sys: `net/ipv4/conf/eth0/rp_filter`.
@@ -111,6 +118,20 @@ impl NetnsEvidence {
     /// A sysctl by its path under /proc/sys, as a number.
     pub fn sysctl(&self, path: &str) -> Option<i64> {
         self.sysctls.get(path)?.parse().ok()
+    }
+
+    /// Routing of this namespace, to be asked as the kernel is.
+    pub fn fib(&self) -> Fib<'_> {
+        Fib::new(Sources {
+            rules: &self.rules,
+            routes: &self.routes,
+            exceptions: &self.exceptions,
+            nexthops: &self.nexthops,
+            links: &self.links,
+            addresses: &self.addresses,
+            neighbours: &self.neighbours,
+            sysctls: &self.sysctls,
+        })
     }
 
     pub fn counter(&self, name: &str) -> Option<u64> {

@@ -85,34 +85,17 @@ mod tests {
     use super::*;
 
     fn route(table: u32, to: &str) -> Route {
-        Route {
-            destination: to.parse().unwrap(),
-            table,
-            kind: 1,
-            protocol: 0,
-            scope: 0,
-            priority: 0,
-            source: None,
-            next_hops: Vec::new(),
-            mtu: 0,
-        }
+        Route { destination: to.parse().unwrap(), table, kind: 1, ..Route::default() }
     }
 
     fn rule(priority: u32, table: u32, mark: u32) -> Rule {
         Rule {
-            ipv6: false,
             priority,
             action: LOOK_UP,
             table,
-            source: None,
-            destination: None,
             mark,
             mask: if mark == 0 { 0 } else { u32::MAX },
-            input: None,
-            output: None,
-            inverted: false,
-            suppress_prefix_len: None,
-            more: String::new(),
+            ..Rule::default()
         }
     }
 

@@ -4,10 +4,10 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use crate::node::bpf_query::OwnPrograms;
 use super::chain::{self, Chain};
 use super::compose::{Seen, complete, guess};
 use super::dump::{self, Registered};
+use crate::node::bpf_query::OwnPrograms;
 use crate::node::netlink::{Netlink, NetlinkError};
 use crate::node::{Family, Hook, HookEntry};
 use crate::text::printable;

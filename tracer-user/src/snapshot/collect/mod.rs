@@ -116,9 +116,12 @@ impl NetnsEvidence {
             Err(error) => return self.unreadable.push(error.to_string()),
         };
         let Self { links, addresses, routes, rules, neighbours, fdb, qdiscs, unreadable, .. } = self;
+        let (nexthops, exceptions) = (&mut self.nexthops, &mut self.exceptions);
         keep(links, rtnl.links(), unreadable);
         keep(addresses, rtnl.addresses(), unreadable);
         keep(routes, rtnl.routes(|_| true), unreadable);
+        *exceptions = routes.extract_if(.., |route| route.cached).collect();
+        keep(nexthops, rtnl.nexthops(), unreadable);
         keep(rules, rtnl.rules(), unreadable);
         keep(neighbours, rtnl.neighbours(None), unreadable);
         keep(fdb, rtnl.fdb(None), unreadable);

@@ -6,7 +6,7 @@ use std::fs;
 
 use crate::text::printable;
 
-const SINGLE: [&str; 43] = [
+const SINGLE: [&str; 45] = [
     "net/bridge/bridge-nf-call-arptables",
     "net/bridge/bridge-nf-call-ip6tables",
     "net/bridge/bridge-nf-call-iptables",
@@ -15,6 +15,7 @@ const SINGLE: [&str; 43] = [
     "net/core/rmem_max",
     "net/core/somaxconn",
     "net/ipv4/fib_multipath_hash_policy",
+    "net/ipv4/fib_multipath_use_neigh",
     "net/ipv4/fwmark_reflect",
     "net/ipv4/icmp_echo_ignore_all",
     "net/ipv4/icmp_ratelimit",
@@ -37,6 +38,7 @@ const SINGLE: [&str; 43] = [
     "net/ipv4/tcp_syncookies",
     "net/ipv4/tcp_timestamps",
     "net/ipv4/tcp_tw_reuse",
+    "net/ipv6/fib_multipath_hash_policy",
     "net/ipv6/icmp/echo_ignore_all",
     "net/ipv6/ip6frag_high_thresh",
     "net/ipv6/neigh/default/gc_thresh3",
@@ -52,18 +54,28 @@ const SINGLE: [&str; 43] = [
     "net/netfilter/nf_conntrack_udp_timeout_stream",
 ];
 
-const PER_DEVICE_V4: [&str; 9] = [
+const PER_DEVICE_V4: [&str; 12] = [
     "accept_local",
     "arp_announce",
     "arp_filter",
     "arp_ignore",
+    "bc_forwarding",
     "forwarding",
+    "ignore_routes_with_linkdown",
     "proxy_arp",
     "route_localnet",
     "rp_filter",
+    "send_redirects",
     "src_valid_mark",
 ];
-const PER_DEVICE_V6: [&str; 3] = ["disable_ipv6", "forwarding", "proxy_ndp"];
+const PER_DEVICE_V6: [&str; 6] = [
+    "disable_ipv6",
+    "forwarding",
+    "ignore_routes_with_linkdown",
+    "proxy_ndp",
+    "use_oif_addrs_only",
+    "use_tempaddr",
+];
 
 /// Of the calling thread's namespace, by path under /proc/sys. What the kernel does not have is left out.
 pub(super) fn read<'a>(devices: impl Iterator<Item = &'a str>) -> BTreeMap<String, String> {

@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use netlink_sys::{Socket, SocketAddr};
 use tracer_user::fib::{Decision, Fib, Hop, Outcome, Question, RefusedBy, Routed};
 use tracer_user::node::Netns;
-use tracer_user::snapshot::{Evidence, NetnsEvidence};
 use tracer_user::node::rtnl::Route;
+use tracer_user::snapshot::{Evidence, NetnsEvidence};
 
 const QUESTIONS: usize = 600;
 const SEEDS: u64 = 4;
@@ -86,7 +86,8 @@ impl Lab {
     fn evidence(&self) -> NetnsEvidence {
         let netns = self.netns();
         let id = netns.id();
-        Evidence::collect(std::slice::from_ref(&netns)).netns.remove(&id).unwrap()
+        let read = Evidence::collect(std::slice::from_ref(&netns)).netns.remove(&id).unwrap();
+        std::sync::Arc::unwrap_or_clone(read)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// `text` with each unprintable character written as `\u{1b}`.
+/// `text` with each unprintable character written as `\x1b` or `\u{202e}`.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unprintable) {
         return Cow::Borrowed(text);
@@ -41,7 +41,9 @@ pub(crate) fn is_unprintable(c: char) -> bool {
 
 fn push_escaped(out: &mut String, text: &str) {
     for c in text.chars() {
-        if is_unprintable(c) {
+        if c.is_ascii_control() {
+            let _ = write!(out, "\\x{:02x}", u32::from(c));
+        } else if is_unprintable(c) {
             let _ = write!(out, "{}", c.escape_unicode());
         } else {
             out.push(c);
@@ -57,14 +59,14 @@ mod tests {
     fn escapes_what_a_terminal_would_obey() {
         for (raw, shown) in [
             (&b"eth0"[..], "eth0"),
-            (b"a\x1b[31mb", "a\\u{1b}[31mb"),
-            (b"a\nb\x7f", "a\\u{a}b\\u{7f}"),
+            (b"a\x1b[31mb", "a\\x1b[31mb"),
+            (b"a\nb\x7f", "a\\x0ab\\x7f"),
             (b"\xff\xfe", "\\xff\\xfe"),
             ("caf\u{e9} \u{202e}x\u{9b}".as_bytes(), "caf\u{e9} \\u{202e}x\\u{9b}"),
         ] {
             assert_eq!(printable(raw), shown);
         }
-        assert_eq!(escape("e\x1b[2Jv\u{202e}l"), "e\\u{1b}[2Jv\\u{202e}l");
+        assert_eq!(escape("e\x1b[2Jv\u{202e}l"), "e\\x1b[2Jv\\u{202e}l");
         assert_eq!(quoted("a\"b"), "\"a\\\"b\"");
     }
 }

@@ -6,15 +6,17 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::at::At;
 use super::effect::Done;
 use super::facts::NodeFacts;
-use super::matching::{Matched, Truth};
+use super::matching::Matched;
 use super::names::RuleRef;
 use super::nat_kind::NatKind;
 use super::near::{NearMiss, near_misses_at, reachable};
 use super::packet::PacketView;
 use super::rule::{NatTo, Target};
-use super::walk::{At, Verdict, Walk, walk_hook};
+use super::truth::Truth;
+use super::walk::{Verdict, Walk, walk_hook};
 use crate::node::{Hook, Interval};
 
 /// Rules that fit what was seen.

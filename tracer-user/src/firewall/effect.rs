@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What rules do to a packet.
 
+use super::at::At;
 use super::packet::PacketView;
 use super::rule::{ConnmarkOp, Target};
-use super::walk::At;
 
 /// Something a rule did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

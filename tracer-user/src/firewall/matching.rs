@@ -7,15 +7,8 @@ use super::facts::NodeFacts;
 use super::membership::in_set;
 use super::packet::{CtState, PacketView};
 use super::rule::{Criterion, IpRange, Match, PortRange, Rule, Side};
+use super::truth::{Truth, device};
 use crate::node::Family;
-
-/// What is known of a condition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Truth {
-    Yes,
-    No,
-    Unknown,
-}
 
 /// What became of a rule's conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,44 +18,6 @@ pub enum Matched<'e> {
     No(&'e Match),
     /// All others hold, or are unknown as well.
     Unknown(&'e Match),
-}
-
-impl Truth {
-    pub(super) fn of(value: bool) -> Self {
-        if value { Self::Yes } else { Self::No }
-    }
-
-    fn of_known(value: Option<bool>) -> Self {
-        value.map_or(Self::Unknown, Self::of)
-    }
-
-    pub(super) fn or(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Yes, _) | (_, Self::Yes) => Self::Yes,
-            (Self::No, Self::No) => Self::No,
-            _ => Self::Unknown,
-        }
-    }
-
-    pub(super) fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::No, _) | (_, Self::No) => Self::No,
-            (Self::Yes, Self::Yes) => Self::Yes,
-            _ => Self::Unknown,
-        }
-    }
-}
-
-impl std::ops::Not for Truth {
-    type Output = Self;
-
-    fn not(self) -> Self {
-        match self {
-            Self::Yes => Self::No,
-            Self::No => Self::Yes,
-            Self::Unknown => Self::Unknown,
-        }
-    }
 }
 
 impl Rule {
@@ -233,14 +188,4 @@ fn address_type(
 
 fn within(ranges: &[IpRange], address: IpAddr) -> Truth {
     Truth::of(ranges.iter().any(|range| range.contains(address)))
-}
-
-/// `+` (iptables) and `*` (nft) at the end stand for any rest. No device has the empty name.
-pub(super) fn device(names: &[String], device: Option<&str>) -> Truth {
-    let Some(device) = device else { return Truth::Unknown };
-    let is = |name: &String| match name.strip_suffix(['+', '*']) {
-        Some(start) => device.starts_with(start),
-        None => device == name,
-    };
-    Truth::of(names.iter().any(is))
 }

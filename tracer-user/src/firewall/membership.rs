@@ -2,10 +2,10 @@
 //! Is a packet in a set?
 
 use super::facts::NodeFacts;
-use super::matching::Truth;
 use super::packet::PacketView;
 use super::rule::{IpRange, Side};
 use super::set::{IpSet, Member, MemberField};
+use super::truth::{Truth, device as device_is};
 
 /// Sets in sets; the kernel allows one level.
 const MAX_DEPTH: u8 = 4;
@@ -104,7 +104,7 @@ impl MemberField {
                     Side::Source => packet.input.as_ref(),
                     Side::Destination => packet.output.as_ref(),
                 };
-                super::matching::device(std::slice::from_ref(name), device.map(String::as_str))
+                device_is(std::slice::from_ref(name), device.map(String::as_str))
             }
             Self::Mark { value } => known(packet.mark.map(|mark| mark == *value)),
             Self::Any => Truth::Yes,

@@ -2,6 +2,7 @@
 //! The firewall: rules of both iptables back ends and of nftables in one model, their readers, the walk of one packet
 //! through them, and the rules that nearly matched. Pure; what rules ask of the node comes by [`NodeFacts`].
 
+mod at;
 mod attribute;
 mod bases;
 pub mod bytecode;
@@ -19,17 +20,19 @@ mod other_hooks;
 mod packet;
 mod rule;
 mod set;
+mod truth;
 mod walk;
 mod wording;
 mod xt;
 
+pub use at::At;
 pub use attribute::{
     Attribution, attribute_drop, attribute_mark, attribute_nat, attribute_queue, lowers_ttl,
 };
 pub use effect::{Done, Effect};
 pub use facts::NodeFacts;
 pub use ipset_save::parse_ipset_save;
-pub use matching::{Matched, Truth};
+pub use matching::Matched;
 pub use membership::in_set;
 pub use names::RuleRef;
 pub use nat_kind::NatKind;
@@ -41,4 +44,5 @@ pub use rule::{
     Side, Table, TableFamily, Target,
 };
 pub use set::{IpSet, Member, MemberField};
-pub use walk::{At, Chance, Step, Verdict, Walk, walk, walk_hook, walk_hook_by_chance};
+pub use truth::Truth;
+pub use walk::{Chance, Step, Verdict, Walk, walk, walk_hook, walk_hook_by_chance};

@@ -6,13 +6,14 @@ use std::ops::Range;
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 
+use super::at::At;
 use super::bases::bases;
 use super::facts::NodeFacts;
 use super::matching::Matched;
 use super::names::RuleRef;
 use super::packet::PacketView;
 use super::rule::{Chain, ConnmarkOp, Criterion, Rule, Table, Target};
-use super::walk::{At, Step, Walk, walk_hook};
+use super::walk::{Step, Walk, walk_hook};
 use crate::node::Hook;
 
 /// Told in one go.

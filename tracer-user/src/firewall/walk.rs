@@ -6,27 +6,20 @@ use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
+use super::at::At;
 use super::bases::{bases, has_proxy};
 use super::effect::{Done, Effect};
 use super::facts::NodeFacts;
-use super::matching::{Matched, Truth};
-use super::names::RuleRef;
+use super::matching::Matched;
 use super::packet::PacketView;
 use super::rule::{Backend, Base, Chain, Policy, Rule, Table, Target};
+use super::truth::Truth;
 use crate::node::Hook;
 
 /// Chains within chains; nftables allows 16.
 const MAX_DEPTH: usize = 64;
 /// Rules that are looked at in one walk.
 const MAX_STEPS: usize = 500_000;
-
-/// A rule, or (`rule: None`) a chain's policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct At<'e> {
-    pub table: &'e Table,
-    pub chain: &'e Chain,
-    pub rule: Option<&'e Rule>,
-}
 
 /// A rule that was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -324,24 +317,5 @@ impl<'e> Walk<'e> {
                 && matches!(to, Some(Target::Jump(name) | Target::Goto(name)) if *name == at.chain.name)
         };
         self.trace.get(..until)?.iter().rev().find(leads).map(|step| step.at)
-    }
-}
-
-impl<'e> At<'e> {
-    /// They are one to whoever made it: what a map becomes is one rule.
-    pub(super) fn is_same_rule(&self, other: &At<'_>) -> bool {
-        std::ptr::eq(self.chain, other.chain) && self.rule.map(|r| r.number) == other.rule.map(|r| r.number)
-    }
-
-    fn is(&self, other: &At<'_>) -> bool {
-        let rule = |at: &At<'_>| at.rule.map(std::ptr::from_ref);
-        std::ptr::eq(self.chain, other.chain) && rule(self) == rule(other)
-    }
-
-    pub fn name(&self) -> RuleRef {
-        match self.rule {
-            Some(rule) => self.table.rule_ref(self.chain, rule),
-            None => self.table.policy_ref(self.chain),
-        }
     }
 }

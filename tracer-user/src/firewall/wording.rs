@@ -5,9 +5,9 @@ use std::fmt;
 use std::fmt::Write as _;
 
 use super::facts::NodeFacts;
-use super::matching::Truth;
 use super::packet::PacketView;
 use super::rule::{ConnmarkOp, Criterion, Match, NatTo, Side, Target};
+use super::truth::Truth;
 use crate::text::mac;
 
 impl Match {

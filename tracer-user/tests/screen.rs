@@ -157,7 +157,7 @@ fn device_and_zoom_notices() {
         }
         let out = String::from_utf8(out).expect("text");
         assert_eq!(out.lines().filter(|l| !l.is_empty()).count(), lines, "{out}");
-        assert!(out.contains("node1 veth\\u{7}1 is gone"));
+        assert!(out.contains("node1 veth\\x071 is gone"));
     }
 }
 

@@ -39,15 +39,6 @@ pub(super) fn is_tunnel(view: &View<'_>, netns: NetnsId, ifindex: u32) -> bool {
     })
 }
 
-/// With these a packet takes another way than its own; what comes of that follows from it.
-pub(crate) const LEADS_ASTRAY: &[&str] = &[
-    c::FWMARK_WITHOUT_RULE.id,
-    c::FWMARK_RULE_PREEMPTED.id,
-    c::FWMARK_TABLE_EMPTY.id,
-    c::FWMARK_TABLE_WRONG.id,
-    c::REPLY_NOT_MARKED.id,
-];
-
 /// Where the packet came in by an egress tunnel.
 pub(super) fn came_by_tunnel(view: &View<'_>) -> Option<Entry> {
     let hops = &view.journey.hops;

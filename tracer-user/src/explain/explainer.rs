@@ -14,8 +14,8 @@ use super::finding::{Certainty, Finding};
 use super::flow_history::Connections;
 use super::ledger::{Ledger, Told};
 use super::{
-    catalogue, drops, egress, egress_policy_match, nat_detour, neighbour, never_sent, no_reply, programs,
-    service_nat, slow, split_routing,
+    catalogue, drops, egress, egress_policy_match, neighbour, never_sent, no_reply, programs, service_nat,
+    slow, split_routing,
 };
 use crate::flow::{Ending, Journey, Names};
 use crate::node::{NetnsId, Topology};
@@ -315,11 +315,9 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
     found.extend(split_routing::mark_after_routing(view));
     found.extend(selected);
     if dropped {
-        let follows = found.iter().any(|f| egress::LEADS_ASTRAY.contains(&f.id));
+        let follows = found.iter().any(|f| f.kind().reroutes);
         let drop = drops::explain(view);
-        let again = |drop: &Finding| {
-            nat_detour::FOLLOWS.contains(&drop.id) || drop.id == catalogue::REPLY_NOT_MARKED.id
-        };
+        let again = |drop: &Finding| drop.kind().follows || drop.id == catalogue::REPLY_NOT_MARKED.id;
         found.extend(drop.filter(|drop| !(follows && again(drop))));
     } else {
         found.extend(programs::suspect(view));

@@ -12,25 +12,6 @@ use crate::flow::{Ends, Hop, Place as At};
 use crate::node::{Interval, NetnsId};
 use crate::snapshot::NetnsEvidence;
 
-/// What may follow from a destination or source that is not the right one; what else is found stands for itself.
-pub(crate) const FOLLOWS: &[&str] = &[
-    c::REVERSE_PATH_FILTER.id,
-    c::NEIGHBOUR_SILENT.id,
-    c::TUNNEL_NEIGHBOUR_MISSING.id,
-    c::PORT_CLOSED.id,
-    c::NO_ANSWER.id,
-    c::SOURCE_UNCLAIMED.id,
-    c::UNREACHABLE_BEYOND.id,
-    c::NO_ROUTE.id,
-    c::ROUTE_UNREACHABLE.id,
-    c::ROUTE_BLACKHOLE.id,
-    c::ROUTE_PROHIBIT.id,
-    c::POD_ADDRESS_ON_THE_WIRE.id,
-    c::POD_ROUTE_MISSING.id,
-    c::WRONG_ROUTE.id,
-    c::ROUTING_LOOP.id,
-    c::LEFT_WITHOUT_SNAT.id,
-];
 /// Whose translations are as they should be: kube-proxy, network plugins, port mappings, sidecars, EgressGateway.
 const ORDINARY: [&str; 16] = [
     "KUBE-",
@@ -108,7 +89,7 @@ impl Translation {
 
     /// The translation as the cause of what was found after it.
     pub(super) fn explains(&self, view: &View<'_>, found: &Finding) -> Option<Finding> {
-        if !FOLLOWS.contains(&found.id) {
+        if !found.kind().follows {
             return None;
         }
         let evidence = view.of(self.netns)?;
@@ -213,7 +194,7 @@ pub(crate) struct Diversion {
 impl Diversion {
     /// It as the cause of what was found after it, where that may follow from it.
     pub(crate) fn explains(&self, found: &Finding) -> Option<Finding> {
-        FOLLOWS.contains(&found.id).then(|| self.led_to(found))
+        found.kind().follows.then(|| self.led_to(found))
     }
 
     fn led_to(&self, found: &Finding) -> Finding {

@@ -16,8 +16,8 @@ use super::world::{Host, World};
 use crate::explain::Certainty::Likely;
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
-use crate::explain::egress::{LEADS_ASTRAY, is_egress_tunnel, is_node_mark};
-use crate::explain::nat_detour::{Diversion, FOLLOWS};
+use crate::explain::egress::{is_egress_tunnel, is_node_mark};
+use crate::explain::nat_detour::Diversion;
 use crate::firewall::PacketView;
 use crate::node::NetnsId;
 use crate::text::{escape, protocol_name};
@@ -180,8 +180,8 @@ impl Way {
         }
         found.sort_by_key(|f| f.stage);
         // What leads a packet astray comes first, and what then becomes of it follows.
-        if found.iter().any(|f| LEADS_ASTRAY.contains(&f.finding.id)) {
-            found.retain(|f| !FOLLOWS.contains(&f.finding.id));
+        if found.iter().any(|f| f.finding.kind().reroutes) {
+            found.retain(|f| !f.finding.kind().follows);
         }
         way.found = found;
         way
@@ -195,7 +195,7 @@ impl Way {
 /// The request came out of an egress tunnel, and the answer is routed elsewhere and refused.
 fn reply_not_marked(hosts: &[Arc<Host>], request: &Run, reply: &Run) -> Option<Found> {
     const CHAIN: &str = "EGRESSGATEWAY-REPLY-ROUTING";
-    let wrong = reply.found.iter().find(|f| FOLLOWS.contains(&f.finding.id))?;
+    let wrong = reply.found.iter().find(|f| f.finding.kind().follows)?;
     let (gateway, tunnel) = request.steps.iter().zip(&request.hosts).find_map(|(step, id)| {
         let Place::Device { device, direction: Direction::In } = &step.place else { return None };
         let host = hosts.iter().find(|host| host.id == *id)?;

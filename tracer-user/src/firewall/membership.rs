@@ -40,17 +40,6 @@ impl IpSet {
             None => Truth::No,
         }
     }
-
-    /// The member that covers the packet, the most specific first.
-    pub fn member_for<'s>(
-        &'s self,
-        node: &dyn NodeFacts,
-        fields: &[Side],
-        packet: &PacketView,
-    ) -> Option<&'s Member> {
-        let covering = self.members.iter().filter(|m| m.covers(node, fields, packet, 0) == Truth::Yes);
-        covering.max_by_key(|member| member.specificity())
-    }
 }
 
 impl Member {

@@ -2,7 +2,7 @@
 //! How journeys end: which events are endings, what may follow, and which drops are harmless.
 
 use super::addr::Ends;
-use super::model::{DropSite, Ending, Expected, Hop, Journey, Place};
+use super::model::{Ending, Expected, Hop, Journey, Place};
 use super::topology_index::{Places, Positions};
 use crate::node::{Family, Hook, PathRole};
 
@@ -215,13 +215,6 @@ pub(crate) fn hook_after(hops: &[Hop]) -> Option<Hook> {
         Some(Place::Device { egress: true, .. }) => Hook::Output,
         _ => return None,
     })
-}
-
-impl DropSite {
-    /// The kernel gave a reason.
-    pub fn has_reason(&self) -> bool {
-        self.reason != u32::MAX
-    }
 }
 
 #[cfg(test)]

@@ -54,11 +54,6 @@ impl RpcError {
     pub fn is_unimplemented(&self) -> bool {
         matches!(self, Self::Status { code: 12, .. })
     }
-
-    /// There is no such object there.
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Status { code: 5, .. })
-    }
 }
 
 type Sender = SendRequest<Full<Bytes>>;
@@ -79,13 +74,6 @@ impl Client {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RpcError::Start)?;
         Ok(Self { path: path.to_path_buf(), limit: LIMIT, runtime, sender: RefCell::new(None) })
-    }
-
-    /// For calls that do something, which takes its time.
-    #[must_use]
-    pub fn with_limit(mut self, limit: Duration) -> Self {
-        self.limit = limit;
-        self
     }
 
     pub fn path(&self) -> &Path {

@@ -76,6 +76,13 @@ impl Client {
         Ok(Self { path: path.to_path_buf(), limit: LIMIT, runtime, sender: RefCell::new(None) })
     }
 
+    /// For calls that do something, which takes its time.
+    #[must_use]
+    pub fn with_limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -37,8 +37,9 @@ impl<'e> Fib<'e> {
                     // its other routes are found on the way back up, if a longer prefix was there at all. The root of
                     // the tree is where the way ends.
                     let fits = |from: Option<IpPrefix>| from.is_some_and(|from| from.contains(flow.source));
-                    let by_source =
-                        run.first().is_some_and(|route| route.from.is_some() && !route.destination.is_empty());
+                    let by_source = run
+                        .first()
+                        .is_some_and(|route| route.from.is_some() && !route.destination.is_empty());
                     if by_source && !descended && !run.iter().any(|route| fits(route.from)) {
                         continue;
                     }

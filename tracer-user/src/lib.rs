@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! egwtrace: follow one flow through a Kubernetes node, hop by hop.
 //!
-//! Data moves one way: [`bpf`] → [`flow`] → [`explain`] → [`output`]; [`target`] and [`node`] feed both ends.
+//! Data moves one way: [`bpf`] → [`flow`] → [`explain`] → [`output`]; [`target`], [`node`] and
+//! [`snapshot`] feed both ends. [`firewall`] is below all but [`node`].
 
 pub mod bpf;
 pub mod check;
@@ -9,9 +10,12 @@ pub mod cli;
 pub mod cluster;
 pub mod explain;
 pub mod fib;
+pub mod firewall;
 pub mod flow;
+pub mod model;
 pub mod node;
 pub mod output;
 pub mod record;
+pub mod snapshot;
 pub mod target;
 pub mod trace;

@@ -6,8 +6,8 @@ mod world;
 use tracer_common::Kind;
 use tracer_user::explain::{CATALOGUE, Certainty, Explainer, Told, markdown};
 use tracer_user::node::Hook;
-use tracer_user::node::evidence::{Evidence, NetnsEvidence};
 use tracer_user::node::rtnl::{Neighbour, Rule as IpRule};
+use tracer_user::snapshot::{Evidence, NetnsEvidence};
 use world::egress::{N1, N2, syn, syn_ack};
 use world::*;
 

@@ -8,11 +8,12 @@ use rustc_hash::FxHashMap;
 use super::odds::Odds;
 use super::packet::before_hop;
 use super::view::View;
-use crate::flow::{Cause, Hop, Interval, Journey, Names, NatKind};
-use crate::node::Topology;
-use crate::node::evidence::{
-    Attribution, CtDirection, CtState, Evidence, NetnsEvidence, PacketView, attribute_mark, attribute_nat,
+use crate::firewall::{
+    Attribution, CtDirection, CtState, NatKind, PacketView, attribute_mark, attribute_nat,
 };
+use crate::flow::{Cause, Hop, Journey, Names};
+use crate::node::{Interval, Topology};
+use crate::snapshot::{Evidence, NetnsEvidence};
 
 /// Answers that are remembered: packets of one connection meet the same rules.
 const KNOWN: usize = 4096;

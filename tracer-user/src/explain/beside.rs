@@ -8,9 +8,9 @@ use super::finding::{Finding, Place};
 use super::firewall::what;
 use super::packet;
 use super::view::View;
-use crate::flow::{DropSite, Interval, Place as At};
-use crate::node::evidence::{attribute_beside, attribute_queue, lowers_ttl};
-use crate::node::{Family, Hook};
+use crate::firewall::{attribute_beside, attribute_queue, lowers_ttl};
+use crate::flow::{DropSite, Place as At};
+use crate::node::{Family, Hook, Interval};
 
 /// Dropped where IP has no hook: at a device, or in a bridge.
 pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {

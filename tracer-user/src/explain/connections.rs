@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::askers::Askers;
 use super::catalogue as c;
+use super::compare::Opening;
 use super::egress::is_node_mark;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
@@ -13,7 +14,8 @@ use super::translated::Translation;
 use super::view::{Entry, Exit, Lookup, View};
 use super::waiting::{self, Waiting};
 use super::{application, beyond, egress, lost, selection, silence, size};
-use crate::flow::{Addr, Endpoint, Ends, Hop, NatKind, Place};
+use crate::firewall::NatKind;
+use crate::flow::{Addr, Endpoint, Ends, Hop, Place};
 use crate::node::{Hook, NetnsId};
 
 /// Flows that are remembered.
@@ -66,6 +68,8 @@ pub(super) struct FlowState {
     /// Where the last packet of the forward direction left a node without an outer header.
     pub(super) exit: Option<Exit>,
     pub(super) programs: application::Programs,
+    /// How it began here, for the model.
+    pub(super) opening: Option<Opening>,
     /// Where its first packet was for.
     pub(super) asked: Option<Endpoint>,
 }

@@ -9,9 +9,9 @@ use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::view::{Lookup, View};
 use crate::flow::DropSite;
-use crate::node::evidence::{NetnsEvidence, Routed};
 use crate::node::rtnl::Route;
 use crate::node::{Device, DeviceKind, IpPrefix, NetnsId, PathRole};
+use crate::snapshot::{NetnsEvidence, Routed};
 
 /// RTN_UNICAST.
 const UNICAST: u8 = 1;

@@ -10,7 +10,8 @@ use super::{
     beside, detour, duplicate, egress_reply, firewall, hairpin, loops, macs, neighbour, programs, reasons,
     routing, silence, size, sockets, tunnel,
 };
-use crate::flow::{DropSite, Endpoint, NatKind};
+use crate::firewall::NatKind;
+use crate::flow::{DropSite, Endpoint};
 use crate::node::{DeviceKind, NetnsId, PathRole};
 
 /// The cause of a drop, if one is singled out.

@@ -7,10 +7,11 @@ use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
 use super::view::{Entry, View};
 use super::{egress_reply, fwmark, policies};
-use crate::flow::{Hop, NatKind, Place as At};
-use crate::node::evidence::{Done, PacketView, Routed, walk_hook};
+use crate::firewall::{Done, NatKind, PacketView, walk_hook};
+use crate::flow::{Hop, Place as At};
 use crate::node::rtnl::Link;
 use crate::node::{DeviceKind, Hook, NetnsId};
+use crate::snapshot::Routed;
 
 /// `feature.mark`: the prefix of every node's mark; alone, of packets that are done with.
 pub(crate) const MARK_DONE: u32 = 0x2600_0000;

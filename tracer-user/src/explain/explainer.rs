@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::authors::{Authors, HopAuthors};
+use super::compare::{self, Opening};
 use super::connections::Connections;
 use super::finding::{Certainty, Finding};
 use super::ledger::{Ledger, Told};
@@ -17,15 +18,15 @@ use super::{
     unsent,
 };
 use crate::flow::{Ending, Journey, Names};
-use crate::node::evidence::Evidence;
 use crate::node::{NetnsId, Topology};
+use crate::snapshot::Evidence;
 
 /// What a moment brings besides packets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tick<'a> {
     /// CLOCK_MONOTONIC.
     pub now_ns: u64,
-    /// By how much counters rose since the last time, as [`crate::node::evidence::NetnsEvidence::counters`] names
+    /// By how much counters rose since the last time, as [`crate::snapshot::NetnsEvidence::counters`] names
     /// them; those that did not are left out.
     pub counters: &'a [(NetnsId, BTreeMap<String, u64>)],
     /// Where the packets that are followed go to.
@@ -89,6 +90,7 @@ impl Explainer {
         self.odds.observe(journey);
         let odds = &self.odds;
         let state = self.connections.flow(journey.flow);
+        state.opening = state.opening.or_else(|| Opening::of(journey));
         let (exit, tunnel) = (state.exit, state.tunnelled_into);
         let routes = std::mem::take(&mut state.routes);
         let view = View { journey, topology, names, evidence, routes: &routes, exit, tunnel, odds };
@@ -119,6 +121,44 @@ impl Explainer {
                 if let Some(better) = translation.explains(&view, finding) {
                     *finding = better;
                 }
+            }
+        }
+        if std::env::var_os("EGWDBG").is_some()
+            && (!found.is_empty() || matches!(journey.ending, Ending::Dropped(_) | Ending::Vanished { .. }))
+        {
+            let opening = self.connections.flow(journey.flow).opening;
+            let ids: Vec<_> = found.iter().map(|f| f.id).collect();
+            if let (Some(opening), Some(evidence)) = (opening, evidence) {
+                let mut snapshot = crate::model::Snapshot::new(evidence, topology, &|_| None);
+                let t = std::time::Instant::now();
+                let p = compare::predict(&opening, &mut snapshot);
+                let t = t.elapsed();
+                let c = p.as_ref().and_then(|p| compare::compare(&view, &opening, p));
+                let m = match &c {
+                    None => "NONE".to_owned(),
+                    Some(c) => format!(
+                        "{} unknown {:?}",
+                        match &c.outcome {
+                            compare::Outcome::Wrong(f) => format!(
+                                "WRONG {:?} {:?}",
+                                f.iter().map(|f| (f.id, f.certainty)).collect::<Vec<_>>(),
+                                f[0].title
+                            ),
+                            compare::Outcome::Passes { expected } => format!("PASSES {expected}"),
+                            compare::Outcome::Parts { expected, seen } =>
+                                format!("PARTS expected {expected} seen {seen}"),
+                        },
+                        c.unknown
+                    ),
+                };
+                eprintln!(
+                    "DBG #{} story {ids:?} reply {} | {m} | {t:?} start {}",
+                    journey.id,
+                    journey.reply,
+                    p.is_some()
+                );
+            } else {
+                eprintln!("DBG #{} story {ids:?} no opening/evidence", journey.id);
             }
         }
         if found.iter().any(Finding::breaks) {

@@ -10,9 +10,9 @@ use super::finding::{Finding, Place};
 use super::packet;
 use super::services;
 use super::view::View;
-use crate::flow::{DropSite, Interval, Place as At, candidates};
-use crate::node::evidence::{Backend, CtState, PacketView, RuleRef, attribute_drop};
-use crate::node::{Family, Hook, HookEntry, HookOwner, Role};
+use crate::firewall::{Backend, CtState, PacketView, RuleRef, attribute_drop};
+use crate::flow::{DropSite, Place as At, candidates};
+use crate::node::{Family, Hook, HookEntry, HookOwner, Interval, Role};
 
 pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let Some(at) = site.interval else { return beside::dropped(view, site) };

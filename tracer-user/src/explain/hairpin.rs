@@ -5,7 +5,8 @@ use super::catalogue as c;
 use super::finding::Certainty::Certain;
 use super::finding::Finding;
 use super::view::View;
-use crate::flow::{Addr, DropSite, Endpoint, Hop, NatKind};
+use crate::firewall::NatKind;
+use crate::flow::{Addr, DropSite, Endpoint, Hop};
 use crate::node::NetnsId;
 
 /// Freed in the bridge: its destination is now behind the port that it came in by.

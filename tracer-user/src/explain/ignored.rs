@@ -7,8 +7,7 @@ use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use super::view::View;
 use crate::flow::{Ending, Endpoint};
-use crate::node::NetnsId;
-use crate::node::evidence::Socket;
+use crate::node::{NetnsId, Socket};
 
 /// Connections that a listening socket refused because its queue was full.
 const OVERFLOWS: &str = "TcpExt.ListenOverflows";

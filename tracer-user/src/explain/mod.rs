@@ -11,6 +11,7 @@ mod authors;
 mod beside;
 mod beyond;
 pub(crate) mod catalogue;
+mod compare;
 mod connections;
 mod detour;
 mod drops;

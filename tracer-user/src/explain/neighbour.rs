@@ -10,9 +10,10 @@ use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::view::View;
 use super::{silent_owner, tunnel};
-use crate::flow::{DropSite, Hop, NatKind, Place as At};
-use crate::node::evidence::Routed;
+use crate::firewall::NatKind;
+use crate::flow::{DropSite, Hop, Place as At};
 use crate::node::{DeviceKind, Hook, NetnsId, Role};
+use crate::snapshot::Routed;
 
 /// A question for a MAC.
 #[derive(Clone, Copy, Debug)]

@@ -2,9 +2,9 @@
 //! The packet as rules saw it at a point of its journey.
 
 use super::view::View;
-use crate::flow::{DropSite, Ends, Hop, Interval, Place as At};
-use crate::node::evidence::{CtDirection, CtState, PacketView};
-use crate::node::{Hook, NetnsId};
+use crate::firewall::{CtDirection, CtState, PacketView};
+use crate::flow::{DropSite, Ends, Hop, Place as At};
+use crate::node::{Hook, Interval, NetnsId};
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;

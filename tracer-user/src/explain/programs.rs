@@ -7,7 +7,7 @@ use super::finding::Finding;
 use super::view::View;
 use crate::flow::{DropSite, Ending, Expected, Place};
 use crate::node::NetnsId;
-use crate::node::evidence::{AttachPoint, Attached};
+use crate::snapshot::{AttachPoint, Attached};
 
 /// What stands at one side of a device.
 pub(super) fn at<'a>(

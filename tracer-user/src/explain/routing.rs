@@ -8,9 +8,9 @@ use super::finding::Certainty::{self, Certain, Likely};
 use super::finding::Finding;
 use super::view::{Lookup, View};
 use crate::flow::{DropSite, Place};
-use crate::node::evidence::Routed;
 use crate::node::rtnl::Rule;
 use crate::node::{Hook, NetnsId};
+use crate::snapshot::Routed;
 
 /// A lookup that a route ended, by errno.
 fn refusal(lookup: &Lookup) -> Option<&'static c::CauseKind> {

@@ -8,12 +8,13 @@ use super::finding::Finding;
 use super::packet::before_hop;
 use super::policies::{self, Bare, Said};
 use super::view::View;
-use crate::flow::{NatKind, Place as At};
-use crate::node::evidence::{
-    Criterion, CtDirection, CtState, Done, IpRange, Miss, NetnsEvidence, PacketView, Rule, RuleRef, Target,
+use crate::firewall::{
+    Criterion, CtDirection, CtState, Done, IpRange, Miss, NatKind, PacketView, Rule, RuleRef, Target,
     attribute_nat, near_misses, walk_hook,
 };
+use crate::flow::Place as At;
 use crate::node::{Hook, NetnsId};
+use crate::snapshot::NetnsEvidence;
 
 const REQUEST_CHAIN: &str = "EGRESSGATEWAY-MARK-REQUEST";
 const SNAT_CHAIN: &str = "EGRESSGATEWAY-SNAT-EIP";

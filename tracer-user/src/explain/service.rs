@@ -9,11 +9,12 @@ use super::finding::Certainty::{self, Certain, Likely};
 use super::finding::{Finding, Place};
 use super::packet::before_hop;
 use super::view::View;
-use crate::flow::{NatKind, Place as At};
-use crate::node::evidence::{
-    Criterion, IpRange, Match, MemberField, Miss, NetnsEvidence, PacketView, Rule, Target, near_misses,
+use crate::firewall::{
+    Criterion, IpRange, Match, MemberField, Miss, NatKind, PacketView, Rule, Target, near_misses,
 };
+use crate::flow::Place as At;
 use crate::node::{Hook, NetnsId};
+use crate::snapshot::NetnsEvidence;
 
 const SERVICES: &str = "KUBE-SERVICES";
 /// nftables' kube-proxy has a table of this name.
@@ -110,8 +111,8 @@ fn say(
 /// What kept the packet from its translation.
 fn why(evidence: &NetnsEvidence, hook: Hook, packet: &PacketView, name: &str) -> String {
     let first = PacketView {
-        ct_state: Some(crate::node::evidence::CtState::New),
-        ct_direction: Some(crate::node::evidence::CtDirection::Original),
+        ct_state: Some(crate::firewall::CtState::New),
+        ct_direction: Some(crate::firewall::CtDirection::Original),
         ..packet.clone()
     };
     let near = near_misses(evidence, hook, "nat", &first);

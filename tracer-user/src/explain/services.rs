@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! kube-proxy's rules that end a packet, in both of its modes: what is wrong with the service then.
 
-use crate::node::evidence::RuleRef;
+use crate::firewall::RuleRef;
 
 /// What to do about a rule of kube-proxy's that drops or rejects; `None` for what is none of its. `led_by`: the rule
 /// that leads to its chain.

@@ -8,7 +8,8 @@ use super::finding::Finding;
 use super::view::View;
 use super::waiting;
 use super::{beyond, detour, duplicate, ignored, lost, macs, tunnel, unmasqueraded};
-use crate::flow::{Ending, NatKind, NoteKind, Place as At};
+use crate::firewall::NatKind;
+use crate::flow::{Ending, NoteKind, Place as At};
 use crate::node::{NetnsId, PathRole};
 
 /// Nothing came back for so long after the first packet.

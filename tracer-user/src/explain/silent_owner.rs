@@ -7,8 +7,8 @@ use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::neighbour::{Question, ip_command};
 use super::view::View;
-use crate::node::evidence::Routed;
 use crate::node::{Device, DeviceKind, Namespace, NetnsId};
+use crate::snapshot::Routed;
 use std::net::IpAddr;
 
 /// The address is a watched host's.

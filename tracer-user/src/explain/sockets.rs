@@ -8,7 +8,8 @@ use super::finding::Certainty::Certain;
 use super::finding::Finding;
 use super::view::View;
 use crate::flow::{DropSite, Endpoint};
-use crate::node::evidence::{NetnsEvidence, Socket};
+use crate::node::Socket;
+use crate::snapshot::NetnsEvidence;
 
 /// Listening ports that are told, so that a wrong port shows as one.
 const PORTS: usize = 8;

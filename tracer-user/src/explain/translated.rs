@@ -7,9 +7,10 @@ use super::finding::Certainty::Likely;
 use super::finding::{Finding, Place};
 use super::packet::before_hop;
 use super::view::View;
-use crate::flow::{Ends, Hop, Interval, NatKind, Place as At};
-use crate::node::NetnsId;
-use crate::node::evidence::{Attribution, NetnsEvidence, PacketView, RuleRef, attribute_nat};
+use crate::firewall::{Attribution, NatKind, PacketView, RuleRef, attribute_nat};
+use crate::flow::{Ends, Hop, Place as At};
+use crate::node::{Interval, NetnsId};
+use crate::snapshot::NetnsEvidence;
 
 /// What may follow from a destination or source that is not the right one; what else is found stands for itself.
 pub(crate) const FOLLOWS: &[&str] = &[

@@ -6,12 +6,13 @@ use super::finding::Certainty::Likely;
 use super::finding::{Finding, Place};
 use super::packet::before_hop;
 use super::view::View;
-use crate::flow::Place as At;
-use crate::node::evidence::{
-    Criterion, CtDirection, CtState, Match, Matched, Miss, NearMiss, PacketView, Routed, Target, near_misses,
+use crate::firewall::{
+    Criterion, CtDirection, CtState, Match, Matched, Miss, NearMiss, PacketView, Target, near_misses,
     walk_hook,
 };
+use crate::flow::Place as At;
 use crate::node::{DeviceKind, Hook, NetnsId};
+use crate::snapshot::Routed;
 
 /// Routes go with their device.
 fn down_tunnel(view: &View<'_>, netns: NetnsId) -> String {

@@ -9,8 +9,8 @@ use super::finding::Certainty::{Certain, Possible};
 use super::finding::Finding;
 use super::routing::{article, by_rule, table_name};
 use super::view::View;
-use crate::node::evidence::Routed;
 use crate::node::{NetnsId, Role};
+use crate::snapshot::Routed;
 
 /// RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT.
 fn refuses(kind: u8) -> Option<&'static c::CauseKind> {

@@ -8,9 +8,9 @@ use super::finding::Place;
 use super::odds::Odds;
 use crate::flow::Place as At;
 use crate::flow::{Addr, DropSite, Ending, Ends, Hop, Journey, Names, NoteKind};
-use crate::node::evidence::{Evidence, NetnsEvidence};
 use crate::node::{Device, DeviceKind, Namespace, NetnsId, PathRole, Role, Topology};
 use crate::output::Scene;
+use crate::snapshot::{Evidence, NetnsEvidence};
 
 /// One journey and what is known besides.
 #[derive(Clone, Copy)]

@@ -31,6 +31,12 @@ pub use tables::{Fib, Sources};
 pub use validate::{SourceVerdict, Validity};
 
 impl<'e> Fib<'e> {
+    /// Rules and tables only: the source, forwarding and the state of the sender's device are not looked at.
+    pub fn lookup_unchecked(&self, question: &Question) -> Answer<'e> {
+        let iif = question.input.unwrap_or(tables::LOOPBACK);
+        if question.destination.is_ipv6() { self.plain6(question, iif) } else { self.plain4(question, iif) }
+    }
+
     /// Where the kernel would send the packet, or why not.
     pub fn lookup(&self, question: &Question) -> Answer<'e> {
         match (question.destination.is_ipv6(), question.input) {

@@ -3,8 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::model::Interval;
-use crate::node::{HookEntry, HookOwner, Topology};
+use crate::node::{HookEntry, HookOwner, Interval, Topology};
 
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -7,12 +7,12 @@ use super::author::Deed;
 use super::emit::Notice;
 use super::ending::{Verdict, hook_after, hook_of_caller, is_of_other_hook, verdict};
 use super::fingerprint::Fingerprint;
-use super::model::{DropSite, Ending, Hop, Interval, Note, NoteKind, Place};
+use super::model::{DropSite, Ending, Hop, Note, NoteKind, Place};
 use super::places::During;
 use super::sight::{family_of, push_note};
 use super::slots::At;
 use super::tracker::{Caller, Free, Tracker};
-use crate::node::{Hook, PathRole};
+use crate::node::{Hook, Interval, PathRole};
 
 /// Names are looked up once per place; more places than this and they are looked up again.
 const CACHED: usize = 1024;

@@ -75,8 +75,8 @@ pub use emit::{News, Notice, Update};
 pub use fold::is_folded;
 pub use leads::Leads;
 pub use model::{
-    Cause, ConntrackEntry, DropSite, Encap, Ending, Expected, Hop, Interval, Journey, Macs, MarkChange, Nat,
-    NatKind, Note, NoteKind, Packet, Place, RoundTrip, Tracking,
+    Cause, ConntrackEntry, DropSite, Encap, Ending, Expected, Hop, Journey, Macs, MarkChange, Nat, Note,
+    NoteKind, Packet, Place, RoundTrip, Tracking,
 };
 pub use names::{Names, NoNames};
 pub use stats::{BARS, EdgeTimes, PlaceKey, Summary, Times};

@@ -12,7 +12,7 @@ use super::nat::{CT_ESTABLISHED_REPLY, CT_RELATED_REPLY, ends_of};
 use super::pairing::Repeat;
 use super::slots::{At, visit_bit};
 use super::tracker::Tracker;
-use crate::node::evidence::CtState;
+use crate::firewall::CtState;
 use crate::node::{Family, Hook};
 
 /// Journeys of one flow that others may be a part of.

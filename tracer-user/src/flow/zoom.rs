@@ -5,8 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::author::Deed;
 use super::generations::Generations;
-use super::model::Interval;
-use crate::node::{Family, Hook, NetnsId};
+use crate::node::{Family, Hook, Interval, NetnsId};
 
 const SECOND: u64 = 1_000_000_000;
 /// Without the wanted packet for this long, the positions are taken away again.

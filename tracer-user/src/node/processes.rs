@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 
-use super::evidence::{Socket, listening};
 use super::netns::{Netns, NetnsError};
+use super::sockets::{Socket, listening_sockets};
 use super::text::printable;
 use super::topology::NetnsId;
 
@@ -39,7 +39,7 @@ impl ListenerReader {
     /// The listeners of a namespace.
     pub fn read(&mut self, netns: &Netns) -> Result<Vec<Listener>, NetnsError> {
         let id = netns.id();
-        let sockets = netns.run(|| listening(netns.name()))?;
+        let sockets = netns.run(|| listening_sockets(netns.name(), &mut Vec::new()))?;
         let inodes: HashSet<u32> = sockets.iter().map(|(_, inode)| *inode).collect();
         self.known.retain(|(of, inode), held| {
             let still = held.as_ref().is_none_or(|process| is_in(process.pid, id));

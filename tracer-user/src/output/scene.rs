@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
-use crate::flow::{Addr, Deed, Ends, Interval, Journey, Names, tables};
-use crate::node::{NetnsId, Role, Topology};
+use crate::flow::{Addr, Deed, Ends, Journey, Names, tables};
+use crate::node::{Interval, NetnsId, Role, Topology};
 
 /// What the ids in journeys mean.
 #[derive(Clone, Copy)]

@@ -7,8 +7,9 @@ use super::line::{Line, Style, hex};
 use super::text::Text;
 use super::words::table;
 use super::{TextOptions, text_cause, text_policy};
-use crate::check::{Direction, Ending, MarkOf, Path, Place, Report, Stage, Step, Verdict};
+use crate::check::{Path, Report, Verdict};
 use crate::explain::Told;
+use crate::model::{Direction, Ending, MarkOf, Place, Stage, Step};
 
 /// Writes reports as text.
 #[derive(Debug)]

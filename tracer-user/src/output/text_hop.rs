@@ -9,10 +9,9 @@ use super::text::{Columns, Text};
 use super::time::{Took, duration};
 use super::words::{icmp_error, mac, numbers, route_error, table};
 use crate::explain::HopAuthors;
-use crate::flow::{
-    Cause, Deed, DropSite, Ending, Endpoint, Expected, Hop, Interval, Journey, Note, NoteKind, Place,
-};
-use crate::node::evidence::Attribution;
+use crate::firewall::Attribution;
+use crate::flow::{Cause, Deed, DropSite, Ending, Endpoint, Expected, Hop, Journey, Note, NoteKind, Place};
+use crate::node::Interval;
 
 /// Tables of candidates: "mangle", "raw or mangle", "one of raw, mangle, nat".
 pub(crate) fn tables_words(scene: &Scene<'_>, at: &Interval, deed: Deed) -> String {

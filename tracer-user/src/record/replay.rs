@@ -9,7 +9,7 @@ use super::reader::{Reader, RecordError};
 use crate::explain::{Explainer, HopAuthors, Tick, Told};
 use crate::flow::{Journey, Names};
 use crate::node::Topology;
-use crate::node::evidence::Evidence;
+use crate::snapshot::Evidence;
 
 /// What a recording says.
 #[derive(Clone, Debug, Default)]

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::node::evidence::CounterFiles;
 use crate::node::{Netns, NetnsId};
+use crate::snapshot::CounterFiles;
 
 /// Reads them again and again.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::egress::Objects;
 use crate::node::Netns;
-use crate::node::evidence::Evidence;
+use crate::snapshot::Evidence;
 
 /// Between two readings that nothing but causes asked for.
 const PAUSE: Duration = Duration::from_secs(2);

@@ -25,7 +25,7 @@ struct Sent {
 }
 
 impl Nothing {
-    /// By how much counters rose, as [`crate::node::evidence::CounterFiles::risen`] names them.
+    /// By how much counters rose, as [`crate::snapshot::CounterFiles::risen`] names them.
     pub(super) fn count(&mut self, counters: &[(NetnsId, BTreeMap<String, u64>)]) {
         for (netns, risen) in counters {
             let of = |names: &[&str]| names.iter().filter_map(|name| risen.get(*name)).sum::<u64>();

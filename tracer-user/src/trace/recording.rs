@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use crate::explain::Tick;
 use crate::flow::{Names, News, Summary};
-use crate::node::evidence::Evidence;
 use crate::node::{Topology, quoted};
 use crate::output::Header;
 use crate::record::{Begin, Recorder, SCHEMA, StoppedBecause};
+use crate::snapshot::Evidence;
 
 #[derive(Debug, thiserror::Error)]
 #[error(

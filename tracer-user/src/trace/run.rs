@@ -36,12 +36,12 @@ use crate::bpf::{Symbols, Tracer, TracerError};
 use crate::cli::{Filter, Format, Plan, PositionChoice};
 use crate::explain::Tick;
 use crate::flow::{Notice, Options, Tracker, Update, Zoom};
-use crate::node::evidence::Evidence;
 use crate::node::{
     Change, IpPrefix, Namespace, Netns, NetnsId, Observation, ObserveError, Observer, Role, Topology,
     WatchError, Watcher,
 };
 use crate::output::{Missing, escape};
+use crate::snapshot::Evidence;
 use crate::target::Target;
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.

@@ -98,6 +98,11 @@ impl Link {
         self.flags & libc::IFF_LOOPBACK as u32 != 0
     }
 
+    /// Two ends, of which one may be in another namespace.
+    pub fn is_veth(&self) -> bool {
+        matches!(self.kind.as_deref(), Some("veth" | "netkit"))
+    }
+
     pub fn is_kind(&self, kind: &str) -> bool {
         self.kind.as_deref() == Some(kind)
     }

@@ -78,7 +78,12 @@ fn host(id: NetnsId, name: &str, role: Role, links: Vec<Link>, addresses: &[(u32
     };
     for (ifindex, address, prefix_len) in addresses {
         let address = ip(address);
-        evidence.addresses.push(Address { ifindex: *ifindex, address, prefix_len: *prefix_len, ..Address::default() });
+        evidence.addresses.push(Address {
+            ifindex: *ifindex,
+            address,
+            prefix_len: *prefix_len,
+            ..Address::default()
+        });
         evidence.routes.push(route(255, &format!("{address}/32"), 2, *ifindex, None));
         if *prefix_len < 32 {
             let net = tracer_user::node::IpPrefix::new(address, *prefix_len).expect("a prefix");

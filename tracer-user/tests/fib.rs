@@ -8,12 +8,13 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use netlink_sys::{Socket, SocketAddr};
 use tracer_user::fib::{Decision, Fib, Hop, Outcome, Question, RefusedBy, Routed};
 use tracer_user::node::Netns;
-use tracer_user::node::evidence::{Evidence, NetnsEvidence};
 use tracer_user::node::rtnl::Route;
+use tracer_user::snapshot::{Evidence, NetnsEvidence};
 
 const QUESTIONS: usize = 600;
 const SEEDS: u64 = 4;
@@ -83,7 +84,7 @@ impl Lab {
         assert!(done.unwrap().success(), "{path}");
     }
 
-    fn evidence(&self) -> NetnsEvidence {
+    fn evidence(&self) -> Arc<NetnsEvidence> {
         let netns = self.netns();
         let id = netns.id();
         Evidence::collect(std::slice::from_ref(&netns)).netns.remove(&id).unwrap()

@@ -11,9 +11,7 @@ use proptest::prelude::*;
 use tracer_user::check::{Report, Verdict, check};
 use tracer_user::firewall::{Backend, TableFamily, iptables, parse_ipset_save};
 use tracer_user::model::{Ending, Host, Place, Question, Stage, World};
-use tracer_user::node::rtnl::{
-    Address, FdbEntry, Link, Neighbour, NextHop, Route, RouteAnswer, RouteQuestion, Rule, Vxlan,
-};
+use tracer_user::node::rtnl::{Address, FdbEntry, Link, Neighbour, NextHop, Route, Rule, Vxlan};
 use tracer_user::node::{NetnsId, Role, Socket};
 use tracer_user::snapshot::NetnsEvidence;
 
@@ -228,21 +226,6 @@ impl World for Machine {
 
     fn listeners(&mut self, _: &Host, _: u8, _: u16) -> Vec<u32> {
         Vec::new()
-    }
-
-    /// Rules by priority, then the longest prefix.
-    fn route(&mut self, host: &Host, question: &RouteQuestion) -> Result<RouteAnswer, String> {
-        let evidence = &host.evidence;
-        for rule in evidence.rules.iter().filter(|r| question.mark & r.mask == r.mark) {
-            let fits = evidence
-                .routes
-                .iter()
-                .filter(|r| r.table == rule.table && r.destination.contains(question.destination));
-            if let Some(best) = fits.max_by_key(|r| r.destination.len()) {
-                return Ok(RouteAnswer::Route(best.clone()));
-            }
-        }
-        Ok(RouteAnswer::Refused(libc::ENETUNREACH))
     }
 }
 

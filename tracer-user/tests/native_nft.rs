@@ -150,8 +150,8 @@ proptest! {
         let end = (at + length).min(sets.len());
         sets.splice(at..end, with.bytes());
         walk_all(&NetnsEvidence {
-            rulesets: iptables::parse(&text, TableFamily::Ip, Backend::IptablesNft).tables,
-            sets: parse_ipset_save(&String::from_utf8_lossy(&sets)),
+            rulesets: iptables::parse(&text, TableFamily::Ip, Backend::IptablesNft).tables.into(),
+            sets: parse_ipset_save(&String::from_utf8_lossy(&sets)).into(),
             ..NetnsEvidence::default()
         });
     }

@@ -183,11 +183,9 @@ impl World for Machine {
         listeners(host.id, protocol, port)
     }
 
-    fn route(&mut self, host: &Host, question: &RouteQuestion) -> Result<RouteAnswer, String> {
-        let Some((_, rtnl)) = self.open.get_mut(&host.id) else {
-            return Err(format!("{} is not open any more", host.name()));
-        };
-        rtnl.route(question).map_err(|error| error.to_string())
+    fn kernel_route(&mut self, host: &Host, question: &RouteQuestion) -> Option<RouteAnswer> {
+        let (_, rtnl) = self.open.get_mut(&host.id)?;
+        rtnl.route(question).ok()
     }
 }
 

@@ -2,7 +2,7 @@
 //! The model of the node beside what was seen: the same packet is walked over the snapshot of the moment, and both
 //! journeys are laid side by side, place by place.
 
-use super::view::View;
+use super::context::View;
 use crate::firewall::PacketView;
 use crate::flow::{Ending, Hop, Journey, Packet, Place as At};
 use crate::model::{Direction, End, Place, Prediction, Run, Snapshot, Start, Way, World as _, predict_from};

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Two hosts with one address.
+//! Two hosts with the same address.
 
 use std::net::IpAddr;
 
 use super::catalogue as c;
+use super::context::View;
 use super::finding::Certainty::{self, Certain, Likely};
 use super::finding::Finding;
 use super::loops;
-use super::view::View;
 use crate::flow::{DropSite, Ending, Place as At};
 use crate::node::rtnl::Route;
 use crate::node::{Device, DeviceKind, IpPrefix, Namespace, NetnsId, Role};

@@ -3,9 +3,9 @@
 //! product (charts' defaults, agent/pkg/...): marks, names of its device, chains and sets.
 
 use super::catalogue as c;
+use super::context::{Entry, View};
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
-use super::view::{Entry, View};
 use super::{egress_reply, fwmark, policies};
 use crate::firewall::{Done, NatKind, PacketView, walk_hook};
 use crate::flow::{Hop, Place as At};

@@ -6,16 +6,16 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::authors::{Authors, HopAuthors};
+use super::attribution::{Authors, HopAuthors};
 use super::compare::{self, Opening};
-use super::connections::Connections;
+use super::context::View;
+use super::drop_rate::Odds;
 use super::finding::{Certainty, Finding};
+use super::flow_history::Connections;
 use super::ledger::{Ledger, Told};
-use super::odds::Odds;
-use super::view::View;
 use super::{
-    catalogue, drops, egress, lookups, neighbour, programs, selection, service, silence, slow, translated,
-    unsent,
+    catalogue, drops, egress, egress_policy_match, nat_detour, neighbour, never_sent, no_reply, programs,
+    service_nat, slow, split_routing,
 };
 use crate::flow::{Ending, Journey, Names};
 use crate::node::{NetnsId, Topology};
@@ -221,7 +221,7 @@ impl Explainer {
                 (state.exit, state.tunnelled_into)
             };
             let view = View { journey: &journey, topology, names, evidence, routes: &[], exit, tunnel, odds };
-            if let Some(found) = silence::lone(&view, &mut self.connections) {
+            if let Some(found) = no_reply::lone(&view, &mut self.connections) {
                 let translation = self.connections.translation(&view);
                 let found = translation.and_then(|t| t.explains(&view, &found)).unwrap_or(found);
                 self.connections.flow(journey.flow).explained = true;
@@ -249,7 +249,7 @@ impl Explainer {
                 tunnel: None,
                 odds,
             };
-            if let Some(found) = silence::unclaimed(&view, &self.connections) {
+            if let Some(found) = no_reply::unclaimed(&view, &self.connections) {
                 told.extend(self.ledger.tell(found, &journey));
                 self.connections.askers.over(journey.flow);
             }
@@ -266,7 +266,7 @@ impl Explainer {
             View { journey: &nobody, topology, names, evidence, routes: &[], exit: None, tunnel: None, odds };
         for (netns, risen) in now.counters {
             for destination in now.destinations {
-                if let Some(found) = unsent::nowhere_to_go(&view, *netns, *destination, risen) {
+                if let Some(found) = never_sent::nowhere_to_go(&view, *netns, *destination, risen) {
                     told.extend(self.ledger.tell(found, &nobody));
                 }
             }
@@ -274,7 +274,7 @@ impl Explainer {
         let waited = now.now_ns.saturating_sub(*self.first_tick_ns.get_or_insert(now.now_ns));
         if !self.saw_any {
             for destination in now.destinations {
-                for finding in unsent::refused_at_once(&view, *destination) {
+                for finding in never_sent::refused_at_once(&view, *destination) {
                     let early = finding.certainty == Certainty::Possible && waited < PATIENCE_NS;
                     if !early && !self.ledger.knows(&finding) {
                         told.extend(self.ledger.tell(finding, &nobody));
@@ -309,22 +309,22 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
     let dropped = view.dropped().is_some();
     let mut found: Vec<Finding> = Vec::new();
     let diverged = egress::explain(view);
-    found.extend(lookups::wrong_gateway_mac(view));
-    let selected = if diverged.is_none() && !dropped { selection::explain(view) } else { None };
+    found.extend(split_routing::wrong_gateway_mac(view));
+    let selected = if diverged.is_none() && !dropped { egress_policy_match::explain(view) } else { None };
     found.extend(diverged);
-    found.extend(lookups::mark_after_routing(view));
+    found.extend(split_routing::mark_after_routing(view));
     found.extend(selected);
     if dropped {
         let follows = found.iter().any(|f| egress::LEADS_ASTRAY.contains(&f.id));
         let drop = drops::explain(view);
         let again = |drop: &Finding| {
-            translated::FOLLOWS.contains(&drop.id) || drop.id == catalogue::REPLY_NOT_MARKED.id
+            nat_detour::FOLLOWS.contains(&drop.id) || drop.id == catalogue::REPLY_NOT_MARKED.id
         };
         found.extend(drop.filter(|drop| !(follows && again(drop))));
     } else {
         found.extend(programs::suspect(view));
-        found.extend(selection::sidecar_bypassed(view));
-        found.extend(service::not_translated(view));
+        found.extend(egress_policy_match::sidecar_bypassed(view));
+        found.extend(service_nat::not_translated(view));
     }
     found
 }

@@ -2,10 +2,10 @@
 //! Routing by EgressGateway's marks: the ip rule, the table, the device.
 
 use super::catalogue as c;
+use super::context::{Lookup, View};
 use super::egress::{DEVICE, is_node_mark, is_tunnel};
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
-use super::view::{Lookup, View};
 
 /// Marked for a gateway, but not routed by the mark's table.
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {

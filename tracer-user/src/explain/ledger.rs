@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What was found over a run: one cause for one fault, counted.
+//! Causes found over a run: one per fault, with a count.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::catalogue as c;
 use super::egress::LEADS_ASTRAY;
 use super::finding::{Certainty, Finding, Place};
-use super::translated::FOLLOWS;
+use super::nat_detour::FOLLOWS;
 use crate::flow::Journey;
 
 /// Causes that are remembered.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The packet as rules saw it at a point of its journey.
 
-use super::view::View;
+use super::context::View;
 use crate::firewall::{CtDirection, CtState, PacketView};
 use crate::flow::{DropSite, Ends, Hop, Place as At};
 use crate::node::{Hook, Interval, NetnsId};

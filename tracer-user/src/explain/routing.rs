@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 
 use super::catalogue as c;
+use super::context::{Lookup, View};
 use super::finding::Certainty::{self, Certain, Likely};
 use super::finding::Finding;
-use super::view::{Lookup, View};
 use crate::flow::{DropSite, Place};
 use crate::node::rtnl::Rule;
 use crate::node::{Hook, NetnsId};

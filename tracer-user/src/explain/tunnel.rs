@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What goes wrong in encapsulating devices.
+//! Faults of encapsulating devices.
 
 use super::catalogue as c;
+use super::context::View;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
-use super::view::View;
 use crate::flow::DropSite;
 use crate::node::DeviceKind;
 

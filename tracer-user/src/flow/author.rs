@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who, among what is registered at a hook, can have changed or dropped a packet.
+//! The registered chains that can have changed or dropped a packet at a hook.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What changed between two sightings of one packet, and by whom.
+//! Changes between two sightings of one packet, and the chains that can have made them.
 
 use tracer_common::{Event, Kind};
 

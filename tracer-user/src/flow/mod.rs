@@ -44,17 +44,15 @@
 
 mod addr;
 mod author;
+mod bounded_map;
 mod change;
 mod copies;
-mod dead;
-mod emit;
+mod discovered_ends;
+mod display_fold;
 mod ending;
 mod fingerprint;
-mod fold;
-mod former;
 mod fragments;
-mod generations;
-mod leads;
+mod freed;
 mod lookup;
 mod loss;
 mod model;
@@ -62,23 +60,25 @@ mod names;
 mod nat;
 mod pairing;
 mod parts;
-mod places;
-mod sight;
+mod reporting;
+mod sighting;
 mod slots;
 mod stats;
+mod topology_history;
+mod topology_index;
 mod tracker;
 mod zoom;
 
 pub use addr::{Addr, Endpoint, Ends};
 pub use author::{Deed, candidates, tables};
-pub use emit::{News, Notice, Update};
-pub use fold::is_folded;
-pub use leads::Leads;
+pub use discovered_ends::Leads;
+pub use display_fold::is_folded;
 pub use model::{
     Cause, ConntrackEntry, DropSite, Encap, Ending, Expected, Hop, Journey, Macs, MarkChange, Nat, Note,
     NoteKind, Packet, Place, RoundTrip, Tracking,
 };
 pub use names::{Names, NoNames};
+pub use reporting::{News, Notice, Update};
 pub use stats::{BARS, EdgeTimes, PlaceKey, Summary, Times};
 pub use tracker::{Options, Tracker};
 pub use zoom::Zoom;

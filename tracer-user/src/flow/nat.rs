@@ -4,7 +4,7 @@
 use tracer_common::{CT_TUPLE_REPLY, DIR_REPLY, Event, FLAG_FRAG, FLAG_QUOTED};
 
 use super::addr::{Addr, Endpoint, Ends};
-use super::generations::Generations;
+use super::bounded_map::Generations;
 use super::model::ConntrackEntry;
 use crate::firewall::NatKind;
 

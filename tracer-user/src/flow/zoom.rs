@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! When to stand between the tables of one hook, and what was learned there.
+//! Temporary positions between the tables of one hook, and what they showed.
 
 use serde::{Deserialize, Serialize};
 
 use super::author::Deed;
-use super::generations::Generations;
+use super::bounded_map::Generations;
 use crate::node::{Family, Hook, Interval, NetnsId};
 
 const SECOND: u64 = 1_000_000_000;

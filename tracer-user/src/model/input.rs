@@ -12,7 +12,7 @@ use super::world::Host;
 use crate::explain::Certainty::{Certain, Likely};
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
-use crate::explain::sockets::{self, Near};
+use crate::explain::listeners::{self, Near};
 use crate::node::{Hook, Role};
 
 const LOOPBACK: u32 = 1;
@@ -207,11 +207,11 @@ impl Walker<'_> {
         } else {
             let translated =
                 flight.entries.values().map(|e| (e.before, e.after)).find(|(b, a)| b.dst != a.dst);
-            let near = sockets::near(&host.evidence, packet.proto, address, port);
+            let near = listeners::near(&host.evidence, packet.proto, address, port);
             let finding = Finding::new(
                 &c::PORT_CLOSED,
                 Certain,
-                sockets::title(near.as_ref(), proto, address, port, &name),
+                listeners::title(near.as_ref(), proto, address, port, &name),
             )
             .checked(format!("no socket takes {address}:{port}"), check.clone());
             let finding = match near {

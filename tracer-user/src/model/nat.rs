@@ -12,8 +12,8 @@ use crate::explain::Certainty::Certain;
 use crate::explain::Finding;
 use crate::explain::Place as At;
 use crate::explain::catalogue as c;
-use crate::explain::services;
-use crate::explain::translated::{Diversion, is_ordinary};
+use crate::explain::kube_proxy;
+use crate::explain::nat_detour::{Diversion, is_ordinary};
 use crate::firewall::{Backend, RuleRef, Target};
 use crate::node::Hook;
 
@@ -214,7 +214,7 @@ pub(crate) fn dropped(
         ),
         _ => (&c::RULE, format!("{rule} on {} drops {whose}", host.name())),
     };
-    let fix = if let Some(fix) = services::fix(rule, led_by) {
+    let fix = if let Some(fix) = kube_proxy::fix(rule, led_by) {
         fix
     } else if rule.chain.starts_with("cali-") || comment.contains("polic") {
         format!("let a NetworkPolicy allow {what}")

@@ -13,16 +13,17 @@ use crate::explain::Certainty::{Certain, Likely};
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
 use crate::explain::egress::is_egress_tunnel;
+use crate::fib::Question;
 use crate::node::Role;
-use crate::node::rtnl::{Route, RouteQuestion};
+use crate::node::rtnl::Route;
 use crate::output::table_name;
 
-fn ip_command(address: IpAddr) -> &'static str {
+pub(super) fn ip_command(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "ip -6" } else { "ip" }
 }
 
 /// As `ip route` words it.
-fn words(host: &Host, route: &Route) -> String {
+pub(super) fn words(host: &Host, route: &Route) -> String {
     let hop = route.next_hops.first().copied().unwrap_or_default();
     let to = if route.destination.is_empty() { "default".to_owned() } else { route.destination.to_string() };
     let via = hop.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
@@ -94,7 +95,7 @@ impl Walker<'_> {
         &mut self,
         host: &Arc<Host>,
         flight: &Flight,
-        asked: &RouteQuestion,
+        asked: &Question,
         way: Way,
     ) -> Result<(), Next> {
         let (to, name) = (asked.destination, host.name());

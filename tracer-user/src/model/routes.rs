@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::packet_state::Flight;
+use super::route_checks::{ip_command, words};
 use super::steps::{Place, Stage};
 use super::walker::{Next, Walker};
 use super::world::Host;
@@ -12,9 +13,9 @@ use crate::explain::Certainty::Certain;
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
 use crate::explain::egress::is_node_mark;
+use crate::fib::{Answer, Decision, Martian, Question, Refusal, RefusedBy};
 use crate::node::rtnl::{Route, RouteAnswer, RouteQuestion, Rule};
 use crate::output::table_name;
-use crate::snapshot::Routed;
 
 /// FR_ACT_TO_TBL
 const TO_TABLE: u8 = 1;
@@ -34,33 +35,37 @@ pub(crate) struct Way {
 impl Walker<'_> {
     /// The lookup for a packet that came in by `input`, or (0) is sent here. The error: there is no way.
     pub(crate) fn route(&mut self, host: &Arc<Host>, flight: &mut Flight, input: u32) -> Result<Way, Next> {
-        let packet = &flight.packet;
-        let question = RouteQuestion {
-            destination: packet.dst,
-            source: Some(packet.src).filter(|s| !s.is_unspecified()),
-            mark: packet.mark.unwrap_or(0),
-            input: (input != 0).then_some(input),
-            service: packet
-                .dst_port
-                .filter(|_| matches!(packet.proto, 6 | 17))
-                .map(|port| (packet.proto, port)),
+        let question = question(flight, input);
+        let evidence = host.evidence.clone();
+        let fib = evidence.fib();
+        let answer = fib.lookup(&question);
+        if let Some(why) = answer.unknown() {
+            self.open(format!("which route {} takes to {}: {why}", host.name(), question.destination));
+        }
+        let Some(outcome) = answer.outcomes.first() else {
+            return Err(Next::End(super::walker::End::Unknown("no answer of the lookup".to_owned())));
         };
-        let answer = match self.world.route(host, &question) {
-            Ok(answer) => answer,
-            Err(why) => return Err(Next::End(super::walker::End::Unknown(why))),
-        };
-        match answer {
-            RouteAnswer::Route(route) if refusal_of(&route).is_none() => {
-                let way = way(&route, packet.dst);
-                if !way.local && input != 0 && !self.forwards(host, input, flight) {
-                    return Err(self.forwarding_off(host, input, flight));
+        self.compare_with_kernel(host, &question, &answer);
+        match &outcome.decision {
+            Decision::Unknown(why) => Err(Next::End(super::walker::End::Unknown(why.clone()))),
+            Decision::Refused(refusal) => Err(self.refused(host, flight, &question, *refusal)),
+            Decision::Routed(routed) => {
+                let route = routed.as_route(0);
+                if routed.hops.len() > 1 {
+                    self.open(format!(
+                        "which of {} next hops to {} {} takes: a hash of the connection chooses",
+                        routed.hops.len(),
+                        question.destination,
+                        host.name()
+                    ));
                 }
+                let way = way(&route, question.destination);
                 self.step(
                     host,
                     flight,
                     Place::Route {
                         table: way.table,
-                        fwmark: question.mark,
+                        fwmark: question.mark.unwrap_or(0),
                         local: way.local,
                         via: way.gateway.then(|| way.next_hop.to_string()),
                         device: host.device(way.output),
@@ -72,21 +77,49 @@ impl Walker<'_> {
                 flight.route_mtu = route.mtu;
                 Ok(way)
             }
-            RouteAnswer::Route(route) => {
-                let errno = refusal_of(&route).unwrap_or(libc::EHOSTUNREACH);
-                Err(self.refused(host, flight, &question, errno))
-            }
-            RouteAnswer::Refused(errno) => Err(self.refused(host, flight, &question, errno)),
         }
     }
 
-    fn forwards(&self, host: &Host, input: u32, flight: &Flight) -> bool {
-        let family = if flight.packet.dst.is_ipv6() { "ipv6" } else { "ipv4" };
-        let device = host.link(input).map_or("", |l| l.name.as_str());
-        match host.sysctl(&format!("net/{family}/conf/{device}/forwarding")) {
-            // For IPv6 the whole host decides.
-            _ if family == "ipv6" => host.sysctl("net/ipv6/conf/all/forwarding") != Some(0),
-            own => own != Some(0),
+    /// Where the kernel can be asked the same, it must say the same; else what was read is not the whole truth.
+    fn compare_with_kernel(&mut self, host: &Arc<Host>, question: &Question, answer: &Answer<'_>) {
+        let Some(own) = answer.certain() else { return };
+        let asked = RouteQuestion {
+            destination: question.destination,
+            source: question.source,
+            mark: question.mark.unwrap_or(0),
+            input: question.input,
+            service: question
+                .destination_port
+                .filter(|_| matches!(question.protocol, Some(6 | 17)))
+                .map(|port| (question.protocol.unwrap_or(0), port)),
+        };
+        let Some(kernel) = self.world.kernel_route(host, &asked) else { return };
+        let differs = match (&own.decision, &kernel) {
+            (Decision::Routed(routed), RouteAnswer::Route(route)) if refusal_of(route).is_none() => {
+                let hop = route.next_hops.first();
+                !routed
+                    .hops
+                    .iter()
+                    .any(|own| hop.is_none_or(|hop| hop.ifindex == own.ifindex && hop.gateway == own.gateway))
+            }
+            (Decision::Refused(_), RouteAnswer::Refused(_)) => false,
+            (Decision::Refused(_), RouteAnswer::Route(route)) => refusal_of(route).is_none(),
+            // A firewall, a security module or a program may refuse what routing does not.
+            _ => true,
+        };
+        if differs {
+            let said = match kernel {
+                RouteAnswer::Route(route) => match route.next_hops.first() {
+                    Some(hop) => format!("sends it out of {}", host.device(hop.ifindex)),
+                    None => "has another route".to_owned(),
+                },
+                RouteAnswer::Refused(errno) => format!("refuses it (errno {errno})"),
+            };
+            self.open(format!(
+                "why the kernel of {} {said} when asked for {}: its rules and tables, as they were read, say otherwise",
+                host.name(),
+                question.destination
+            ));
         }
     }
 
@@ -119,145 +152,97 @@ impl Walker<'_> {
         self.stop(host, stage, finding)
     }
 
-    /// The kernel would not route it.
-    fn refused(&mut self, host: &Arc<Host>, flight: &Flight, asked: &RouteQuestion, errno: i32) -> Next {
-        let to = asked.destination;
+    /// Routing refuses it.
+    fn refused(&mut self, host: &Arc<Host>, flight: &Flight, asked: &Question, refusal: Refusal<'_>) -> Next {
         let stage = self.stage(host, Stage::Routing, flight);
-        let name = host.name();
-        let ip = if to.is_ipv6() { "ip -6" } else { "ip" };
-        let from =
-            asked.source.filter(|_| asked.input.is_some()).map(|s| format!(" from {s}")).unwrap_or_default();
-        let by = asked.input.map(|i| format!(" iif {}", host.device(i))).unwrap_or_default();
-        let mark = if asked.mark == 0 { String::new() } else { format!(" mark {:#x}", asked.mark) };
-        let get = host.command(format!("{ip} route get {to}{from}{by}{mark}"));
-        // Asked as for a packet of the host itself: without the check of the source, and without forwarding.
-        let plain = RouteQuestion { input: None, source: None, ..asked.clone() };
-        let plain = if asked.input.is_some() {
-            match self.world.route(host, &plain) {
-                Ok(RouteAnswer::Refused(errno)) => Err(errno),
-                Ok(RouteAnswer::Route(route)) => refusal_of(&route).map_or(Ok(way(&route, to)), Err),
-                Err(_) => Err(errno),
-            }
-        } else {
-            Err(errno)
-        };
-        let errno = match plain {
-            Err(errno) => errno,
-            Ok(way) => {
-                let input = asked.input.unwrap_or(0);
-                if !way.local && !self.forwards(host, input, flight) {
-                    return self.forwarding_off(host, input, flight);
-                }
-                return match self.reverse_path(host, flight, asked, &get) {
-                    Some(finding) => self.stop(host, stage, finding),
-                    None => Next::End(super::walker::End::Unknown(format!(
-                        "{name} would not take a packet from {} by {}, though it has a route to {to}: the kernel says errno {errno}; see `{get}`",
-                        flight.packet.src,
-                        host.device(input)
-                    ))),
-                };
-            }
-        };
-        let from = asked.input.map_or_else(|| "lo".to_owned(), |input| host.device(input));
-        if let Routed::Refused(rule) = host.evidence.routed_from(&from, asked.source, to, asked.mark) {
-            let finding = Finding::new(
-                match rule.does() {
-                    "blackhole" => &c::ROUTE_BLACKHOLE,
-                    "prohibit" => &c::ROUTE_PROHIBIT,
-                    _ => &c::ROUTE_UNREACHABLE,
-                },
+        let input = asked.input.unwrap_or(0);
+        let get = get_command(host, asked);
+        let finding = match refusal.by {
+            RefusedBy::ForwardingOff => return self.forwarding_off(host, input, flight),
+            RefusedBy::Rule(rule) => refused_by_rule(host, rule, asked, get),
+            RefusedBy::Route(route) => refused_by_route(host, route, asked, get),
+            RefusedBy::NoRoute => no_route(host, asked, get),
+            RefusedBy::Source(martian) => self.martian(host, flight, asked, martian, get),
+            RefusedBy::Destination => Finding::new(
+                &c::SIMPLE,
                 Certain,
                 format!(
-                    "ip rule {} of {name} ({} {}) refuses packets to {to}",
-                    rule.priority,
-                    rule.selector(),
-                    rule.does()
+                    "{} does not take packets to {} that come in by {}",
+                    host.name(),
+                    asked.destination,
+                    host.device(input)
                 ),
             )
-            .checked("the kernel's own lookup ends with it", get)
-            .fix(
-                host.command(format!("{ip} rule del priority {}", rule.priority))
-                    + ", or let it spare this packet",
+            .checked(
+                "loopback addresses, and broadcast addresses of other networks, are not taken from outside",
+                get,
             )
-            .at(Self::place(host, asked.input.unwrap_or(0)));
-            return self.stop(host, stage, finding);
-        }
-        let kind = match errno {
-            libc::EINVAL => &c::ROUTE_BLACKHOLE,
-            libc::EACCES => &c::ROUTE_PROHIBIT,
-            libc::EHOSTUNREACH if self.has_unreachable(host, to) => &c::ROUTE_UNREACHABLE,
-            _ => &c::NO_ROUTE,
+            .at(Self::place(host, input)),
+            RefusedBy::ForeignSource => Finding::new(
+                &c::SIMPLE,
+                Certain,
+                format!("{} does not have the address that the packet is sent from", host.name()),
+            )
+            .checked("a sender's source must be an address of its own", host.command("ip addr"))
+            .at(Self::place(host, 0)),
+            RefusedBy::Device => {
+                return Next::End(super::walker::End::Unknown(format!(
+                    "the device that the sender in {} is bound to is down or gone",
+                    host.name()
+                )));
+            }
         };
-        let finding = if kind.id == c::NO_ROUTE.id {
-            Finding::new(kind, Certain, format!("{name} has no route to {to}"))
-                .checked("the kernel's own lookup finds none", get)
-                .fix(host.command(format!("{ip} route add {to} via GATEWAY dev DEVICE")))
-        } else {
-            let word = kind.id.strip_prefix("route-").unwrap_or(kind.id);
-            let article = if word.starts_with('u') { "an" } else { "a" };
-            Finding::new(kind, Certain, format!("{name} has {article} {word} route for {to}"))
-                .checked("the kernel's own lookup ends with it", get)
-                .fix(
-                    host.command(format!("{ip} route show table all type {word}"))
-                        + &format!(" shows it: delete it, or add a route for {to}"),
-                )
-        };
-        self.stop(host, stage, finding.at(Self::place(host, asked.input.unwrap_or(0))))
+        self.stop(host, stage, finding.at(Self::place(host, input)))
     }
 
-    fn has_unreachable(&self, host: &Host, to: IpAddr) -> bool {
-        let routes = host.evidence.routes.iter().filter(|r| r.destination.contains(to));
-        let mut routes = routes.filter(|r| r.kind == libc::RTN_UNREACHABLE);
-        // IPv6 keeps one for the whole family on the loopback, which is what "no route" is.
-        routes.any(|r| !(r.destination.is_empty() && to.is_ipv6() && r.priority == u32::MAX))
-    }
-
-    fn reverse_path(
-        &mut self,
+    /// The source of a packet that came in is not accepted.
+    fn martian(
+        &self,
         host: &Host,
         flight: &Flight,
-        asked: &RouteQuestion,
-        get: &str,
-    ) -> Option<Finding> {
-        let input = asked.input?;
-        let device = host.link(input)?.name.clone();
-        let own = host.sysctl(&format!("net/ipv4/conf/{device}/rp_filter"))?;
-        let all = host.sysctl("net/ipv4/conf/all/rp_filter").unwrap_or(0);
-        if flight.packet.dst.is_ipv6() || own.max(all) == 0 {
-            return None;
-        }
-        let source = flight.packet.src;
-        let back = RouteQuestion { destination: source, source: None, mark: 0, input: None, service: None };
-        let back = match self.world.route(host, &back) {
-            Ok(RouteAnswer::Route(route)) => Some(way(&route, source)),
-            _ => None,
+        asked: &Question,
+        martian: Martian<'_>,
+        get: String,
+    ) -> Finding {
+        let input = asked.input.unwrap_or(0);
+        let (source, device, name) = (flight.packet.src, host.device(input), host.name());
+        let said = |kind, title: String| {
+            Finding::new(kind, Certain, title).checked("the lookup refuses the packet", get.clone())
         };
-        if let Some(finding) = self.way_back(host, input, source, back) {
-            return Some(finding);
-        }
-        let key = if own.max(all) == own { device.replace('.', "/") } else { "all".to_owned() };
-        let shown = host.device(input);
-        let (kind, way_back) = match back {
-            Some(way) => ("strict", format!("the way back to {source} is by {}", host.device(way.output))),
-            None => ("strict or loose", format!("there is no way back to {source}")),
-        };
-        if back.is_some() && own.max(all) != 1 {
-            return None;
-        }
-        Some(
-            Finding::new(
-                &c::REVERSE_PATH_FILTER,
-                Certain,
-                format!("{shown} of {} has a {kind} reverse path filter, and {way_back}", host.name()),
+        match martian {
+            Martian::Own => said(
+                &c::OWN_SOURCE,
+                format!("{name} drops the packet: its source {source} is an address of {name} itself, and it came in by {device}"),
             )
-            .checked(
-                format!("rp_filter of {shown} is {}", own.max(all)),
-                host.command(format!("sysctl net.ipv4.conf.{key}.rp_filter")),
+            .checked(format!("{source} is on a device of {name}"), host.command(format!("ip addr show to {source}"))),
+            Martian::Invalid => said(
+                &c::SIMPLE,
+                format!("{name} drops the packet: {source} cannot be a source"),
+            ),
+            Martian::Loopback => said(
+                &c::SIMPLE,
+                format!("{name} drops the packet: a loopback address does not come in by {device} (route_localnet is 0)"),
             )
-            .checked("the kernel refuses the packet when it is asked", get)
-            .fix(host.command(format!("sysctl -w net.ipv4.conf.{key}.rp_filter=2")))
-            .at(Self::place(host, input)),
-        )
+            .checked("route_localnet", host.command(format!("sysctl net.ipv4.conf.{}.route_localnet", device.replace('.', "/")))),
+            Martian::Kind(route) => said(
+                &c::ROUTE_BLACKHOLE,
+                format!("{name} drops packets from {source}: its route {} is no way back", words(host, route)),
+            ),
+            Martian::OtherDevice { back, filter } => {
+                let back = back.map(|route| way(route, source));
+                if let Some(finding) = self.way_back(host, input, source, back) {
+                    return finding;
+                }
+                let by = back.map_or_else(|| "another device".to_owned(), |way| host.device(way.output));
+                reverse_path(host, input, filter, &format!("the way back to {source} is by {by}"), get)
+            }
+            Martian::NoWayBack { filter, .. } => {
+                if let Some(finding) = self.way_back(host, input, source, None) {
+                    return finding;
+                }
+                reverse_path(host, input, filter, &format!("there is no way back to {source}"), get)
+            }
+        }
     }
 
     /// A mark that is to choose the table, and another table that answered.
@@ -265,10 +250,10 @@ impl Walker<'_> {
         &mut self,
         host: &Arc<Host>,
         flight: &Flight,
-        asked: &RouteQuestion,
+        asked: &Question,
         way: Way,
     ) -> Result<(), Next> {
-        let mark = asked.mark;
+        let mark = asked.mark.unwrap_or(0);
         if mark == 0 || way.local || flight.inside.is_some() {
             return Ok(());
         }
@@ -340,6 +325,114 @@ impl Walker<'_> {
             self.wrong(stage, finding.at(Self::place(host, way.output)));
         }
         Ok(())
+    }
+}
+
+/// What routing looks at of a packet.
+pub(crate) fn question(flight: &Flight, input: u32) -> Question {
+    let packet = &flight.packet;
+    let mut question = Question::to(packet.dst).from(packet.src).input(input).ports(
+        packet.proto,
+        packet.src_port,
+        packet.dst_port,
+    );
+    question.mark = packet.mark;
+    question.uid = packet.uid;
+    question.tos = Some(0);
+    question
+}
+
+/// The command that asks the kernel the same.
+fn get_command(host: &Host, asked: &Question) -> String {
+    let ip = ip_command(asked.destination);
+    let to = asked.destination;
+    let from = asked.source.map(|s| format!(" from {s}")).unwrap_or_default();
+    let by = asked.input.map(|i| format!(" iif {}", host.device(i))).unwrap_or_default();
+    let mark = match asked.mark {
+        None | Some(0) => String::new(),
+        Some(mark) => format!(" mark {mark:#x}"),
+    };
+    host.command(format!("{ip} route get {to}{from}{by}{mark}"))
+}
+
+fn refused_by_rule(host: &Host, rule: &Rule, asked: &Question, get: String) -> Finding {
+    let name = host.name();
+    let kind = match rule.does() {
+        "blackhole" => &c::ROUTE_BLACKHOLE,
+        "prohibit" => &c::ROUTE_PROHIBIT,
+        _ => &c::ROUTE_UNREACHABLE,
+    };
+    Finding::new(
+        kind,
+        Certain,
+        format!(
+            "ip rule {} of {name} ({} {}) refuses packets to {}",
+            rule.priority,
+            rule.selector(),
+            rule.does(),
+            asked.destination
+        ),
+    )
+    .checked("the lookup ends with it", get)
+    .fix(host.command(format!("{} rule del priority {}", ip_command(asked.destination), rule.priority)))
+}
+
+fn refused_by_route(host: &Host, route: &Route, asked: &Question, get: String) -> Finding {
+    let (kind, word) = match route.kind {
+        libc::RTN_BLACKHOLE => (&c::ROUTE_BLACKHOLE, "blackhole"),
+        libc::RTN_PROHIBIT => (&c::ROUTE_PROHIBIT, "prohibit"),
+        _ => (&c::ROUTE_UNREACHABLE, "unreachable"),
+    };
+    // IPv6 keeps one for the whole family on the loopback, which is what "no route" is.
+    if route.destination.is_empty() && asked.destination.is_ipv6() && route.priority == u32::MAX {
+        return no_route(host, asked, get);
+    }
+    let article = if word.starts_with('u') { "an" } else { "a" };
+    let ip = ip_command(asked.destination);
+    let to = if route.destination.is_empty() { "default".to_owned() } else { route.destination.to_string() };
+    let table = if route.table == u32::from(libc::RT_TABLE_MAIN) {
+        String::new()
+    } else {
+        format!(" table {}", route.table)
+    };
+    let metric = if route.priority == 0 { String::new() } else { format!(" metric {}", route.priority) };
+    Finding::new(
+        kind,
+        Certain,
+        format!("{} has {article} {word} route for {}", host.name(), asked.destination),
+    )
+    .checked(format!("the lookup ends with {word} {to}{table}"), get)
+    .fix(host.command(format!("{ip} route del {word} {to}{table}{metric}")))
+}
+
+fn no_route(host: &Host, asked: &Question, get: String) -> Finding {
+    let to = asked.destination;
+    Finding::new(&c::NO_ROUTE, Certain, format!("{} has no route to {to}", host.name()))
+        .checked("no rule leads to a route for it", get)
+        .fix(format!("add a route for {to}: none of the routes of {} fits", host.name()))
+}
+
+/// `filter`: the greater of the device's rp_filter and the one for all.
+fn reverse_path(host: &Host, input: u32, filter: i64, way_back: &str, get: String) -> Finding {
+    let shown = host.device(input);
+    let own =
+        host.link(input).and_then(|link| host.sysctl(&format!("net/ipv4/conf/{}/rp_filter", link.name)));
+    let key = if own == Some(filter) { shown.replace('.', "/") } else { "all".to_owned() };
+    let kind = if filter == 1 { "strict" } else { "loose" };
+    let finding = Finding::new(
+        &c::REVERSE_PATH_FILTER,
+        Certain,
+        format!("{shown} of {} has a {kind} reverse path filter, and {way_back}", host.name()),
+    )
+    .checked(
+        format!("rp_filter of {shown} is {filter}"),
+        host.command(format!("sysctl net.ipv4.conf.{key}.rp_filter")),
+    )
+    .checked("the lookup refuses the packet", get);
+    if filter == 1 {
+        finding.fix(host.command(format!("sysctl -w net.ipv4.conf.{key}.rp_filter=2")))
+    } else {
+        finding.fix(format!("add a route back to the source on {}: {way_back}", host.name()))
     }
 }
 

@@ -73,9 +73,9 @@ impl Walker<'_> {
                 }
                 self.by_entry(host, at.hook, flight, index);
             }
-            let evidence = &host.evidence;
+            let evidence = &*host.evidence;
             let walk = by_chance(self.chances, |chance| {
-                walk_hook_by_chance(&**evidence, at.hook, range.clone(), &flight.packet, chance)
+                walk_hook_by_chance(evidence, at.hook, range.clone(), &flight.packet, chance)
             });
             self.effects(host, at, flight, &walk, index);
             self.verdict(host, at, flight, &walk, index)?;

@@ -17,7 +17,7 @@ use crate::explain::Certainty::Likely;
 use crate::explain::Finding;
 use crate::explain::catalogue as c;
 use crate::explain::egress::{LEADS_ASTRAY, is_egress_tunnel, is_node_mark};
-use crate::explain::translated::{Diversion, FOLLOWS};
+use crate::explain::nat_detour::{Diversion, FOLLOWS};
 use crate::firewall::PacketView;
 use crate::node::NetnsId;
 use crate::output::{escape, protocol_name};

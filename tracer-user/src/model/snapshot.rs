@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::world::{Host, World};
 use crate::cluster::egress::Objects;
-use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion};
+use crate::node::rtnl::Link;
 use crate::node::{DeviceKind, NetnsId, PathRole, Role, Topology};
-use crate::snapshot::{Evidence, Routed};
+use crate::snapshot::Evidence;
 
 /// The namespaces of a trace as they were when they were last read.
 #[derive(Clone)]
@@ -80,15 +80,6 @@ impl World for Snapshot {
         users.sort_unstable();
         users.dedup();
         users
-    }
-
-    fn route(&mut self, host: &Host, question: &RouteQuestion) -> Result<RouteAnswer, String> {
-        let from = question.input.map_or_else(|| "lo".to_owned(), |input| host.device(input));
-        match host.evidence.routed_from(&from, question.source, question.destination, question.mark) {
-            Routed::By(route) => Ok(RouteAnswer::Route(route.clone())),
-            Routed::Refused(_) | Routed::NoRoute => Ok(RouteAnswer::Refused(libc::ENETUNREACH)),
-            Routed::Unknown => Err("a rule asks for what is not known".to_owned()),
-        }
     }
 
     fn policies(&self) -> Option<Arc<Objects>> {

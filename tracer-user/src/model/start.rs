@@ -5,16 +5,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::egress_sets::{egress_tunnel, selected};
-use super::run::{NOBODY, Question, Start};
+use super::run::{NOBODY, Question as Asked, Start};
 use super::world::{Host, World};
+use crate::fib::Question;
 use crate::firewall::{Criterion, PacketView};
 use crate::node::Role;
-use crate::node::rtnl::{RouteAnswer, RouteQuestion};
 
 /// Where it begins: at its sender, or at the device by which it comes to the node.
 pub(crate) fn start(
     world: &mut dyn World,
-    question: &Question,
+    question: &Asked,
     packet: &mut PacketView,
     assumed: &mut Vec<String>,
 ) -> Result<Start, String> {
@@ -51,10 +51,9 @@ pub(crate) fn start(
         ));
         return Ok(Start::Arrives(node.clone(), link.ifindex));
     }
-    let back = RouteQuestion { destination: source, source: None, mark: 0, input: None, service: None };
-    match world.route(&node, &back)? {
-        RouteAnswer::Route(route) => {
-            let device = route.next_hops.first().map_or(0, |hop| hop.ifindex);
+    match node.evidence.fib().lookup(&Question::to(source)).routed() {
+        Some(routed) => {
+            let device = routed.hops.first().map_or(0, |hop| hop.ifindex);
             assumed.push(format!(
                 "it comes to {} by {}, by which {} sends to {source}",
                 node.name(),
@@ -63,7 +62,7 @@ pub(crate) fn start(
             ));
             Ok(Start::Arrives(node, device))
         }
-        RouteAnswer::Refused(_) => Err(format!(
+        None => Err(format!(
             "by which device packets from {source} come to {}: there is no route to it",
             node.name()
         )),
@@ -77,9 +76,12 @@ fn local_sender(world: &mut dyn World, source: IpAddr) -> Option<Arc<Host>> {
         return Some(host.clone());
     }
     for node in watched.iter().filter(|h| h.role == Role::Node) {
-        let back = RouteQuestion { destination: source, source: None, mark: 0, input: None, service: None };
-        let Ok(RouteAnswer::Route(route)) = world.route(node, &back) else { continue };
-        let Some(hop) = route.next_hops.first().filter(|hop| hop.gateway.is_none()) else { continue };
+        let fib = node.evidence.fib();
+        let answer = fib.lookup(&Question::to(source));
+        let Some(hop) = answer.routed().and_then(|routed| routed.hops.first()).copied() else { continue };
+        if hop.gateway.is_some() {
+            continue;
+        }
         let ends: Vec<_> = node
             .evidence
             .links

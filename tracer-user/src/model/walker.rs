@@ -10,7 +10,7 @@ use super::steps::{Direction, Encap, Ending, Place, Stage, Step};
 use super::world::{Host, World};
 use crate::explain::Finding;
 use crate::explain::Place as At;
-use crate::explain::translated::Diversion;
+use crate::explain::nat_detour::Diversion;
 use crate::node::{NetnsId, Role};
 use crate::snapshot::AttachPoint;
 

@@ -4,7 +4,7 @@
 use std::io::{self, BufRead, Read as _};
 
 use super::format::{Begin, Line, SCHEMA};
-use super::harmless::harmless;
+use super::sanitize::sanitize;
 use crate::node::quoted;
 
 /// Longest line: the rules of a large node.
@@ -110,7 +110,7 @@ impl<R: BufRead> Reader<R> {
         }
         let whole = self.buffer.ends_with(b"\n");
         match std::str::from_utf8(self.buffer.trim_ascii_end()) {
-            Ok(text) => Ok(Some(harmless(text).into_owned())),
+            Ok(text) => Ok(Some(sanitize(text).into_owned())),
             // Cut in the middle of a letter.
             Err(error) if !whole && error.error_len().is_none() && self.line > 1 => Ok(Some(String::new())),
             Err(_) => Err(RecordError::NotText { line: self.line }),

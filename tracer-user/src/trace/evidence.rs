@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The node as it is, read beside the event path: a thread reads, the newest result is taken where it is wanted.
+//! Snapshots of the node, read in a thread beside the event path.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};

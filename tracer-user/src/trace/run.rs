@@ -13,12 +13,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracer_common::{Counters, Event};
 
 mod follow;
-mod screen;
+mod sink;
 
 use self::follow::{add_end, add_found_ends, followed_words};
-use self::screen::Screen;
+use self::sink::Screen;
 use super::api::ApiWatch;
-use super::askers::{Askers, Heard};
+use super::arp_listener::{Askers, Heard};
 use super::attach::{Attachments, Changes};
 use super::counters::CounterReader;
 use super::debug;
@@ -26,7 +26,7 @@ use super::evidence::EvidenceReader;
 use super::header::header;
 use super::listeners::ListenerWatch;
 use super::names::{KernelNames, monotonic_ns};
-use super::nothing::Nothing;
+use super::no_traffic::Nothing;
 use super::pods::{News, PodWatch};
 use super::policies::Policies;
 use super::privileges::lacking;

@@ -10,6 +10,10 @@
 //! `ip addrlabel` changed, realms, whether a router's IPv6 route has run out since it was read. Route exceptions
 //! (redirects, path MTU) are taken from the kernel's dump, which has them since Linux 5.3; sockets may hold on to older
 //! routes until they are told.
+//!
+//! Of routes that IPv6 joins to a multipath route the kernel's dump tells metrics, source and preference of the first
+//! only, and it leaves out a route without a gateway that stands between them. A route with a next hop object may be
+//! used with the MTU of another route with the same object.
 
 mod flow;
 mod ipv4;

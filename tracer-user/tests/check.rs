@@ -62,10 +62,6 @@ fn route(table: u32, to: &str, kind: u8, device: u32, via: Option<&str>) -> Rout
         destination: to.parse().expect("a prefix"),
         table,
         kind,
-        protocol: 0,
-        scope: 0,
-        priority: 0,
-        source: None,
         next_hops: vec![NextHop { ifindex: device, gateway: via.map(ip), ..NextHop::default() }],
         ..Route::default()
     }

@@ -254,6 +254,26 @@ impl<'e> Fib<'e> {
         out
     }
 
+    pub(super) fn plain4(&self, question: &Question, iif: u32) -> Answer<'e> {
+        let flow = Flow { oif: question.output.unwrap_or(0), ..self.flow4(question, iif) };
+        let decide = |run: Run<'e>| {
+            let decision = match run.found {
+                Found::Hit(hit) => {
+                    let hop = |hop: &(NextHop, u16)| self.hop4(question, &flow, hit.route, hit.table, *hop);
+                    decided(hit.route.kind, Some(hit.route), hit.table, hit.hops.iter().map(hop).collect())
+                }
+                Found::RefusedByRule(errno) => {
+                    refuse(errno, run.rule.map_or(RefusedBy::NoRoute, RefusedBy::Rule))
+                }
+                Found::RefusedByRoute(errno, route) => refuse(errno, RefusedBy::Route(route)),
+                Found::Nothing => refuse(libc::ENETUNREACH, RefusedBy::NoRoute),
+                Found::Unknown(why) => Decision::Unknown(why),
+            };
+            Outcome { decision, rule: run.rule, passed: run.passed, assumes: run.assumes }
+        };
+        Answer { outcomes: self.run(&flow).into_iter().map(decide).collect() }
+    }
+
     /// A sender bound to a device needs no route: the kernel takes the destination to be on that link.
     fn or_on_link(&self, question: &Question, errno: i32, by: RefusedBy<'e>) -> Decision<'e> {
         match question.output {

@@ -69,7 +69,7 @@ impl<'e> Fib<'e> {
     fn best_of(&self, flow: &Flow, routes: &[&'e Route], reachable: bool) -> Option<Best<'e>> {
         let mut best: Option<(u8, Best<'e>)> = None;
         for route in routes.iter().copied().filter(|route| !is_null_entry(route)) {
-            let hops = match self.hops6(route) {
+            let hops = match self.hops_of(route) {
                 Hops::Of(hops) => hops,
                 Hops::Blackhole => return Some(Best::Blackhole(route)),
                 Hops::Unread(id) => return Some(Best::Unread(route, id)),
@@ -89,16 +89,6 @@ impl<'e> Fib<'e> {
             }
         }
         best.map(|(_, best)| best)
-    }
-
-    /// Routes that refuse are by the loopback.
-    fn hops6(&self, route: &Route) -> Hops {
-        match self.hops_of(route) {
-            Hops::Of(hops) if hops.is_empty() => {
-                Hops::Of(vec![(NextHop { ifindex: self.loopback(), ..NextHop::default() }, 1)])
-            }
-            other => other,
-        }
     }
 
     /// `rt6_score_route`. `None`: it will not do.
@@ -138,7 +128,7 @@ impl<'e> Fib<'e> {
             Some(errno) => return TableAnswer::Refused(errno, route),
             None => {}
         }
-        let Hops::Of(all) = self.hops6(route) else { return TableAnswer::Nothing };
+        let Hops::Of(all) = self.hops_of(route) else { return TableAnswer::Nothing };
         let mut hops: Vec<_> = all
             .into_iter()
             .filter(|(hop, _)| {
@@ -210,6 +200,15 @@ impl<'e> Fib<'e> {
         let flow = Flow { source: from, prefer: device, ..self.flow6(question, device, 0) };
         let runs = self.run(&flow);
         Answer { outcomes: runs.into_iter().map(|run| self.outcome6(question, &flow, run, true)).collect() }
+    }
+
+    pub(super) fn plain6(&self, question: &Question, iif: u32) -> Answer<'e> {
+        let flow = Flow {
+            prefer: question.input.unwrap_or(0),
+            ..self.flow6(question, iif, question.output.unwrap_or(0))
+        };
+        let runs = self.run(&flow);
+        Answer { outcomes: runs.into_iter().map(|run| self.outcome6(question, &flow, run, false)).collect() }
     }
 
     fn outcome6(&self, question: &Question, flow: &Flow, run: Run<'e>, input: bool) -> Outcome<'e> {

@@ -10,6 +10,10 @@
 //! `ip addrlabel` changed, realms, whether a router's IPv6 route has run out since it was read. Route exceptions
 //! (redirects, path MTU) are taken from the kernel's dump, which has them since Linux 5.3; sockets may hold on to older
 //! routes until they are told.
+//!
+//! Of routes that IPv6 joins to a multipath route the kernel's dump tells metrics, source and preference of the first
+//! only, and it leaves out a route without a gateway that stands between them. A route with a next hop object may be
+//! used with the MTU of another route with the same object.
 
 mod flow;
 mod ipv4;
@@ -31,6 +35,12 @@ pub use tables::{Fib, Sources};
 pub use validate::{SourceVerdict, Validity};
 
 impl<'e> Fib<'e> {
+    /// Rules and tables only: the source, forwarding and the state of the sender's device are not looked at.
+    pub fn lookup_unchecked(&self, question: &Question) -> Answer<'e> {
+        let iif = question.input.unwrap_or(tables::LOOPBACK);
+        if question.destination.is_ipv6() { self.plain6(question, iif) } else { self.plain4(question, iif) }
+    }
+
     /// Where the kernel would send the packet, or why not.
     pub fn lookup(&self, question: &Question) -> Answer<'e> {
         match (question.destination.is_ipv6(), question.input) {

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
+use super::ipv4::error_of;
 use crate::node::rtnl::{Address, Link, Neighbour, NextHop, Nexthop, Route, Rule};
 
 /// What was read of a namespace, as far as routing depends on it. All in the order of the kernel's dumps.
@@ -70,6 +71,17 @@ fn masked(address: IpAddr, length: u8) -> u128 {
 
 impl<'e> Fib<'e> {
     pub fn new(from: Sources<'e>) -> Self {
+        Self::of(from, from.routes.iter().filter(|route| !route.cached).collect())
+    }
+
+    /// Only the routes that concern these addresses are looked at: for a few questions about them.
+    pub fn about(from: Sources<'e>, addresses: &[IpAddr]) -> Self {
+        let wanted =
+            |route: &&Route| !route.cached && addresses.iter().any(|a| route.destination.contains(*a));
+        Self::of(from, from.routes.iter().filter(wanted).collect())
+    }
+
+    fn of(from: Sources<'e>, mut sorted: Vec<&'e Route>) -> Self {
         let of = |ipv6| {
             let mut rules: Vec<&Rule> = from.rules.iter().filter(|rule| rule.ipv6 == ipv6).collect();
             rules.sort_by_key(|rule| rule.priority);
@@ -89,7 +101,6 @@ impl<'e> Fib<'e> {
                 route.priority,
             )
         };
-        let mut sorted: Vec<&Route> = from.routes.iter().filter(|route| !route.cached).collect();
         sorted.sort_by_cached_key(key);
         let mut tables: FxHashMap<(bool, u32), Table> = FxHashMap::default();
         let mut start = 0;
@@ -134,11 +145,19 @@ impl<'e> Fib<'e> {
 
     /// There is a route in it.
     pub(super) fn has_table(&self, ipv6: bool, table: u32) -> bool {
-        self.tables.contains_key(&(ipv6, table))
+        let is = |route: &Route| route.table == table && route.destination.is_ipv6() == ipv6;
+        self.tables.contains_key(&(ipv6, table)) || self.from.routes.iter().any(is)
     }
 
     pub(super) fn hops_of(&self, route: &Route) -> Hops {
-        let own = || Hops::Of(route.next_hops.iter().map(|hop| (*hop, u16::from(hop.weight) + 1)).collect());
+        let own = || match route.next_hops.as_slice() {
+            // IPv6 routes that refuse are by the loopback; others have one, but for what is made by hand.
+            [] => {
+                let ifindex = if error_of(route.kind).is_some() { self.loopback() } else { 0 };
+                Hops::Of(vec![(NextHop { ifindex, ..NextHop::default() }, 1)])
+            }
+            hops => Hops::Of(hops.iter().map(|hop| (*hop, u16::from(hop.weight) + 1)).collect()),
+        };
         let Some(id) = route.nexthop_id else { return own() };
         let Some(object) = self.nexthops.get(&id) else {
             // The kernel tells the hops as the route's own too, unless it is told not to.

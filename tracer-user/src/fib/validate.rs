@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::flow::{Flow, Found, Run};
 use super::ipv4::refuse;
-use super::model::{Answer, Back, Decision, Hop, Martian, Outcome, Question, RefusedBy, Routed};
+use super::model::{Answer, Back, Decision, Martian, Outcome, Question, RefusedBy, Routed};
 use super::tables::{Fib, Hops, LOOPBACK};
 use crate::node::rtnl::Route;
 
@@ -73,28 +73,18 @@ impl<'e> Fib<'e> {
             });
             each.collect::<Vec<_>>()
         };
-        let by_output = |rule: &&crate::node::rtnl::Rule| rule.input.is_some();
-        let several: &[Hop<'e>] = match &to {
-            Decision::Routed(routed) if routed.hops.len() > 1 && self.rules4.iter().any(by_output) => {
-                &routed.hops
-            }
-            _ => return judge(to, output),
-        };
         // The way back is looked up as for a packet that comes in by the output device.
-        let mut each: Vec<(Hop<'e>, Vec<Outcome<'e>>)> = Vec::new();
-        for hop in several {
-            let Decision::Routed(routed) = &to else { continue };
-            let one = Routed { hops: vec![*hop], ..routed.clone() };
-            each.push((*hop, judge(Decision::Routed(one), hop.ifindex)));
-        }
-        let accepted =
-            |outcomes: &[Outcome<'e>]| matches!(outcomes, [o] if matches!(o.decision, Decision::Routed(_)));
-        if each.iter().all(|(_, outcomes)| accepted(outcomes)) {
-            return vec![outcome(to, Vec::new())];
+        let Decision::Routed(Routed { hops, .. }) = &to else { return judge(to, output) };
+        let mut verdicts = hops.iter().map(|hop| self.verdicts(question, device, hop.ifindex));
+        let first = verdicts.next();
+        if output == 0 || verdicts.all(|other| Some(&other) == first.as_ref()) {
+            return judge(to, output);
         }
         let mut out = Vec::new();
-        for (hop, outcomes) in each {
-            out.extend(outcomes.into_iter().map(|mut one| {
+        for hop in hops.clone() {
+            let Decision::Routed(routed) = &to else { continue };
+            let one = Routed { hops: vec![hop], ..routed.clone() };
+            out.extend(judge(Decision::Routed(one), hop.ifindex).into_iter().map(|mut one| {
                 one.assumes.push(format!("the hash of the multipath route gives device {}", hop.ifindex));
                 one
             }));
@@ -171,9 +161,11 @@ impl<'e> Fib<'e> {
     /// What is looked up for the source of a packet.
     pub(super) fn way_back(&self, question: &Question, device: u32, output: u32) -> Flow {
         let marked = self.either(device, "src_valid_mark") != 0;
+        // To everybody on a link: the kernel leaves the address out.
         let to = question.destination;
-        // To everybody: the kernel leaves the address out.
-        let from = if to == IpAddr::V4(Ipv4Addr::BROADCAST) { ANY } else { to };
+        let broadcast =
+            output == 0 && self.address_type(to, None).is_some_and(|kind| kind == libc::RTN_BROADCAST);
+        let from = if broadcast { ANY } else { to };
         Flow {
             destination: question.source.unwrap_or(ANY),
             source: from,

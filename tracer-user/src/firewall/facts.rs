@@ -3,8 +3,10 @@
 
 use std::net::IpAddr;
 
+use super::packet::PacketView;
 use super::rule::Table;
 use super::set::IpSet;
+use crate::fib::ReversePath;
 
 /// One network namespace, as far as its rules refer to it.
 pub trait NodeFacts {
@@ -19,6 +21,9 @@ pub trait NodeFacts {
     /// The type of an address as `-m addrtype` names it ("LOCAL"), by the local table; of one device only, if given.
     /// `None`: the routes were not read.
     fn address_type(&self, address: IpAddr, device: Option<u32>) -> Option<&'static str>;
+
+    /// Whether `-m rpfilter` takes the packet (without its `--invert`); `None`: it cannot be known.
+    fn reverse_path(&self, packet: &PacketView, how: ReversePath) -> Option<bool>;
 
     /// A socket of this protocol is bound at the port (host order); `None`: at any port.
     fn has_socket(&self, proto: u8, port: Option<u16>) -> bool;

@@ -8,6 +8,7 @@ use super::membership::in_set;
 use super::packet::{CtState, PacketView};
 use super::rule::{Criterion, IpRange, Match, PortRange, Rule, Side};
 use super::truth::{Truth, device};
+use crate::fib::ReversePath;
 use crate::node::Family;
 
 /// What became of a rule's conditions.
@@ -117,7 +118,13 @@ impl Criterion {
                 packet.ttl.map(|ttl| ranges.iter().any(|(first, last)| (first..=last).contains(&&ttl))),
             ),
             Self::Fragment => Truth::of(packet.later_fragment),
-            Self::Statistic(_) | Self::Other(_) => Truth::Unknown,
+            Self::Other(text) => match reverse_path(text) {
+                Some((how, inverted)) => {
+                    Truth::of_known(node.reverse_path(packet, how).map(|holds| holds != inverted))
+                }
+                None => Truth::Unknown,
+            },
+            Self::Statistic(_) => Truth::Unknown,
         }
     }
 }
@@ -184,6 +191,21 @@ fn address_type(
     };
     let Some(found) = node.address_type(packet.address(side), device) else { return Truth::Unknown };
     Truth::of(types.iter().any(|t| t.eq_ignore_ascii_case(found)))
+}
+
+/// `-m rpfilter --loose --validmark --accept-local --invert`, which recordings have as text; and whether it is inverted.
+fn reverse_path(text: &str) -> Option<(ReversePath, bool)> {
+    let (mut how, mut inverted) = (ReversePath::default(), false);
+    for word in text.strip_prefix("-m rpfilter")?.split_whitespace() {
+        match word {
+            "--loose" => how.loose = true,
+            "--validmark" => how.valid_mark = true,
+            "--accept-local" => how.accept_local = true,
+            "--invert" => inverted = true,
+            _ => return None,
+        }
+    }
+    Some((how, inverted))
 }
 
 fn within(ranges: &[IpRange], address: IpAddr) -> Truth {

@@ -138,6 +138,10 @@ mod tests {
             None
         }
 
+        fn reverse_path(&self, _: &crate::firewall::PacketView, _: crate::fib::ReversePath) -> Option<bool> {
+            None
+        }
+
         fn has_socket(&self, _: u8, _: Option<u16>) -> bool {
             false
         }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::egress::Objects;
-use crate::fib::{Fib, Sources};
 use crate::firewall::{IpSet, Member, MemberField, Table};
 use crate::node::rtnl::{Address, FdbEntry, Link, Neighbour, Nexthop, Qdisc, Route, Rule};
 use crate::node::{NetnsId, Socket};
@@ -118,20 +117,6 @@ impl NetnsEvidence {
     /// A sysctl by its path under /proc/sys, as a number.
     pub fn sysctl(&self, path: &str) -> Option<i64> {
         self.sysctls.get(path)?.parse().ok()
-    }
-
-    /// Routing of this namespace, to be asked as the kernel is.
-    pub fn fib(&self) -> Fib<'_> {
-        Fib::new(Sources {
-            rules: &self.rules,
-            routes: &self.routes,
-            exceptions: &self.exceptions,
-            nexthops: &self.nexthops,
-            links: &self.links,
-            addresses: &self.addresses,
-            neighbours: &self.neighbours,
-            sysctls: &self.sysctls,
-        })
     }
 
     pub fn counter(&self, name: &str) -> Option<u64> {

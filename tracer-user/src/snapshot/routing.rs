@@ -4,33 +4,32 @@
 use std::net::IpAddr;
 
 use super::model::NetnsEvidence;
+use crate::fib::{Decision, Outcome, Question, RefusedBy, Selector, Why};
 use crate::node::rtnl::{Route, Rule};
 
-/// FR_ACT_TO_TBL, include/uapi/linux/fib_rules.h.
-const LOOK_UP: u8 = 1;
-/// RTN_THROW: the next rule is asked.
-const THROW: u8 = 9;
 /// The device that the host's own packets come in by, for rules.
 const OWN: &str = "lo";
 
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Routed<'e> {
+    /// By a route, which may be one that refuses.
     By(&'e Route),
     /// A rule refuses (unreachable, prohibit, blackhole).
     Refused(&'e Rule),
     NoRoute,
-    /// A rule on the way asks for what is not known.
+    /// It depends on what is not known.
     Unknown,
 }
 
 impl NetnsEvidence {
-    /// How a packet of this host with this mark goes; before it has a source address, when that is `None`.
+    /// How a packet of this host with this mark goes; `source`: `None` when it is not known.
     pub fn routed(&self, source: Option<IpAddr>, destination: IpAddr, mark: u32) -> Routed<'_> {
         self.routed_from(OWN, source, destination, mark)
     }
 
-    /// The same for one that came in by this device, `lo` for the host's own.
+    /// The same for one that came in by this device, `lo` for the host's own. Whether the source is accepted and the
+    /// packet is forwarded is not looked at.
     pub fn routed_from(
         &self,
         from: &str,
@@ -38,34 +37,21 @@ impl NetnsEvidence {
         destination: IpAddr,
         mark: u32,
     ) -> Routed<'_> {
-        for rule in self.rules.iter().filter(|rule| rule.ipv6 == destination.is_ipv6()) {
-            if rule.source.is_some() && source.is_none() || rule.output.is_some() {
-                return Routed::Unknown;
-            }
-            let any = if destination.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-            let input = rule.input.as_deref().is_none_or(|name| name == from);
-            // "not" turns all of the rule's conditions round, the device too.
-            let applies = if rule.inverted && rule.input.is_some() {
-                return Routed::Unknown;
-            } else {
-                input && rule.matches(source.unwrap_or(any), destination, mark)
-            };
-            if !applies {
-                continue;
-            }
-            if !rule.more.is_empty() {
-                return Routed::Unknown;
-            }
-            if rule.action != LOOK_UP {
-                return Routed::Refused(rule);
-            }
-            if let Some(route) = self.best(rule.table, destination, rule.suppress_prefix_len)
-                && route.kind != THROW
-            {
-                return Routed::By(route);
-            }
-        }
-        Routed::NoRoute
+        let input = match self.link(from) {
+            _ if from == OWN => None,
+            Some(link) => Some(link.ifindex),
+            // No rule can ask for a device that is not there by its number.
+            None => Some(u32::MAX),
+        };
+        let mut question = Question { input, ..Question::to(destination).mark(mark) };
+        question.source = source;
+        let addresses: Vec<_> = source.into_iter().chain([destination]).collect();
+        let answer = self.fib_about(&addresses).lookup_unchecked(&question);
+        let mut each = answer.outcomes.iter().map(|outcome| {
+            if source.is_none() && asks_for_source(outcome) { Routed::Unknown } else { simple(outcome) }
+        });
+        let first = each.next().unwrap_or(Routed::Unknown);
+        if each.all(|other| other == first) { first } else { Routed::Unknown }
     }
 
     /// The longest prefix of a table; of equals the one with the lowest metric.
@@ -80,18 +66,40 @@ impl NetnsEvidence {
     }
 }
 
+fn simple<'e>(outcome: &Outcome<'e>) -> Routed<'e> {
+    match &outcome.decision {
+        Decision::Routed(routed) => routed.route.map_or(Routed::Unknown, Routed::By),
+        Decision::Refused(refusal) => match refusal.by {
+            RefusedBy::Rule(rule) => Routed::Refused(rule),
+            RefusedBy::Route(route) => Routed::By(route),
+            _ => Routed::NoRoute,
+        },
+        Decision::Unknown(_) => Routed::Unknown,
+    }
+}
+
+/// With another source than none a rule might have applied, or the one that did might not.
+fn asks_for_source(outcome: &Outcome<'_>) -> bool {
+    let nearly = outcome.passed.iter().any(|passed| match passed.why {
+        Why::Selectors(failed) => failed.single() == Some(Selector::Source),
+        Why::Inverted => passed.rule.source.is_some(),
+        _ => false,
+    });
+    nearly || outcome.rule.is_some_and(|rule| rule.source.is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn route(table: u32, to: &str) -> Route {
-        Route { destination: to.parse().unwrap(), table, kind: 1, ..Route::default() }
+        Route { destination: to.parse().unwrap(), table, ..Route::default() }
     }
 
     fn rule(priority: u32, table: u32, mark: u32) -> Rule {
         Rule {
             priority,
-            action: LOOK_UP,
+            action: 1,
             table,
             mark,
             mask: if mark == 0 { 0 } else { u32::MAX },

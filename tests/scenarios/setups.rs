@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Node configurations outside of the catalogue: that each does what it says, and what `egwtrace check` reports of
+//! it. Prints setup → causes → right or wrong. What is known to be wrong is listed, and the list may only shrink.
+//!
+//! `EGWT_ONLY=a,b` tries these setups only; `EGWT_JOBS=4`.
+
+use std::{
+    env,
+    process::Command,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tests::{
+    Lab,
+    causes::binary,
+    mend::{Mended, mend},
+    setups::Setup,
+    skip_unless_root,
+};
+
+/// Setups of which `egwtrace check` does not say the right thing yet. One that has become right is taken out.
+const GAPS: &[&str] = &[
+    "bridge-without-ports-takes-network",
+    "connmark-before-dnat",
+    "default-by-vpn",
+    "duplicate-address-detection-failed",
+    "ipsec-policy-asks-for-esp",
+    "isolation-drops-solicitations",
+    "localhost-nodeport-unmasqueraded",
+    "macvlan-parent",
+    "mark-clash-masquerades",
+    "multicast-not-flooded",
+    "proxy-arp-without-route",
+    "redirect-without-address",
+    "routed-pod-service",
+    "rpfilter-match-drops",
+    "rule-takes-own-network",
+    "second-interface-bridged",
+    "stale-hostport-first",
+    "tunnel-lost-address",
+];
+
+/// All setups that are asked for, each in a lab of its own; the names of those for which `work` says what is wrong.
+fn wrong_of(work: &(dyn Fn(&Setup, &Lab) -> Result<(Option<String>, String)> + Sync)) -> Vec<&'static str> {
+    let only = env::var("EGWT_ONLY").ok();
+    let wanted = |name: &str| only.as_ref().is_none_or(|only| only.split(',').any(|word| word == name));
+    let setups: Vec<&Setup> = Setup::all().filter(|setup| wanted(setup.name)).collect();
+    let jobs = env::var("EGWT_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(3);
+    let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some(setup) = setups.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let done = setup.up().and_then(|lab| work(setup, &lab));
+                    let (why, text) =
+                        done.unwrap_or_else(|error| (Some(format!("{error:#}")), String::new()));
+                    match why {
+                        None => println!("right  {:34} → {text}", setup.name),
+                        Some(why) => {
+                            println!("WRONG  {:34} → {text} (expected {why})", setup.name);
+                            wrong.lock().unwrap_or_else(PoisonError::into_inner).push(setup.name);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let mut wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
+    wrong.sort_unstable();
+    wrong
+}
+
+/// The causes of a check, and the exit code.
+fn check(lab: &Lab, packet: &str) -> Result<(Vec<Value>, i32)> {
+    let nodes = if packet.contains("--node-netns") { "" } else { "--node-netns @node1 --node-netns @node2" };
+    let line = format!("check -o json {nodes} {packet}").replace('@', &lab.spec().prefix());
+    let output = Command::new(binary().context("no egwtrace")?).args(line.split_whitespace()).output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let code = output.status.code().context("egwtrace was killed")?;
+    if code == 2 || !errors.is_empty() {
+        bail!("egwtrace {line}: {code} {errors}");
+    }
+    let mut found = Vec::new();
+    for line in String::from_utf8(output.stdout)?.lines() {
+        let report: Value = serde_json::from_str(line)?;
+        found.extend(report["causes"].as_array().context("no causes")?.iter().cloned());
+    }
+    Ok((found, code))
+}
+
+#[test]
+fn each_setup_does_what_it_says() -> Result<()> {
+    skip_unless_root!();
+    let wrong = wrong_of(&|setup, lab| {
+        let outcome = setup.connect(lab)?;
+        let worked = outcome.answer().is_some();
+        let why =
+            (worked != setup.is_healthy()).then(|| if worked { "no answer" } else { "an answer" }.to_owned());
+        Ok((why, outcome.to_string()))
+    });
+    assert!(wrong.is_empty(), "{wrong:?}");
+    Ok(())
+}
+
+#[test]
+fn each_setup_is_explained_before_traffic() -> Result<()> {
+    skip_unless_root!();
+    if binary().is_none() {
+        println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
+        return Ok(());
+    }
+    let wrong = wrong_of(&|setup, lab| {
+        let (found, code) = check(lab, setup.packet)?;
+        let named: Vec<(bool, String)> =
+            found.iter().map(|cause| (cause["certainty"] == "possible", cause.to_string())).collect();
+        let text = |cause: &Value, name: &str| cause[name].as_str().unwrap_or_default().to_owned();
+        let titles: Vec<String> = found
+            .iter()
+            .map(|cause| {
+                format!("{} [{}: {}]", text(cause, "id"), text(cause, "certainty"), text(cause, "title"))
+            })
+            .collect();
+        let possible = named.iter().all(|(possible, _)| *possible);
+        let why = setup
+            .wrong(&named)
+            .or_else(|| (code != i32::from(!possible)).then(|| "another exit code".to_owned()));
+        Ok((why, format!("{} {code}", titles.join("; "))))
+    });
+    let only = env::var("EGWT_ONLY").ok();
+    let tried = |name: &str| only.as_ref().is_none_or(|only| only.split(',').any(|word| word == name));
+    let gaps: Vec<&str> = GAPS.iter().copied().filter(|name| tried(name)).collect();
+    println!("known gaps, {} of {}: {gaps:?}", gaps.len(), Setup::all().count());
+    let unexpected: Vec<&&str> = wrong.iter().filter(|name| !gaps.contains(name)).collect();
+    let closed: Vec<&&str> = gaps.iter().filter(|name| !wrong.contains(name)).collect();
+    assert!(unexpected.is_empty(), "wrong: {unexpected:?}");
+    assert!(closed.is_empty(), "right by now, take them out of the known gaps: {closed:?}");
+    Ok(())
+}
+
+/// What the report says to type is typed, and the traffic must pass then.
+#[test]
+fn the_commands_of_a_report_mend_the_setup() -> Result<()> {
+    skip_unless_root!();
+    if binary().is_none() {
+        println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
+        return Ok(());
+    }
+    let wrong = wrong_of(&|setup, lab| {
+        if setup.is_healthy() || GAPS.contains(&setup.name) {
+            return Ok((None, "not tried: healthy, or a known gap".to_owned()));
+        }
+        let (causes, _) = check(lab, setup.packet)?;
+        let passes = || Ok(setup.connect(lab)?.answer().is_some());
+        if passes()? {
+            return Ok((Some("no answer before the fix".to_owned()), String::new()));
+        }
+        Ok(match mend(lab, &causes, &passes)? {
+            Mended::Yes => (None, "mended".to_owned()),
+            Mended::NoCommands(why) => (None, format!("not tried: {why}")),
+            Mended::No(why) => (Some("the traffic to pass, and nothing else to break".to_owned()), why),
+        })
+    });
+    assert!(wrong.is_empty(), "{wrong:?}");
+    Ok(())
+}
+
+#[test]
+fn each_known_gap_is_a_setup() {
+    for gap in GAPS {
+        assert!(Setup::all().any(|setup| setup.name == *gap), "{gap}");
+    }
+}

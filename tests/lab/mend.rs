@@ -6,7 +6,13 @@ use std::{thread, time::Duration};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::{Lab, probe::Probe, topology::Family};
+use crate::{
+    Lab,
+    causes::{Case, check},
+    faults::{Expect, Fault},
+    probe::Probe,
+    topology::Family,
+};
 
 /// What came of a report's commands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +65,25 @@ pub fn mend(lab: &Lab, causes: &[Value], passes: &dyn Fn() -> Result<bool>) -> R
         Mended::Yes
     } else {
         Mended::No(format!("`{}` breaks {}", commands.join("; "), broken.join(", ")))
+    })
+}
+
+/// Asks of a fault that is applied, over IPv4, types what is reported, and makes the fault's traffic anew.
+///
+/// # Errors
+/// When egwtrace does not run or the traffic cannot be made.
+pub fn mend_fault(lab: &Lab, fault: &Fault, case: &Case) -> Result<Mended> {
+    let Some(asked) = case.asked.filter(|asked| !asked.causes.is_empty()) else {
+        return Ok(Mended::NoCommands("no cause is right"));
+    };
+    if matches!(fault.expect, Expect::SlowAnswer(_) | Expect::Answer) {
+        return Ok(Mended::NoCommands("the traffic passes all the same"));
+    }
+    let (causes, _) = check(lab, asked.packet)?;
+    mend(lab, &causes, &|| {
+        let report = fault.probe.run(lab, Family::V4)?;
+        let as_broken = fault.expect.differs(&report, Family::V4).is_none();
+        Ok(report.last().answer().is_some() && !as_broken)
     })
 }
 

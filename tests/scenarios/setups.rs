@@ -6,7 +6,6 @@
 
 use std::{
     env,
-    process::Command,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -14,11 +13,11 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use serde_json::Value;
 use tests::{
     Lab,
-    causes::binary,
+    causes::{binary, check},
     mend::{Mended, mend},
     setups::Setup,
     skip_unless_root,
@@ -46,8 +45,11 @@ const GAPS: &[&str] = &[
     "tunnel-lost-address",
 ];
 
+/// What should have been otherwise, and what was seen.
+type Judged = (Option<String>, String);
+
 /// All setups that are asked for, each in a lab of its own; the names of those for which `work` says what is wrong.
-fn wrong_of(work: &(dyn Fn(&Setup, &Lab) -> Result<(Option<String>, String)> + Sync)) -> Vec<&'static str> {
+fn wrong_of(work: &(dyn Fn(&Setup, &Lab) -> Result<Judged> + Sync)) -> Vec<&'static str> {
     let only = env::var("EGWT_ONLY").ok();
     let wanted = |name: &str| only.as_ref().is_none_or(|only| only.split(',').any(|word| word == name));
     let setups: Vec<&Setup> = Setup::all().filter(|setup| wanted(setup.name)).collect();
@@ -74,24 +76,6 @@ fn wrong_of(work: &(dyn Fn(&Setup, &Lab) -> Result<(Option<String>, String)> + S
     let mut wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
     wrong.sort_unstable();
     wrong
-}
-
-/// The causes of a check, and the exit code.
-fn check(lab: &Lab, packet: &str) -> Result<(Vec<Value>, i32)> {
-    let nodes = if packet.contains("--node-netns") { "" } else { "--node-netns @node1 --node-netns @node2" };
-    let line = format!("check -o json {nodes} {packet}").replace('@', &lab.spec().prefix());
-    let output = Command::new(binary().context("no egwtrace")?).args(line.split_whitespace()).output()?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let code = output.status.code().context("egwtrace was killed")?;
-    if code == 2 || !errors.is_empty() {
-        bail!("egwtrace {line}: {code} {errors}");
-    }
-    let mut found = Vec::new();
-    for line in String::from_utf8(output.stdout)?.lines() {
-        let report: Value = serde_json::from_str(line)?;
-        found.extend(report["causes"].as_array().context("no causes")?.iter().cloned());
-    }
-    Ok((found, code))
 }
 
 #[test]

@@ -198,8 +198,10 @@ fn nothing_is_wrong_with_healthy_paths() -> Result<()> {
         return Ok(());
     }
     let mut wrong = Vec::new();
-    for backend in [tests::Backend::Nft, tests::Backend::Legacy] {
-        let lab = Lab::up(Spec::unique().with_ipv6().with_backend(backend))?;
+    for (backend, strict) in [(tests::Backend::Nft, true), (tests::Backend::Legacy, false)] {
+        let mut spec = Spec::unique().with_ipv6().with_backend(backend);
+        spec.strict = strict;
+        let lab = Lab::up(spec)?;
         for packet in
             HEALTHY_PACKETS.iter().flat_map(|(four, six)| [four, six]).filter(|packet| !packet.is_empty())
         {

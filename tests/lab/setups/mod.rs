@@ -51,12 +51,12 @@ impl Setup {
         [HEALTHY, ROUTING, SERVICES, FIREWALL, ADDRESSES].into_iter().flatten()
     }
 
-    /// Puts up a lab with it.
+    /// Puts up a lab with it, in which reverse path filters are strict, as they are not in the catalogue's.
     ///
     /// # Errors
     /// When the lab is not as it should be for it.
     pub fn up(&self) -> Result<Lab> {
-        let mut spec = Spec::unique().without_mesh();
+        let mut spec = Spec::unique().without_mesh().with_strict_filters();
         spec.ipv6 = self.ipv6;
         let lab = Lab::up(spec)?;
         (self.apply)(&lab).with_context(|| format!("applying setup `{}`", self.name))?;

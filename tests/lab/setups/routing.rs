@@ -131,4 +131,48 @@ pub const ROUTING: &[Setup] = &[
         says: &[&["AWS-CONNMARK-CHAIN-0", "0x80"], &["eth1", "1536", "table 2"]],
         never: &["masquerade it"],
     },
+    Setup {
+        name: "redirect-outlives-router",
+        about: "a next hop learned by an ICMP redirect, which is in no table, no longer forwards",
+        ipv6: false,
+        apply: |lab| {
+            let (old, ul) = (lab.extra("oldgw")?, lab.ns("ul"));
+            lab.batch(
+                "ul",
+                &format!(
+                    "link add p-old type veth peer name eth0 netns {}\nlink set p-old master br0 up\n",
+                    old.name()
+                ),
+            )?;
+            lab.batch(
+                "oldgw",
+                "link set eth0 up\naddr add 172.16.25.99/24 dev eth0\nroute add default via 172.16.25.183\n",
+            )?;
+            old.sysctl(&[
+                ("ipv4/ip_forward", "1"),
+                ("ipv4/conf/all/send_redirects", "0"),
+                ("ipv4/conf/eth0/send_redirects", "0"),
+                ("ipv4/conf/all/rp_filter", "0"),
+                ("ipv4/conf/eth0/rp_filter", "0"),
+            ])?;
+            lab.ns("node1").sysctl(&[
+                ("ipv4/conf/all/accept_redirects", "1"),
+                ("ipv4/conf/eth0/accept_redirects", "1"),
+                ("ipv4/conf/all/secure_redirects", "0"),
+                ("ipv4/conf/eth0/secure_redirects", "0"),
+            ])?;
+            far_address(lab)?;
+            ul.sh("ip route replace 198.51.100.77 via 172.16.25.99")?;
+            // The first goes by the router, which tells of the shorter way.
+            lab.sh("node1", "ping -c 3 -i 0.3 -W 1 198.51.100.77")?;
+            let route = lab.sh("node1", "ip route get 198.51.100.77")?;
+            anyhow::ensure!(route.contains("172.16.25.99"), "no redirect was taken: {route}");
+            ul.sh("ip route replace 198.51.100.77 via 172.16.25.183")?;
+            old.sysctl(&[("ipv4/ip_forward", "0")])
+        },
+        client: ("visitor", "198.51.100.77:80"),
+        packet: "--pod @visitor --dst 198.51.100.77:80",
+        says: &[&["172.16.25.99"], &["redirect"]],
+        never: &["does not answer"],
+    },
 ];

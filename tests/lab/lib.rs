@@ -45,14 +45,17 @@ pub mod helper;
 pub mod kube_nft;
 mod lab;
 mod links;
+pub mod mend;
 pub mod ns;
 pub mod probe;
 pub mod rules;
 pub mod run_dir;
 pub mod server;
+pub mod setups;
 pub mod sockets;
 mod spec;
 pub mod topology;
+mod tun;
 mod variants;
 pub mod verify;
 

@@ -123,44 +123,6 @@ impl Explainer {
                 }
             }
         }
-        if std::env::var_os("EGWDBG").is_some()
-            && (!found.is_empty() || matches!(journey.ending, Ending::Dropped(_) | Ending::Vanished { .. }))
-        {
-            let opening = self.connections.flow(journey.flow).opening;
-            let ids: Vec<_> = found.iter().map(|f| f.id).collect();
-            if let (Some(opening), Some(evidence)) = (opening, evidence) {
-                let mut snapshot = crate::model::Snapshot::new(evidence, topology, &|_| None);
-                let t = std::time::Instant::now();
-                let p = compare::predict(&opening, &mut snapshot);
-                let t = t.elapsed();
-                let c = p.as_ref().and_then(|p| compare::compare(&view, &opening, p));
-                let m = match &c {
-                    None => "NONE".to_owned(),
-                    Some(c) => format!(
-                        "{} unknown {:?}",
-                        match &c.outcome {
-                            compare::Outcome::Wrong(f) => format!(
-                                "WRONG {:?} {:?}",
-                                f.iter().map(|f| (f.id, f.certainty)).collect::<Vec<_>>(),
-                                f[0].title
-                            ),
-                            compare::Outcome::Passes { expected } => format!("PASSES {expected}"),
-                            compare::Outcome::Parts { expected, seen } =>
-                                format!("PARTS expected {expected} seen {seen}"),
-                        },
-                        c.unknown
-                    ),
-                };
-                eprintln!(
-                    "DBG #{} story {ids:?} reply {} | {m} | {t:?} start {}",
-                    journey.id,
-                    journey.reply,
-                    p.is_some()
-                );
-            } else {
-                eprintln!("DBG #{} story {ids:?} no opening/evidence", journey.id);
-            }
-        }
         if found.iter().any(Finding::breaks) {
             self.connections.flow(journey.flow).explained = true;
             self.connections.unanswered.over(journey.flow);

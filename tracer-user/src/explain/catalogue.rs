@@ -19,6 +19,9 @@ pub struct CauseKind {
     pub follows: bool,
     /// Sends packets along another route than theirs: a cause that `follows` is its consequence.
     pub reroutes: bool,
+    /// The model of the node computes all that it depends on: where the model says that the packet passes, it is no
+    /// longer certain.
+    pub modelled: bool,
     /// Ids of causes of which this one says all, and more, when both have the same device or subject.
     pub covers: &'static [(Same, &'static str)],
 }
@@ -40,6 +43,7 @@ impl CauseKind {
         guess: false,
         follows: false,
         reroutes: false,
+        modelled: false,
         covers: &[],
     };
 
@@ -89,7 +93,7 @@ causes! {
     NO_ROUTE "no-route"
         "There is no route to the destination."
         "IP_INNOROUTES or IP_OUTNOROUTES; the lookups that failed."
-        [follows: true]
+        [follows: true, modelled: true]
     ROUTE_BLACKHOLE "route-blackhole"
         "A blackhole route swallows the packet."
         "The lookup ended with EINVAL; no ICMP was sent."
@@ -108,6 +112,7 @@ causes! {
     FORWARDING_OFF "forwarding-off"
         "The node does not forward packets (net.ipv4.ip_forward or ipv6 forwarding is 0)."
         "IP_INADDRERRORS in the routing error path, or a free in ip6_forward, without any ICMP."
+        [modelled: true]
     NEIGHBOUR_SILENT "neighbour-silent"
         "Nobody answers for the next hop's (or the destination's) address on that network."
         "Drop reason NEIGH_FAILED; the lookup that named the next hop."
@@ -135,22 +140,25 @@ causes! {
     TUNNEL_NEIGHBOUR_MISSING "tunnel-neighbour-missing"
         "The tunnel device has no neighbour entry for its peer."
         "NEIGH_FAILED on a vxlan device."
-        [follows: true]
+        [follows: true, modelled: true]
     TUNNEL_PEER_MISSING "tunnel-peer-missing"
         "The tunnel device does not know behind which node the peer's MAC is (no FDB entry)."
         "NO_TX_TARGET in the vxlan transmit path."
+        [modelled: true]
     TUNNEL_PEER_WRONG "tunnel-peer-wrong"
         "The tunnel device sends what is for its peer to another node (FDB entry)."
         "The outer destination; the node that has the peer's address."
     TUNNEL_WRONG_MAC "tunnel-wrong-mac"
         "The inner frame is addressed to another MAC than the tunnel device has."
         "OTHERHOST on a vxlan device."
+        [modelled: true]
     TUNNEL_NOT_LISTENING "tunnel-not-listening"
         "Nothing takes the tunnel's outer packets: the vxlan device is down, missing, or on another port."
         "NO_SOCKET for an outer packet."
     TUNNEL_VNI "tunnel-vni-unknown"
         "No device of the node has this VNI."
         "Drop reason VXLAN_VNI_NOT_FOUND."
+        [modelled: true]
     PORT_NOT_IN_BRIDGE "port-not-in-bridge"
         "The host's end of the pod's veth is not in the bridge that the pod's gateway address is on."
         "OTHERHOST on a veth without a master."
@@ -203,7 +211,7 @@ causes! {
     FWMARK_WITHOUT_RULE "fwmark-without-rule"
         "The packet was marked for a routing table, but no ip rule leads there."
         "A routing mark at the lookup; it was resolved in table main; the mark's table was never asked."
-        [reroutes: true]
+        [reroutes: true, modelled: true]
     FWMARK_RULE_PREEMPTED "fwmark-rule-preempted"
         "Another ip rule comes before the one of the packet's mark, and takes the packet."
         "As fwmark-without-rule; the mark's rule is there, and one of lower priority number fits the packet."
@@ -211,11 +219,11 @@ causes! {
     FWMARK_TABLE_EMPTY "fwmark-table-empty"
         "The mark's routing table has no route: its device is missing or down."
         "The lookup in the mark's table failed, then table main was used."
-        [reroutes: true]
+        [reroutes: true, modelled: true]
     FWMARK_TABLE_WRONG "fwmark-table-wrong"
         "The mark's ip rule or its routing table does not lead into the egress tunnel."
         "A routing mark at the lookup, and the table and device that were chosen."
-        [reroutes: true]
+        [reroutes: true, modelled: true]
     REPLY_NOT_MARKED "egress-reply-not-marked"
         "The gateway does not mark the answer, so that it takes another way to the pod's node than the tunnel, where it is refused or lost."
         "The request came by the egress tunnel; no routing mark at the answer's lookup; a drop of the answer, or its repetition."
@@ -231,6 +239,7 @@ causes! {
     MASQUERADED_BEFORE_TUNNEL "masqueraded-before-tunnel"
         "The source was translated before the tunnel, so that the gateway does not recognise the pod."
         "SNAT on the way into the egress tunnel, or a tunnel address as source in it."
+        [modelled: true]
     UNTRACKED "egress-not-tracked"
         "An egress packet is not tracked by conntrack (NOTRACK), so that it cannot be given the egress IP."
         "As left-without-snat; no conntrack entry at POSTROUTING, and a rule that turns tracking off."

@@ -6,9 +6,10 @@ use super::context::View;
 use crate::firewall::PacketView;
 use crate::flow::{Ending, Hop, Journey, Packet, Place as At};
 use crate::model::{Direction, End, Place, Prediction, Run, Snapshot, Start, Way, World as _, predict_from};
-use crate::node::{Hook, NetnsId, Role};
+use crate::node::{Hook, Role};
 
-use super::finding::{Certainty, Finding};
+use super::catalogue::CauseKind;
+use super::finding::{Certainty, Fact, Finding};
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -28,21 +29,19 @@ pub(super) struct Compared {
     pub(super) outcome: Outcome,
     /// What the model could not decide on the way, one sentence each.
     pub(super) unknown: Vec<String>,
-    /// Ways that were walked.
-    pub(super) walks: usize,
 }
 
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// The model finds something wrong, and what was seen does not contradict it.
-    Wrong(Vec<Finding>),
+    Wrong,
     /// By the model the packet goes as it was seen to, and further: nothing that was read stops it.
     Passes {
         /// Where the model's journey ends.
         expected: String,
     },
-    /// Up to here both agree; then the packet was elsewhere.
-    Parts { expected: String, seen: String },
+    /// Up to some place both agree; then the packet was elsewhere.
+    Parts { expected: String },
 }
 
 impl Opening {
@@ -95,6 +94,33 @@ pub(super) fn predict(opening: &Opening, snapshot: &mut Snapshot) -> Option<Pred
     Some(predict_from(snapshot, start, opening.view(), Vec::new()))
 }
 
+/// What was found from the evidence of the packets, held against the model: a cause that the model computes is not
+/// certain where the model lets the packet pass.
+pub(super) fn hold_against_model(
+    view: &View<'_>,
+    opening: &Opening,
+    snapshot: &mut Snapshot,
+    found: &mut [Finding],
+) {
+    let Some(prediction) = predict(opening, snapshot) else { return };
+    let Some(compared) = compare(view, opening, &prediction) else { return };
+    let (Outcome::Passes { expected } | Outcome::Parts { expected }) = compared.outcome else { return };
+    if !compared.unknown.is_empty() {
+        return;
+    }
+    for finding in found.iter_mut() {
+        if finding.certainty == Certainty::Certain && CauseKind::of(finding.id).modelled {
+            finding.certainty = Certainty::Likely;
+            finding.evidence.push(Fact {
+                text: format!(
+                    "not by what was read of the node: by that {expected}; it may have changed meanwhile"
+                ),
+                check: String::new(),
+            });
+        }
+    }
+}
+
 /// Lays the journey beside the prediction.
 pub(super) fn compare(view: &View<'_>, opening: &Opening, prediction: &Prediction) -> Option<Compared> {
     let journey = view.journey;
@@ -103,30 +129,26 @@ pub(super) fn compare(view: &View<'_>, opening: &Opening, prediction: &Predictio
     let way = ways().find(|way| leads_to(way, opening, view)).or_else(|| ways().next())?;
     let run = run_of(way, journey, opening);
     let unknown = unknown(way);
-    let walks = prediction.ways.len();
     let wrong: Vec<Finding> = way.found.iter().map(|found| found.finding.clone()).collect();
     let outcome = match run {
         Some(run) => {
             let (parted, met) = lay_beside(view, run);
             match parted {
-                Some((expected, seen)) => Outcome::Parts { expected, seen },
+                Some(expected) => Outcome::Parts { expected: format!("it goes {expected}") },
                 None if wrong.iter().any(|f| f.certainty != Certainty::Possible) => {
                     if goes_further(view, run, met) {
-                        Outcome::Parts {
-                            expected: told(run),
-                            seen: format!("it went on, to {}", last_place(view)?),
-                        }
+                        Outcome::Parts { expected: told(run) }
                     } else {
-                        Outcome::Wrong(wrong)
+                        Outcome::Wrong
                     }
                 }
                 None => Outcome::Passes { expected: told(run) },
             }
         }
         None if wrong.is_empty() => return None,
-        None => Outcome::Wrong(wrong),
+        None => Outcome::Wrong,
     };
-    Some(Compared { outcome, unknown, walks })
+    Some(Compared { outcome, unknown })
 }
 
 /// The journey of the prediction that is this packet's.
@@ -179,7 +201,7 @@ fn is_same(step: &Place, ifindex: u32, hop: &Hop) -> bool {
 
 /// Every sighting must be a step of the prediction, in its order; not every step is watched. The first sighting that
 /// is none, with the step that was expected; and how many steps were passed.
-fn lay_beside(view: &View<'_>, run: &Run) -> (Option<(String, String)>, usize) {
+fn lay_beside(view: &View<'_>, run: &Run) -> (Option<String>, usize) {
     let mut next = 0usize;
     for hop in view.journey.hops.iter().filter(|hop| !matches!(hop.place, At::Route { .. })) {
         let found = run
@@ -197,7 +219,7 @@ fn lay_beside(view: &View<'_>, run: &Run) -> (Option<(String, String)>, usize) {
                     return (None, next);
                 }
                 let expected = run.steps.get(next).map(|step| place_of_step(&step.place, &step.netns));
-                return (expected.map(|expected| (expected, place_of_hop(view, hop))), next);
+                return (expected, next);
             }
         }
     }
@@ -216,10 +238,6 @@ fn goes_further(view: &View<'_>, run: &Run, met: usize) -> bool {
     !ended_there && (arrived && met >= run.steps.len())
 }
 
-fn last_place(view: &View<'_>) -> Option<String> {
-    view.journey.hops.last().map(|hop| place_of_hop(view, hop))
-}
-
 fn place_of_step(place: &Place, netns: &str) -> String {
     match place {
         Place::Device { device, direction: Direction::In } => format!("in by {device} of {netns}"),
@@ -230,34 +248,11 @@ fn place_of_step(place: &Place, netns: &str) -> String {
     }
 }
 
-fn place_of_hop(view: &View<'_>, hop: &Hop) -> String {
-    let netns = view.netns(hop.netns);
-    match hop.place {
-        At::Device { ifindex, egress } => {
-            let device = view.device_name(hop.netns, ifindex);
-            if egress { format!("out by {device} of {netns}") } else { format!("in by {device} of {netns}") }
-        }
-        At::Hook { hook, .. } => format!("{} of {netns}", hook.name()),
-        At::Route { ifindex, .. } => format!("routed to {} in {netns}", view.device_name(hop.netns, ifindex)),
-    }
-}
-
 fn told(run: &Run) -> String {
     match &run.end {
         End::Left(host, device) => format!("it leaves {} by {}", host.name(), host.device(*device)),
         End::Delivered(host) => format!("it is delivered in {}", host.name()),
         End::Stopped(host) => format!("it ends in {}", host.name()),
         End::Unknown(why) => format!("not known: {why}"),
-    }
-}
-
-/// Where a journey's namespace is asked for.
-pub(super) fn ended_in(journey: &Journey) -> Option<NetnsId> {
-    match journey.ending {
-        Ending::Dropped(site) => Some(site.netns),
-        Ending::Left { netns, .. } | Ending::Delivered { netns } | Ending::Unwatched { netns, .. } => {
-            Some(netns)
-        }
-        _ => journey.hops.last().map(|hop| hop.netns),
     }
 }

@@ -123,14 +123,18 @@ impl<'a> View<'a> {
     /// A command as it has to be typed on the node.
     pub(super) fn command(&self, netns: NetnsId, command: impl AsRef<str>) -> String {
         let command = command.as_ref();
-        let nodes = self.topology.namespaces.values().filter(|ns| ns.role == Role::Node).count();
-        match self.namespace(netns) {
-            Some(ns) if ns.role == Role::Pod || nodes > 1 => {
-                let by_name = || format!("ip netns exec {}", self.netns(netns)).into();
-                format!("{} {command}", self.names.entry(netns).unwrap_or_else(by_name))
-            }
-            _ => command.to_owned(),
+        match self.prefix(netns) {
+            Some(prefix) => format!("{prefix} {command}"),
+            None => command.to_owned(),
         }
+    }
+
+    /// How commands for a namespace begin, where they cannot be typed as they are on the node.
+    pub(super) fn prefix(&self, netns: NetnsId) -> Option<String> {
+        let nodes = self.topology.namespaces.values().filter(|ns| ns.role == Role::Node).count();
+        let namespace = self.namespace(netns).filter(|ns| ns.role == Role::Pod || nodes > 1)?;
+        let by_name = || format!("ip netns exec {}", self.netns(namespace.id)).into();
+        Some(self.names.entry(netns).unwrap_or_else(by_name).into_owned())
     }
 
     /// `ip` or `ip -6`.

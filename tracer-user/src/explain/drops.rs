@@ -134,7 +134,7 @@ pub(super) fn other_host(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Optio
     let show = view.command(netns, format!("ip -d link show {device}"));
     let wanted = view.journey.hops.iter().rev().filter(|h| h.netns == netns).find_map(|h| h.macs);
     let wanted = wanted.map(|macs| macs.destination);
-    let to_mac = wanted.map_or_else(|| "another MAC".to_owned(), |to| mac(&to));
+    let to_mac = wanted.map_or_else(|| "another MAC".to_owned(), mac);
     let fact = format!("it ends on arrival: the frame is for {to_mac}, {device} has {own}");
     let owner = wanted.and_then(|to| {
         let namespaces = view.topology.namespaces.values();

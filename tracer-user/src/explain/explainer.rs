@@ -18,6 +18,7 @@ use super::{
     slow, split_routing,
 };
 use crate::flow::{Ending, Journey, Names};
+use crate::model::Snapshot;
 use crate::node::{NetnsId, Topology};
 use crate::snapshot::Evidence;
 
@@ -122,6 +123,12 @@ impl Explainer {
                     *finding = better;
                 }
             }
+        }
+        if let (Some(opening), Some(evidence)) = (self.connections.flow(journey.flow).opening, evidence)
+            && !found.is_empty()
+        {
+            let mut snapshot = Snapshot::new(evidence, topology, &|netns| view.prefix(netns));
+            compare::hold_against_model(&view, &opening, &mut snapshot, &mut found);
         }
         if found.iter().any(Finding::breaks) {
             self.connections.flow(journey.flow).explained = true;

@@ -70,7 +70,7 @@ pub(super) fn wrong_gateway_mac(view: &View<'_>) -> Option<Finding> {
     if virtual_router {
         return None;
     }
-    let (to, own) = (crate::text::mac(&to), crate::text::mac(&device.mac));
+    let (to, own) = (crate::text::mac(to), crate::text::mac(&device.mac));
     let (gateway, name) = (sent.gateway, view.netns(sent.netns));
     let out = view.device_name(sent.netns, sent.ifindex);
     let bridge = view.device_name(owner.id, device.ifindex);

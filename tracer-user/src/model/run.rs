@@ -66,7 +66,6 @@ pub(crate) enum Start {
 
 /// What the model says of one question.
 pub(crate) struct Prediction {
-    pub(crate) start: Start,
     /// The first packet as it begins; its source is unspecified where the kernel chooses it.
     pub(crate) packet: PacketView,
     /// What had to be assumed, one sentence each.
@@ -106,7 +105,7 @@ pub(crate) fn predict_from(
         }
     }
     let cut = chances.is_cut();
-    Prediction { start, packet, assumed, ways, cut }
+    Prediction { packet, assumed, ways, cut }
 }
 
 /// All about one choice of chance.

@@ -191,7 +191,7 @@ impl Conditions {
             FRA_FLOWLABEL => self.flow_label = Some((be32(), self.flow_label.map_or(0xf_ffff, |(_, m)| m))),
             FRA_FLOWLABEL_MASK => self.flow_label = Some((self.flow_label.map_or(0, |(v, _)| v), be32())),
             FRA_TUN_ID => {
-                self.tunnel = value.first_chunk().map(|b| u64::from_be_bytes(*b)).filter(|k| *k != 0)
+                self.tunnel = value.first_chunk().map(|b| u64::from_be_bytes(*b)).filter(|k| *k != 0);
             }
             // The realm of what is found, and padding.
             FRA_FLOW | FRA_PAD => {}

@@ -108,17 +108,20 @@ pub(super) fn hold_against_model(
     if !compared.unknown.is_empty() {
         return;
     }
-    for finding in found.iter_mut() {
-        if finding.certainty == Certainty::Certain && CauseKind::of(finding.id).modelled {
-            finding.certainty = Certainty::Likely;
-            finding.evidence.push(Fact {
-                text: format!(
-                    "not by what was read of the node: by that {expected}; it may have changed meanwhile"
-                ),
-                check: String::new(),
-            });
-        }
+    for finding in found.iter_mut().filter(|finding| is_claim(finding)) {
+        finding.certainty = Certainty::Likely;
+        finding.evidence.push(Fact {
+            text: format!(
+                "not by what was read of the node: by that {expected}; it may have changed meanwhile"
+            ),
+            check: String::new(),
+        });
     }
+}
+
+/// The model can contradict it: a certain cause that the model computes. Of any other, no walk is worth its time.
+pub(super) fn is_claim(finding: &Finding) -> bool {
+    finding.certainty == Certainty::Certain && CauseKind::of(finding.id).modelled
 }
 
 /// Lays the journey beside the prediction.

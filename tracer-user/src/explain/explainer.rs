@@ -125,7 +125,7 @@ impl Explainer {
             }
         }
         if let (Some(opening), Some(evidence)) = (self.connections.flow(journey.flow).opening, evidence)
-            && !found.is_empty()
+            && found.iter().any(compare::is_claim)
         {
             let mut snapshot = Snapshot::new(evidence, topology, &|netns| view.prefix(netns));
             compare::hold_against_model(&view, &opening, &mut snapshot, &mut found);

@@ -34,6 +34,8 @@ pub struct Tick<'a> {
     pub asked: &'a [Asked],
     /// Who answered.
     pub answered: &'a [Answered],
+    /// Records that were lost, and flows forgotten for lack of room, since the last time.
+    pub lost: u64,
 }
 
 /// An answer to such a question.
@@ -174,6 +176,9 @@ impl Explainer {
         evidence: Option<&Evidence>,
     ) -> Vec<Told> {
         let mut told = Vec::new();
+        if now.lost > 0 {
+            self.connections.lost(now.now_ns);
+        }
         let odds = &self.odds;
         for journey in self.connections.unanswered.overdue(now.now_ns) {
             let (exit, tunnel) = {

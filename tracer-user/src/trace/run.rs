@@ -20,7 +20,7 @@ use self::screen::Screen;
 use super::api::ApiWatch;
 use super::askers::{Askers, Heard};
 use super::attach::{Attachments, Changes};
-use super::counters::CounterReader;
+use super::counters::{CounterReader, Unseen};
 use super::debug;
 use super::evidence::EvidenceReader;
 use super::header::header;
@@ -147,6 +147,7 @@ struct Run<'a> {
     counters_due: Instant,
     silence_due: Instant,
     kernel: CounterReader,
+    unseen: Unseen,
     askers: Askers,
     api: ApiWatch,
     policies: Policies,
@@ -278,6 +279,7 @@ impl<'a> Run<'a> {
             counters_due: Instant::now(),
             silence_due: Instant::now(),
             kernel,
+            unseen: Unseen::default(),
             askers,
             api,
             policies,
@@ -347,7 +349,9 @@ impl<'a> Run<'a> {
         if Instant::now() >= self.counters_due {
             self.counters_due = Instant::now() + COUNTERS;
             let counted_ns = monotonic_ns();
-            lost = Some((lost_by_cpu(&self.attachments.tracer().counters()?), counted_ns));
+            let counters = self.attachments.tracer().counters()?;
+            self.unseen.read(&counters);
+            lost = Some((lost_by_cpu(&counters), counted_ns));
         }
         for _ in 0..BATCHES {
             let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
@@ -397,12 +401,14 @@ impl<'a> Run<'a> {
         let counters = self.kernel.risen();
         let hosts: Vec<_> = self.filter.dst.iter().map(IpPrefix::address).collect();
         let Heard { asked, answered } = self.askers.take();
+        self.unseen.lost(self.tracker.lost());
         let tick = Tick {
             now_ns: monotonic_ns(),
             counters: &counters,
             destinations: &hosts,
             asked: &asked,
             answered: &answered,
+            lost: self.unseen.risen(),
         };
         self.screen.tick(&self.topology, &tick);
         self.nothing.count(&counters);

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! When it may be said that nothing came back.
+
+mod world;
+
+use std::net::SocketAddr;
+
+use tracer_user::explain::{Explainer, Tick, Told};
+use tracer_user::flow::{Ending, Endpoint, Ends, Hop, Journey, Note, NoteKind, Packet, Place};
+use world::{Kernel, NODE1, topology};
+
+const SECOND: u64 = 1_000_000_000;
+const SERVICE: &str = "10.96.0.7:80";
+
+fn endpoint(text: &str) -> Endpoint {
+    let at: SocketAddr = text.parse().expect("an address");
+    Endpoint { addr: at.ip().into(), port: at.port() }
+}
+
+fn ends(src: &str, dst: &str) -> Ends {
+    Ends { src: endpoint(src), dst: endpoint(dst) }
+}
+
+/// A packet as it was first seen and, translated, as it left.
+fn journey(flow: u32, reply: bool, at: u64, (first, last): (Ends, Ends)) -> Journey {
+    let hop = |ends| Hop {
+        ts: at,
+        netns: NODE1,
+        place: Place::Device { ifindex: world::ETH0, egress: true },
+        ends,
+        mark: 0,
+        len: 60,
+        l3len: 60,
+        ttl: 64,
+        encap: None,
+        conntrack: None,
+        mark_change: None,
+        ct_mark_change: None,
+        nat: None,
+        tracking: None,
+        macs: None,
+    };
+    Journey {
+        id: at / 1000 + u64::from(reply),
+        flow,
+        reply,
+        start_ns: at,
+        end_ns: at,
+        packet: Packet {
+            proto: 6,
+            ends: first,
+            tcp_flags: if reply { 0x12 } else { 0x02 },
+            ..Packet::default()
+        },
+        hops: vec![hop(first), hop(last)],
+        ending: Ending::Left { netns: NODE1, ifindex: world::ETH0 },
+        ..Journey::default()
+    }
+}
+
+fn syn(flow: u32, at: u64, to: &str) -> Journey {
+    let client = format!("10.200.0.22:{}", 40_000 + flow);
+    journey(flow, false, at, (ends(&client, SERVICE), ends(&client, to)))
+}
+
+fn syn_ack(flow: u32, at: u64, from: &str) -> Journey {
+    let client = format!("10.200.0.22:{}", 40_000 + flow);
+    journey(flow, true, at, (ends(from, &client), ends(SERVICE, &client)))
+}
+
+/// What a run says.
+#[derive(Default)]
+struct Run(Explainer);
+
+impl Run {
+    fn see(&mut self, journey: &Journey) -> Vec<Told> {
+        self.0.observe(journey, &topology(false), &Kernel, None)
+    }
+
+    fn tick(&mut self, now_ns: u64, lost: u64) -> Vec<Told> {
+        self.0.tick(&Tick { now_ns, lost, ..Tick::default() }, &topology(false), &Kernel, None)
+    }
+}
+
+#[test]
+fn one_request_a_second_to_a_service_is_answered_by_its_endpoint() {
+    let mut run = Run::default();
+    for n in 1..20 {
+        let at = u64::from(n) * SECOND;
+        let to = if n % 3 == 0 { "10.200.1.22:8080" } else { "10.200.0.23:8080" };
+        assert_eq!(run.see(&syn(n, at, to)), [], "request {n}");
+        assert_eq!(run.see(&syn_ack(n, at + 1000, to)), [], "reply {n}");
+        assert_eq!(run.tick(at + SECOND / 2, 0), []);
+    }
+}
+
+#[test]
+fn one_of_two_endpoints_that_is_silent_is_not_hidden_by_the_other() {
+    let mut run = Run::default();
+    let (alive, silent) = ("10.200.0.23:8080", "10.200.1.22:8080");
+    for n in 0..4 {
+        let at = u64::from(n) * SECOND;
+        assert_eq!(run.see(&syn(2 * n + 1, at, alive)), []);
+        assert_eq!(run.see(&syn_ack(2 * n + 1, at + 1000, alive)), []);
+        let told = run.see(&syn(2 * n + 2, at + 2000, silent));
+        assert_eq!(!told.is_empty(), n > 0, "{n}: {told:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_is_a_flow_of_its_own_for_the_filter_is_an_answer() {
+    let mut run = Run::default();
+    let endpoint = "10.200.0.23:8080";
+    assert_eq!(run.see(&syn(1, SECOND, endpoint)), []);
+    // The translation was not learned: another id, and the direction that the filter gives it.
+    let reply = syn_ack(1, SECOND + 1000, endpoint);
+    assert_eq!(run.see(&Journey { flow: 77, ..reply }), []);
+    assert_eq!(run.tick(4 * SECOND, 0), []);
+}
+
+#[test]
+fn nothing_is_said_of_silence_while_records_were_lost() {
+    let mut run = Run::default();
+    let endpoint = "10.200.0.23:8080";
+    let again = |at| Journey {
+        notes: vec![Note {
+            ts: at,
+            netns: NODE1,
+            after: 0,
+            what: NoteKind::Retransmission { of: None, after_ns: Some(SECOND) },
+        }],
+        ..syn(1, at, endpoint)
+    };
+    assert_eq!(run.see(&syn(1, SECOND, endpoint)), []);
+    assert_eq!(run.tick(SECOND + SECOND / 2, 3), []);
+    assert_eq!(run.see(&again(2 * SECOND)), []);
+    assert_eq!(run.tick(3 * SECOND, 0), []);
+    // A flow that began after it.
+    assert_eq!(run.see(&syn(2, 4 * SECOND, "10.200.1.22:8080")), []);
+    assert_eq!(run.tick(6 * SECOND, 0).len(), 1);
+}

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 
 use tracer_user::explain::{Explainer, Tick, Told};
 use tracer_user::flow::{Ending, Endpoint, Ends, Hop, Journey, Note, NoteKind, Packet, Place};
-use world::{Kernel, NODE1, topology};
+use tracer_user::node::Hook;
+use world::{CNI0, ETH0, Kernel, NODE1, Pkt, World, topology};
 
 const SECOND: u64 = 1_000_000_000;
 const SERVICE: &str = "10.96.0.7:80";
@@ -26,7 +27,7 @@ fn journey(flow: u32, reply: bool, at: u64, (first, last): (Ends, Ends)) -> Jour
     let hop = |ends| Hop {
         ts: at,
         netns: NODE1,
-        place: Place::Device { ifindex: world::ETH0, egress: true },
+        place: Place::Device { ifindex: ETH0, egress: true },
         ends,
         mark: 0,
         len: 60,
@@ -53,7 +54,7 @@ fn journey(flow: u32, reply: bool, at: u64, (first, last): (Ends, Ends)) -> Jour
             ..Packet::default()
         },
         hops: vec![hop(first), hop(last)],
-        ending: Ending::Left { netns: NODE1, ifindex: world::ETH0 },
+        ending: Ending::Left { netns: NODE1, ifindex: ETH0 },
         ..Journey::default()
     }
 }
@@ -138,4 +139,45 @@ fn nothing_is_said_of_silence_while_records_were_lost() {
     // A flow that began after it.
     assert_eq!(run.see(&syn(2, 4 * SECOND, "10.200.1.22:8080")), []);
     assert_eq!(run.tick(6 * SECOND, 0).len(), 1);
+}
+
+/// A SYN that waits at node1 for the MAC of its destination.
+fn queued() -> (World, Pkt) {
+    let mut w = World::new(false);
+    let p = world::egress::syn();
+    w.request_to_bridge(&mut p.clone());
+    w.fib(&p, NODE1, (254, 0, None, ETH0), 900);
+    w.nf(&p, NODE1, Hook::Forward, (CNI0, ETH0), 900);
+    w.nf(&p, NODE1, Hook::Postrouting, (0, ETH0), 900);
+    (w, p)
+}
+
+#[test]
+fn a_packet_queued_at_an_unresolved_neighbour_has_not_vanished() {
+    let (mut w, p) = queued();
+    // Longer than resolution takes with the kernel's defaults: it is asked more often here.
+    for _ in 0..6 {
+        w.wait(1500);
+        let held: Vec<u64> = w.tracker.held(w.now, SECOND).map(|journey| journey.id).collect();
+        assert_eq!(held, [1], "at {} ms", w.now / 1_000_000);
+        w.tracker.still_waiting(&held, w.now);
+    }
+    w.drop(&p, NODE1, ETH0, ("NEIGH_FAILED", "neigh_invalidate"), &[]);
+    w.wait(60);
+    assert!(matches!(w.ending(1), Ending::Dropped(_)), "{:?}", w.ending(1));
+
+    let (mut w, _) = queued();
+    w.wait(5000);
+    assert!(matches!(w.ending(1), Ending::Vanished { .. }), "nobody knows of a neighbour");
+}
+
+#[test]
+fn what_is_purged_from_a_neighbours_queue_was_not_delivered() {
+    let (mut w, p) = queued();
+    w.wait(2900);
+    w.drop(&p, NODE1, ETH0, ("QUEUE_PURGE", "neigh_invalidate"), &[]);
+    w.wait(60);
+    assert!(matches!(w.ending(1), Ending::Dropped(_)), "{:?}", w.ending(1));
+    let told = Explainer::default().observe(&w.journeys[&1], &w.topology, &Kernel, None);
+    assert_eq!(told.iter().map(|t| t.finding.id).collect::<Vec<_>>(), ["neighbour-silent"]);
 }

@@ -148,6 +148,19 @@ impl Explainer {
         self.connections.flow(journey.flow).explained
     }
 
+    /// The packet is queued at a neighbour entry that is being resolved.
+    pub fn waits_for_neighbour(
+        &self,
+        journey: &Journey,
+        topology: &Topology,
+        names: &dyn Names,
+        evidence: Option<&Evidence>,
+    ) -> bool {
+        let odds = &self.odds;
+        let view = View { journey, topology, names, evidence, routes: &[], exit: None, tunnel: None, odds };
+        neighbour::waits(&view)
+    }
+
     /// Looks at a packet under way that may wait for its next hop's link-layer address.
     pub fn held(
         &mut self,

@@ -218,6 +218,8 @@ impl<'a> Run<'a> {
         }));
 
         let ready_ns = monotonic_ns();
+        let mut nothing = Nothing::default();
+        nothing.count_attaching(&kernel.risen());
 
         let topology = Arc::new(topology);
         let json = plan.format == Format::Json;
@@ -283,7 +285,7 @@ impl<'a> Run<'a> {
             askers,
             api,
             policies,
-            nothing: Nothing::default(),
+            nothing,
         })
     }
 
@@ -413,7 +415,8 @@ impl<'a> Run<'a> {
         self.screen.tick(&self.topology, &tick);
         self.nothing.count(&counters);
         self.remark_on_silence(false);
-        self.screen.held(&self.topology, self.tracker.held(tick.now_ns, HELD_NS).take(HELD));
+        let waiting = self.screen.held(&self.topology, self.tracker.held(tick.now_ns, HELD_NS).take(HELD));
+        self.tracker.still_waiting(&waiting, tick.now_ns);
         self.screen.flush();
     }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that fail because a rule, or an old conntrack entry, gave them another destination or source.
 
+use std::net::SocketAddr;
+
 use super::authors;
 use super::catalogue as c;
 use super::finding::Certainty::Likely;
@@ -9,7 +11,9 @@ use super::packet::before_hop;
 use super::view::View;
 use crate::flow::{Ends, Hop, Interval, NatKind, Place as At};
 use crate::node::NetnsId;
-use crate::node::evidence::{Attribution, NetnsEvidence, PacketView, RuleRef, attribute_nat};
+use crate::node::evidence::{
+    Attribution, ConnectionTuple, NetnsEvidence, PacketView, RuleRef, attribute_nat,
+};
 
 /// What may follow from a destination or source that is not the right one; what else is found stands for itself.
 pub(crate) const FOLLOWS: &[&str] = &[
@@ -167,6 +171,12 @@ impl Translation {
             _ => format!("-d {}", self.from.dst.addr),
         };
         let ends = self.from;
+        let tuple = ConnectionTuple {
+            proto: view.journey.packet.proto,
+            src: SocketAddr::new(ends.src.addr.ip(), ends.src.port),
+            dst: SocketAddr::new(ends.dst.addr.ip(), ends.dst.port),
+        };
+        let entry = evidence.connection_of(tuple, 0).map(|(entry, _)| entry);
         let finding = Finding::new(
             &c::STALE_ENTRY,
             Likely,
@@ -176,6 +186,10 @@ impl Translation {
             format!("the entry of {ends} translates, and no rule that was read would do so"),
             view.command(self.netns, format!("conntrack -L {which}")),
         );
+        let finding = match entry {
+            Some(entry) => finding.fact(format!("the entry: {entry}")),
+            None => finding,
+        };
         let finding = match now.rules.first() {
             Some(rule) => finding.checked(
                 format!("{rule} would translate it to another address now"),
@@ -187,7 +201,10 @@ impl Translation {
         finding.evidence.extend(found.evidence.iter().take(1).cloned());
         Some(
             finding
-                .fix(view.command(self.netns, format!("conntrack -D {which}")))
+                .fix(view.command(
+                    self.netns,
+                    entry.map_or_else(|| format!("conntrack -D {which}"), |entry| entry.delete_command()),
+                ))
                 .about(from)
                 .at(view.place(self.netns, 0)),
         )

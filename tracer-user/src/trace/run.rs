@@ -193,6 +193,7 @@ impl<'a> Run<'a> {
         listeners.watch(netns.clone());
         // Read while programs are attached, so that the first packet can be explained.
         let mut reader = EvidenceReader::default();
+        reader.follow(filter.hosts());
         reader.watch(netns.clone());
         let mut kernel = CounterReader::default();
         kernel.watch(&netns);
@@ -515,6 +516,7 @@ impl<'a> Run<'a> {
         let leads = self.tracker.leads();
         if !leads.is_empty() {
             self.pods.look_for(&leads.ends);
+            self.screen.evidence.follow(leads.ends.iter().copied());
             watcher.follow(&leads.ends);
             self.observer.follow(leads.ends.iter().copied(), &leads.devices);
             self.look_again(false)?;

@@ -10,6 +10,7 @@ mod bases;
 mod beside;
 pub mod bytecode;
 mod collect;
+mod connection;
 mod effect;
 mod ipset_save;
 pub mod iptables;
@@ -33,6 +34,7 @@ pub use attribute::{
 pub use beside::{Beside, attribute_beside};
 pub(crate) use collect::listening;
 pub use collect::{CounterFiles, parse_ipset_dump, read_nftables};
+pub use connection::{ConnectionDirection, ConnectionTuple, TrackedConnection};
 pub use effect::{Done, Effect};
 pub use ipset_save::parse_ipset_save;
 pub use matching::{Matched, Truth};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::connection::TrackedConnection;
 use super::rule::Table;
 use super::set::{IpSet, Member, MemberField};
 use crate::cluster::egress::Objects;
@@ -53,6 +54,12 @@ pub struct NetnsEvidence {
     /// Listening TCP sockets and bound UDP sockets.
     pub sockets: Vec<Socket>,
     pub conntrack: Conntrack,
+    /// Conntrack entries that share an address with the flow.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub connections: Vec<TrackedConnection>,
+    /// Why [`Self::connections`] may lack some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unread_connections: Option<String>,
     /// Queueing disciplines that are not the device's default.
     pub qdiscs: Vec<Qdisc>,
     /// What looks at packets on devices besides netfilter; this tracer's own programs are not in it.

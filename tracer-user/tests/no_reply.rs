@@ -6,8 +6,13 @@ mod world;
 use std::net::SocketAddr;
 
 use tracer_user::explain::{Explainer, Tick, Told};
-use tracer_user::flow::{Ending, Endpoint, Ends, Hop, Journey, Note, NoteKind, Packet, Place};
-use tracer_user::node::Hook;
+use tracer_user::flow::{
+    Ending, Endpoint, Ends, Hop, Interval, Journey, Nat, NatKind, Note, NoteKind, Packet, Place,
+};
+use tracer_user::node::evidence::{
+    Backend, ConnectionTuple, Evidence, NetnsEvidence, TableFamily, TrackedConnection, iptables,
+};
+use tracer_user::node::{Family, Hook};
 use world::{CNI0, ETH0, Kernel, NODE1, Pkt, World, topology};
 
 const SECOND: u64 = 1_000_000_000;
@@ -180,4 +185,62 @@ fn what_is_purged_from_a_neighbours_queue_was_not_delivered() {
     assert!(matches!(w.ending(1), Ending::Dropped(_)), "{:?}", w.ending(1));
     let told = Explainer::default().observe(&w.journeys[&1], &w.topology, &Kernel, None);
     assert_eq!(told.iter().map(|t| t.finding.id).collect::<Vec<_>>(), ["neighbour-silent"]);
+}
+
+/// The node as it was read: one rule of the service, and the entry that the client's connection has.
+fn node_with_entry() -> Evidence {
+    let rule = "*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -d 10.96.0.7/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.200.0.23:8080\nCOMMIT\n";
+    let tuple = |src: &str, dst: &str| ConnectionTuple {
+        proto: 6,
+        src: src.parse().expect("an address"),
+        dst: dst.parse().expect("an address"),
+    };
+    let entry = TrackedConnection {
+        original: tuple("10.200.0.22:40001", SERVICE),
+        reply: tuple("10.200.1.99:8080", "10.200.0.22:40001"),
+        zone: 0,
+        status: 0x1a8,
+        mark: 0,
+        timeout_s: 100,
+        tcp_state: Some(1),
+        began_unix_ns: None,
+    };
+    let node = NetnsEvidence {
+        rulesets: iptables::parse(rule, TableFamily::Ip, Backend::IptablesNft).tables,
+        connections: vec![entry],
+        ..NetnsEvidence::default()
+    };
+    Evidence { netns: [(NODE1, node)].into(), ..Evidence::default() }
+}
+
+#[test]
+fn an_entry_that_still_translates_to_a_former_endpoint_is_named_beside_its_new_rule() {
+    let gone = "10.200.1.99:8080";
+    let mut packet = syn(1, SECOND, gone);
+    let from = packet.packet.ends;
+    packet.hops[0].place = Place::Device { ifindex: world::VETH, egress: false };
+    packet.hops[1].place = Place::Hook {
+        hook: Hook::Prerouting,
+        ifindex: world::VETH,
+        out_ifindex: 0,
+        position: 0,
+        priority: Some(-99),
+    };
+    let interval = Interval {
+        netns: NODE1,
+        family: Family::Ipv4,
+        hook: Hook::Prerouting,
+        after: i32::MIN,
+        until: -99,
+        learned: false,
+    };
+    packet.hops[1].nat = Some(Nat { kind: NatKind::Dnat, from, interval: Some(interval) });
+    let evidence = node_with_entry();
+    let (mut explainer, topology) = (Explainer::default(), topology(false));
+    assert_eq!(explainer.observe(&packet, &topology, &Kernel, Some(&evidence)), []);
+    let tick = Tick { now_ns: 4 * SECOND, ..Tick::default() };
+    let told = explainer.tick(&tick, &topology, &Kernel, Some(&evidence));
+    let [told] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(told.finding.id, "stale-connection-entry");
+    assert_eq!(told.finding.fix, "conntrack -D -p tcp -s 10.200.0.22 -d 10.96.0.7 --sport 40001 --dport 80");
 }

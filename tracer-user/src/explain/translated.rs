@@ -9,10 +9,10 @@ use super::finding::Certainty::Likely;
 use super::finding::{Finding, Place};
 use super::packet::before_hop;
 use super::view::View;
-use crate::flow::{Ends, Hop, Interval, NatKind, Place as At};
+use crate::flow::{Endpoint, Ends, Hop, Interval, NatKind, Place as At};
 use crate::node::NetnsId;
 use crate::node::evidence::{
-    Attribution, ConnectionTuple, NetnsEvidence, PacketView, RuleRef, attribute_nat,
+    Attribution, ConnectionTuple, NetnsEvidence, PacketView, RuleRef, TrackedConnection, attribute_nat,
 };
 
 /// What may follow from a destination or source that is not the right one; what else is found stands for itself.
@@ -119,8 +119,10 @@ impl Translation {
         match by.rules.first() {
             Some(rule) if is_ordinary(rule) => None,
             Some(rule) => Some(self.by_rule(view, rule, &by, found)),
-            None if by.undecided.is_empty() && by.near.is_empty() && evidence.unreadable.is_empty() => {
-                self.stale(view, evidence, found)
+            None if by.undecided.is_empty() && evidence.unreadable.is_empty() => {
+                // Where the kernel has the entry, a rule that would send a new connection elsewhere is no near miss.
+                let elsewhere = || self.entry(view, evidence).is_some() && self.goes_elsewhere(evidence);
+                if by.near.is_empty() || elsewhere() { self.stale(view, evidence, found) } else { None }
             }
             None => None,
         }
@@ -158,6 +160,21 @@ impl Translation {
         finding.fact(format!("or it was {}", others.join(" or ")))
     }
 
+    /// The kernel's entry for the packet as it was before, where that has the same translation.
+    fn entry<'e>(&self, view: &View<'_>, evidence: &'e NetnsEvidence) -> Option<&'e TrackedConnection> {
+        let end = |end: Endpoint| SocketAddr::new(end.addr.ip(), end.port);
+        let Ends { src, dst } = self.from;
+        let tuple = ConnectionTuple { proto: view.journey.packet.proto, src: end(src), dst: end(dst) };
+        let (entry, _) = evidence.connection_of(tuple, 0)?;
+        (entry.reply.src == end(self.to.dst) || entry.reply.dst == end(self.to.src)).then_some(entry)
+    }
+
+    /// A rule that is certain to match would translate a new connection, and to another address.
+    fn goes_elsewhere(&self, evidence: &NetnsEvidence) -> bool {
+        let now = self.ask(evidence, false);
+        !now.rules.is_empty() && now.undecided.is_empty()
+    }
+
     /// No rule does it any more.
     fn stale(&self, view: &View<'_>, evidence: &NetnsEvidence, found: &Finding) -> Option<Finding> {
         if !matches!(self.kind, NatKind::Dnat | NatKind::Snat) {
@@ -171,12 +188,7 @@ impl Translation {
             _ => format!("-d {}", self.from.dst.addr),
         };
         let ends = self.from;
-        let tuple = ConnectionTuple {
-            proto: view.journey.packet.proto,
-            src: SocketAddr::new(ends.src.addr.ip(), ends.src.port),
-            dst: SocketAddr::new(ends.dst.addr.ip(), ends.dst.port),
-        };
-        let entry = evidence.connection_of(tuple, 0).map(|(entry, _)| entry);
+        let entry = self.entry(view, evidence);
         let finding = Finding::new(
             &c::STALE_ENTRY,
             Likely,

@@ -5,10 +5,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use tracer_user::node::Hook;
-use tracer_user::node::evidence::bytecode::{Dump, Outside, Reader, set_key};
-use tracer_user::node::evidence::{
-    CtDirection, CtState, NetnsEvidence, PacketView, attribute_beside, near_misses, walk_hook,
-};
+use tracer_user::firewall::bytecode::{Dump, Outside, Reader, set_key};
+use tracer_user::firewall::{CtDirection, CtState, PacketView, attribute_beside, near_misses, walk_hook};
+use tracer_user::snapshot::NetnsEvidence;
 
 fuzz_target!(|data: &[u8]| {
     let (mut dump, mut rules) = (Dump::default(), Vec::new());

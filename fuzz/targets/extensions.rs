@@ -4,8 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tracer_user::node::evidence::bytecode::{Dump, Outside, Reader};
-use tracer_user::node::evidence::{Backend, TableFamily, iptables};
+use tracer_user::firewall::bytecode::{Dump, Outside, Reader};
+use tracer_user::firewall::{Backend, TableFamily, iptables};
 
 const MATCHES: [&str; 20] = [
     "comment",

@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tracer_user::node::evidence::{NetnsEvidence, PacketView, Side, parse_ipset_dump};
+use tracer_user::firewall::{PacketView, Side, in_set};
+use tracer_user::snapshot::{NetnsEvidence, parse_ipset_dump};
 
 fuzz_target!(|data: &[u8]| {
     let mut messages = Vec::new();
@@ -19,6 +20,6 @@ fuzz_target!(|data: &[u8]| {
         .mark(0)
         .devices("cni0", "eth0");
     for name in evidence.sets.keys() {
-        let _ = evidence.in_set(name, &[Side::Source, Side::Destination, Side::Destination], &packet);
+        let _ = in_set(&evidence, name, &[Side::Source, Side::Destination, Side::Destination], &packet);
     }
 });

@@ -4,10 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use tracer_user::node::Hook;
-use tracer_user::node::evidence::{
-    Backend, CtDirection, CtState, NetnsEvidence, PacketView, TableFamily, iptables, near_misses, nft,
-    parse_ipset_save, walk_hook,
-};
+use tracer_user::firewall::{Backend, CtDirection, CtState, PacketView, TableFamily, iptables, near_misses, nft, parse_ipset_save, walk_hook};
+use tracer_user::snapshot::NetnsEvidence;
 
 fuzz_target!(|text: &str| {
     // The three parts are divided by lines of one `%`.

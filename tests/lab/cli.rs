@@ -213,14 +213,15 @@ pub fn verify(options: &VerifyOptions, helper: &Helper) -> Result<()> {
     let (mut fine, mut other) = (0, 0);
     verify::run(&trials, options.jobs, helper, |trial, result| {
         let (mark, text) = match result {
-            Ok(Verdict { report, causes, wrong, .. }) => {
+            Ok(Verdict { report, causes, fix, wrong, .. }) => {
+                let fix = fix.map(|fix| format!(" ({fix})")).unwrap_or_default();
                 let named = match causes.as_deref() {
                     None => String::new(),
                     Some("") => " → no cause".to_owned(),
                     Some(causes) => format!(" → {causes}"),
                 };
                 match wrong {
-                    None => ("ok", format!("{report}{named}")),
+                    None => ("ok", format!("{report}{named}{fix}")),
                     Some(wrong) => ("DIFFERS", format!("{report}{named}; expected {wrong}")),
                 }
             }

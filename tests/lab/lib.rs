@@ -27,7 +27,7 @@ macro_rules! line {
 macro_rules! skip_unless_root {
     () => {
         if !$crate::is_root() {
-            eprintln!("skipped: the lab needs root");
+            println!("SKIP the lab needs root");
             return Ok(());
         }
     };
@@ -45,14 +45,17 @@ pub mod helper;
 pub mod kube_nft;
 mod lab;
 mod links;
+pub mod mend;
 pub mod ns;
 pub mod probe;
 pub mod rules;
 pub mod run_dir;
 pub mod server;
+pub mod setups;
 pub mod sockets;
 mod spec;
 pub mod topology;
+mod tun;
 mod variants;
 pub mod verify;
 

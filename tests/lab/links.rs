@@ -169,7 +169,7 @@ pub(crate) fn sysctls(spec: &Spec, place: &str) -> Vec<(&'static str, &'static s
         ("ipv6/conf/default/accept_dad", "0"),
         ("ipv6/conf/default/dad_transmits", "0"),
         ("ipv6/conf/default/accept_ra", "0"),
-        ("ipv4/conf/all/rp_filter", "0"),
+        ("ipv4/conf/all/rp_filter", if spec.strict && place != "ul" { "1" } else { "0" }),
         ("ipv4/conf/default/rp_filter", "0"),
         ("ipv4/ping_group_range", "0 2147483647"),
     ];

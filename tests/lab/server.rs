@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::{announce, ns::check, run_dir, sockets};
+use crate::{announce, ns::check, run_dir, sockets, tun};
 
 /// Which server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -40,6 +40,8 @@ pub enum Kind {
     ProxyIn,
     /// Answers ARP and neighbour solicitations for addresses that stand on no interface.
     Announce,
+    /// A tun device that swallows what it is given: a VPN whose far end never answers.
+    Tun,
 }
 
 /// A server process.
@@ -59,7 +61,7 @@ pub struct Serve {
     /// Become this user (and group) before serving.
     #[arg(long)]
     uid: Option<u32>,
-    /// The device on which to announce.
+    /// The device on which to announce, or to make.
     #[arg(long, default_value = "eth0")]
     dev: String,
     /// What to announce; may be repeated.
@@ -105,13 +107,17 @@ pub fn main(serve: Serve) -> Result<()> {
                 let (kind, label) = (serve.kind, label.clone());
                 workers.push(thread::spawn(move || accept(&listener, kind, &label)));
             }
-            Kind::Announce => bail!("an announcer does not listen"),
+            Kind::Announce | Kind::Tun => bail!("it does not listen"),
         }
     }
     if serve.kind == Kind::Announce {
         let announcer = announce::Announcer::new(&serve.dev, &serve.address)
             .with_context(|| format!("announcing on {}", serve.dev))?;
         workers.push(thread::spawn(move || announcer.run()));
+    }
+    if serve.kind == Kind::Tun {
+        let device = tun::open(&serve.dev).with_context(|| format!("making {}", serve.dev))?;
+        workers.push(thread::spawn(move || tun::swallow(device)));
     }
     if let Some(uid) = serve.uid {
         become_user(uid).with_context(|| format!("becoming user {uid}"))?;

@@ -59,6 +59,9 @@ pub struct Spec {
     pub egress: bool,
     /// Servers, announcer and proxies; without, the lab is wires and rules only.
     pub servers: bool,
+    /// `net.ipv4.conf.all.rp_filter` is 1 everywhere but on the router: what is to be loose must say so.
+    #[serde(default)]
+    pub strict: bool,
 }
 
 impl Spec {
@@ -72,6 +75,7 @@ impl Spec {
             mesh: true,
             egress: true,
             servers: true,
+            strict: false,
         }
     }
 
@@ -125,6 +129,13 @@ impl Spec {
     #[must_use]
     pub fn without_servers(mut self) -> Self {
         self.servers = false;
+        self
+    }
+
+    /// The same with strict reverse path filters.
+    #[must_use]
+    pub fn with_strict_filters(mut self) -> Self {
+        self.strict = true;
         self
     }
 

@@ -17,6 +17,7 @@ use crate::{
     causes::{Attempt, CASES, Trace, fill},
     faults::{Fault, Verdict},
     helper::Helper,
+    mend::{Mended, mend_fault},
     topology::Family,
 };
 
@@ -61,6 +62,13 @@ impl Trial {
         verdict.wrong =
             verdict.wrong.map(|wrong| format!("the client to see {wrong}")).or_else(|| attempt.wrong(&found));
         verdict.causes = Some(found.to_string());
+        if self.family == Family::V4 && !self.fault.is_control() {
+            match mend_fault(&lab, self.fault, case)? {
+                Mended::Yes => verdict.fix = Some("what it says to type mends it".to_owned()),
+                Mended::NoCommands(why) => verdict.fix = Some(format!("not typed: {why}")),
+                Mended::No(why) => verdict.wrong = verdict.wrong.or(Some(format!("a fix that mends: {why}"))),
+            }
+        }
         lab.down()?;
         Ok(verdict)
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tracer_common::{Event, Kind};
-use tracer_user::flow::{NoNames, Options, Tracker, Update};
+use tracer_user::flow::{NoNames, Options, Scene, Tracker, Update};
 use tracer_user::node::{
     Device, DeviceKind, Family, Hook, HookEntry, HookOwner, Namespace, PathRole, Role, Topology,
 };
-use tracer_user::output::{Output, Scene, Text, TextOptions};
+use tracer_user::output::{Output, Text, TextOptions};
 
 const EVENTS: u64 = 4_000_000;
 /// 1 M records a second, drained every 10 ms.

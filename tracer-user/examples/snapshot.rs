@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use tracer_user::node::Netns;
-use tracer_user::node::evidence::{Evidence, NetnsEvidence};
+use tracer_user::snapshot::{Evidence, NetnsEvidence};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = std::env::args_os().nth(1).ok_or("which namespace? Give its file, /run/netns/NAME")?;
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let took = start.elapsed().as_secs_f64() * 1e3;
         let of = now.of(netns.id());
         let rules: usize =
-            of.iter().flat_map(|n| &n.rulesets).flat_map(|t| &t.chains).map(|c| c.rules.len()).sum();
+            of.iter().flat_map(|n| n.rulesets.iter()).flat_map(|t| &t.chains).map(|c| c.rules.len()).sum();
         let unreadable = of.map_or(0, |n: &NetnsEvidence| n.unreadable.len());
         println!(r#"{{"read":"{what}","ms":{took:.2},"rules":{rules},"unreadable":{unreadable}}}"#);
         before = Some(now);

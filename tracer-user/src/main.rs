@@ -12,13 +12,14 @@ use tracer_user::cli::{
     Plan, TraceArgs,
 };
 use tracer_user::cluster::Reach;
-use tracer_user::flow::News;
-use tracer_user::node::{Netns, quoted};
+use tracer_user::flow::{News, Scene};
+use tracer_user::node::Netns;
 use tracer_user::output::{
-    CheckText, Explanation, Json, Output, ReplayText, Scene, Text, write_causes, write_check,
+    CheckText, Explanation, Json, Output, ReplayText, Text, write_causes, write_check,
 };
 use tracer_user::record::{Reader, replay};
 use tracer_user::target::Backends;
+use tracer_user::text::quoted;
 use tracer_user::trace;
 
 fn main() -> ExitCode {

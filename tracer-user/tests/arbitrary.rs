@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use tracer_common::Event;
-use tracer_user::flow::{News, Options, Tracker, Update};
-use tracer_user::output::{Json, Output, Scene, Text, TextOptions};
+use tracer_user::flow::{News, Options, Scene, Tracker, Update};
+use tracer_user::output::{Json, Output, Text, TextOptions};
 use world::*;
 
 const MAX_OPEN: usize = 16;

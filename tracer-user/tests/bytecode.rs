@@ -8,11 +8,11 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use tracer_user::node::Netns;
-use tracer_user::node::evidence::{
-    Backend, Criterion, Evidence, Match, NatTo, NetnsEvidence, Rule, Table, TableFamily, Target, iptables,
-    nft,
+use tracer_user::firewall::{
+    Backend, Criterion, Match, NatTo, Rule, Table, TableFamily, Target, iptables, nft,
 };
+use tracer_user::node::Netns;
+use tracer_user::snapshot::{Evidence, NetnsEvidence};
 
 /// A namespace that is deleted with the guard.
 struct Node(String);
@@ -57,7 +57,7 @@ impl Node {
     fn evidence(&self) -> NetnsEvidence {
         let netns = Netns::open(&Path::new("/run/netns").join(&self.0), "node").unwrap();
         let mut evidence = Evidence::collect(std::slice::from_ref(&netns));
-        evidence.netns.remove(&netns.id()).unwrap()
+        std::sync::Arc::unwrap_or_clone(evidence.netns.remove(&netns.id()).unwrap())
     }
 }
 
@@ -308,7 +308,7 @@ fn all(tables: &[Table]) -> impl Iterator<Item = (&Table, &str, &Rule)> {
 /// As the kernel's dump is understood: without the tools' help for what only they know.
 fn native(node: &Node, family: TableFamily) -> Vec<Table> {
     let netns = Netns::open(&Path::new("/run/netns").join(&node.0), "node").unwrap();
-    let read = tracer_user::node::evidence::read_nftables(&netns).unwrap();
+    let read = tracer_user::snapshot::read_nftables(&netns).unwrap();
     read.tables.into_iter().filter(|table| table.family == family).collect()
 }
 
@@ -439,7 +439,7 @@ fn rules_of_nft_are_read_as_its_own_tool_prints_them() {
     for (name, set) in &listed.sets {
         // Sets within a rule have no name of their own.
         if !name.contains('#') {
-            let members = |set: &tracer_user::node::evidence::IpSet| {
+            let members = |set: &tracer_user::firewall::IpSet| {
                 let mut all: Vec<_> = set.members.iter().map(|m| format!("{m:?}")).collect();
                 all.sort();
                 all

@@ -3,11 +3,13 @@
 
 mod world;
 
+use std::sync::Arc;
+
 use tracer_common::Kind;
 use tracer_user::explain::{CATALOGUE, Certainty, Explainer, Told, markdown};
 use tracer_user::node::Hook;
-use tracer_user::node::evidence::{Evidence, NetnsEvidence};
 use tracer_user::node::rtnl::{Neighbour, Rule as IpRule};
+use tracer_user::snapshot::{Evidence, NetnsEvidence};
 use world::egress::{N1, N2, syn, syn_ack};
 use world::*;
 
@@ -131,7 +133,7 @@ fn another_ip_rule_comes_first() {
         w.nf(&p, NODE1, Hook::Forward, (CNI0, ETH0), 900);
         w.tc(&p, NODE1, ETH0, OUT, 900);
         let node = NetnsEvidence { rules: vec![other, own.clone()], ..NetnsEvidence::default() };
-        let evidence = Evidence { netns: [(NODE1, node)].into(), ..Evidence::default() };
+        let evidence = Evidence { netns: [(NODE1, Arc::new(node))].into(), ..Evidence::default() };
         let told = causes_with(&mut w, Some(&evidence));
         let [told] = told.as_slice() else { panic!("{told:#?}") };
         assert_eq!((told.finding.id, told.finding.certainty), ("fwmark-rule-preempted", certainty));
@@ -314,7 +316,7 @@ fn a_packet_that_waits_for_a_mac() {
     let entry = |state| Neighbour { ifindex: ETH0, address: ip("172.16.25.183"), mac: Vec::new(), state };
     let evidence = |state| {
         let node = NetnsEvidence { neighbours: vec![entry(state)], ..NetnsEvidence::default() };
-        Evidence { netns: [(NODE1, node)].into(), ..Evidence::default() }
+        Evidence { netns: [(NODE1, Arc::new(node))].into(), ..Evidence::default() }
     };
     let (incomplete, failed) = (evidence(0x01), evidence(0x20));
     let mut explainer = Explainer::default();

@@ -8,12 +8,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use tracer_user::check::{Ending, Host, Place, Question, Report, Stage, Verdict, World, check};
-use tracer_user::node::evidence::{Backend, NetnsEvidence, Socket, TableFamily, iptables, parse_ipset_save};
-use tracer_user::node::rtnl::{
-    Address, FdbEntry, Link, Neighbour, NextHop, Route, RouteAnswer, RouteQuestion, Rule, Vxlan,
-};
-use tracer_user::node::{NetnsId, Role};
+use tracer_user::check::{Report, Verdict, check};
+use tracer_user::firewall::{Backend, TableFamily, iptables, parse_ipset_save};
+use tracer_user::model::{Ending, Host, Place, Question, Stage, World};
+use tracer_user::node::rtnl::{Address, FdbEntry, Link, Neighbour, NextHop, Route, Rule, Vxlan};
+use tracer_user::node::{NetnsId, Role, Socket};
+use tracer_user::snapshot::NetnsEvidence;
 
 const POD: NetnsId = 1;
 const NODE: NetnsId = 2;
@@ -62,20 +62,26 @@ fn route(table: u32, to: &str, kind: u8, device: u32, via: Option<&str>) -> Rout
         destination: to.parse().expect("a prefix"),
         table,
         kind,
-        protocol: 0,
-        scope: 0,
-        priority: 0,
-        source: None,
-        next_hops: vec![NextHop { ifindex: device, gateway: via.map(ip) }],
-        mtu: 0,
+        next_hops: vec![NextHop { ifindex: device, gateway: via.map(ip), ..NextHop::default() }],
+        ..Route::default()
     }
 }
 
 fn host(id: NetnsId, name: &str, role: Role, links: Vec<Link>, addresses: &[(u32, &str, u8)]) -> Host {
-    let mut evidence = NetnsEvidence { name: name.to_owned(), links, ..NetnsEvidence::default() };
+    let mut evidence = NetnsEvidence {
+        name: name.to_owned(),
+        links,
+        packet_sockets: Some(Vec::new()),
+        ..NetnsEvidence::default()
+    };
     for (ifindex, address, prefix_len) in addresses {
         let address = ip(address);
-        evidence.addresses.push(Address { ifindex: *ifindex, address, prefix_len: *prefix_len, scope: 0 });
+        evidence.addresses.push(Address {
+            ifindex: *ifindex,
+            address,
+            prefix_len: *prefix_len,
+            ..Address::default()
+        });
         evidence.routes.push(route(255, &format!("{address}/32"), 2, *ifindex, None));
         if *prefix_len < 32 {
             let net = tracer_user::node::IpPrefix::new(address, *prefix_len).expect("a prefix");
@@ -88,7 +94,7 @@ fn host(id: NetnsId, name: &str, role: Role, links: Vec<Link>, addresses: &[(u32
         evidence.sysctls.insert(path.to_owned(), value.to_owned());
     }
     let uplinks = BTreeSet::new();
-    Host { id, role, elsewhere: false, evidence, uplinks, packet_sockets: Some(Vec::new()) }
+    Host { id, role, prefix: None, evidence: evidence.into(), uplinks }
 }
 
 fn listens(port: u16) -> Socket {
@@ -106,9 +112,9 @@ impl Machine {
         let mut other =
             host(OTHER, "podb", Role::Pod, pod_links(5), &[(1, "127.0.0.1", 8), (2, "10.200.0.23", 24)]);
         for pod in [&mut pod, &mut other] {
-            pod.evidence.routes.push(route(254, "0.0.0.0/0", 1, 2, Some("10.200.0.1")));
+            Arc::make_mut(&mut pod.evidence).routes.push(route(254, "0.0.0.0/0", 1, 2, Some("10.200.0.1")));
         }
-        other.evidence.sockets.push(listens(80));
+        Arc::make_mut(&mut other.evidence).sockets.push(listens(80));
         let port = |i, name: &str, nsid| Link {
             master: Some(3),
             link: Some(2),
@@ -128,7 +134,7 @@ impl Machine {
             [(1, "127.0.0.1", 8), (2, "172.16.25.11", 24), (3, "10.200.0.1", 24), (6, "192.200.0.1", 16)];
         let mut node = host(NODE, "node1", Role::Node, links, &addresses);
         node.uplinks.insert(2);
-        let evidence = &mut node.evidence;
+        let evidence = Arc::make_mut(&mut node.evidence);
         evidence.routes.push(route(254, "0.0.0.0/0", 1, 2, Some("172.16.25.1")));
         evidence.routes.push(route(0x26b7_b4e4, "0.0.0.0/0", 1, 6, Some("192.200.0.2")));
         let mark = Rule {
@@ -160,18 +166,19 @@ impl Machine {
         evidence.sets = parse_ipset_save(
             "create egress-src-v4-x hash:net family inet\nadd egress-src-v4-x 10.200.0.22\n\
              create egress-dst-v4-x hash:net family inet\nadd egress-dst-v4-x 172.16.25.183\n",
-        );
+        )
+        .into();
         Self { hosts: [(POD, pod), (NODE, node), (OTHER, other)].into() }
     }
 
     fn rules(mut self, id: NetnsId, text: &str) -> Self {
         let saved = iptables::parse(text, TableFamily::Ip, Backend::IptablesNft);
-        self.evidence(id).rulesets.extend(saved.tables);
+        Arc::make_mut(&mut self.evidence(id).rulesets).extend(saved.tables);
         self
     }
 
     fn evidence(&mut self, id: NetnsId) -> &mut NetnsEvidence {
-        &mut self.hosts.get_mut(&id).expect("a host").evidence
+        Arc::make_mut(&mut self.hosts.get_mut(&id).expect("a host").evidence)
     }
 
     fn ask(&mut self, destination: &str, port: u16) -> Report {
@@ -219,21 +226,6 @@ impl World for Machine {
 
     fn listeners(&mut self, _: &Host, _: u8, _: u16) -> Vec<u32> {
         Vec::new()
-    }
-
-    /// Rules by priority, then the longest prefix.
-    fn route(&mut self, host: &Host, question: &RouteQuestion) -> Result<RouteAnswer, String> {
-        let evidence = &host.evidence;
-        for rule in evidence.rules.iter().filter(|r| question.mark & r.mask == r.mark) {
-            let fits = evidence
-                .routes
-                .iter()
-                .filter(|r| r.table == rule.table && r.destination.contains(question.destination));
-            if let Some(best) = fits.max_by_key(|r| r.destination.len()) {
-                return Ok(RouteAnswer::Route(best.clone()));
-            }
-        }
-        Ok(RouteAnswer::Refused(libc::ENETUNREACH))
     }
 }
 

@@ -3,7 +3,8 @@
 
 mod world;
 
-use tracer_user::flow::{Cause, Ending, NatKind, Options, Place};
+use tracer_user::firewall::NatKind;
+use tracer_user::flow::{Cause, Ending, Options, Place};
 use tracer_user::node::Hook;
 use world::egress::{syn, syn_ack};
 use world::*;

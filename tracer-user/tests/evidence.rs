@@ -9,12 +9,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tracer_user::flow::{Interval, NatKind};
-use tracer_user::node::evidence::{
-    Backend, CtDirection, CtState, Evidence, MemberField, NetnsEvidence, PacketView, Side, Truth, Verdict,
-    attribute_drop, attribute_nat, near_misses, walk,
+use tracer_user::firewall::{
+    Backend, CtDirection, CtState, MemberField, NatKind, PacketView, Side, Truth, Verdict, attribute_drop,
+    attribute_nat, in_set, near_misses, walk,
 };
-use tracer_user::node::{Family, Hook, Netns};
+use tracer_user::node::{Family, Hook, Interval, Netns};
+use tracer_user::snapshot::{Evidence, NetnsEvidence};
 
 /// A namespace that is deleted with the guard.
 struct Node(String);
@@ -55,7 +55,7 @@ impl Node {
     fn evidence(&self) -> NetnsEvidence {
         let netns = Netns::open(&Path::new("/run/netns").join(&self.0), "node").unwrap();
         let mut evidence = Evidence::collect(std::slice::from_ref(&netns));
-        evidence.netns.remove(&netns.id()).unwrap()
+        std::sync::Arc::unwrap_or_clone(evidence.netns.remove(&netns.id()).unwrap())
     }
 }
 
@@ -127,7 +127,7 @@ fn both_back_ends_sets_and_sysctls() {
     assert!(evidence.rules.iter().any(|rule| rule.mark == 7 && rule.table == 99));
     assert_eq!(evidence.sets["pods"].members.len(), 2);
     let wide = PacketView::new(6, ip("10.201.9.9"), ip("1.1.1.1"));
-    assert_eq!(evidence.in_set("wide", &[Side::Source], &wide), Truth::Yes);
+    assert_eq!(in_set(&evidence, "wide", &[Side::Source], &wide), Truth::Yes);
     let port = &evidence.sets["ports"].members[0].fields[1];
     assert!(matches!(port, MemberField::Port { proto: 17, .. }), "{port:?}");
     let backends: Vec<_> = evidence.rulesets.iter().map(|table| table.backend).collect();
@@ -239,7 +239,8 @@ fn what_has_not_changed_is_not_read_again() {
     let first = read(None);
     assert!(first.of(netns.id()).unwrap().nft_generation.is_some());
     let mut edited = first.clone();
-    edited.netns.get_mut(&netns.id()).unwrap().rulesets.clear();
+    let taken = std::sync::Arc::make_mut(edited.netns.get_mut(&netns.id()).unwrap());
+    taken.rulesets = std::sync::Arc::default();
     assert_eq!((rules(&first), rules(&read(Some(&edited)))), (1, 0), "taken over");
     node.run("iptables-nft -A FORWARD -d 1.1.1.2 -j DROP");
     assert_eq!(rules(&read(Some(&edited))), 2, "read again");

@@ -4,12 +4,12 @@
 
 use std::net::IpAddr;
 
-use tracer_user::flow::{Interval, NatKind};
-use tracer_user::node::evidence::{
-    Attribution, Backend, CtDirection, CtState, Miss, NearMiss, NetnsEvidence, PacketView, TableFamily,
-    Verdict, attribute_drop, attribute_mark, attribute_nat, iptables, near_misses, parse_ipset_save, walk,
+use tracer_user::firewall::{
+    Attribution, Backend, CtDirection, CtState, Miss, NatKind, NearMiss, PacketView, TableFamily, Verdict,
+    attribute_drop, attribute_mark, attribute_nat, iptables, near_misses, parse_ipset_save, walk,
 };
-use tracer_user::node::{Family, Hook};
+use tracer_user::node::{Family, Hook, Interval};
+use tracer_user::snapshot::NetnsEvidence;
 
 const REQUEST: u32 = 0x26b7_b4e4;
 const REPLY: u32 = 0x2698_ee37;
@@ -18,8 +18,8 @@ const NODE1_MAC: [u8; 6] = [0x66, 0xc5, 0xd6, 0xcc, 0x29, 0x54];
 
 fn node(rules: &str, sets: &str) -> NetnsEvidence {
     NetnsEvidence {
-        rulesets: iptables::parse(rules, TableFamily::Ip, Backend::IptablesNft).tables,
-        sets: parse_ipset_save(sets),
+        rulesets: iptables::parse(rules, TableFamily::Ip, Backend::IptablesNft).tables.into(),
+        sets: parse_ipset_save(sets).into(),
         ..NetnsEvidence::default()
     }
 }

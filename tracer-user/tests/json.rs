@@ -8,9 +8,9 @@ use serde_json::Value;
 use tracer_common::Kind;
 use tracer_user::cluster::egress::PolicyLine;
 use tracer_user::explain::{Certainty, Fact, Finding, Place, Told};
-use tracer_user::flow::{Notice, Options, Tracker, Update};
+use tracer_user::flow::{Notice, Options, Scene, Tracker, Update};
 use tracer_user::node::Hook;
-use tracer_user::output::{Explanation, Header, Json, Missing, Output, Scene};
+use tracer_user::output::{Explanation, Header, Json, Missing, Output};
 use world::egress::{syn, syn_ack};
 use world::*;
 

@@ -6,13 +6,13 @@
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use tracer_user::flow::{Interval, NatKind};
-use tracer_user::node::evidence::bytecode::{Dump, Outside, Reader};
-use tracer_user::node::evidence::{
-    Backend, CtDirection, CtState, NetnsEvidence, PacketView, TableFamily, attribute_drop, attribute_mark,
+use tracer_user::firewall::bytecode::{Dump, Outside, Reader};
+use tracer_user::firewall::{
+    Backend, CtDirection, CtState, NatKind, PacketView, TableFamily, attribute_drop, attribute_mark,
     attribute_nat, iptables, walk_hook,
 };
-use tracer_user::node::{Family, Hook};
+use tracer_user::node::{Family, Hook, Interval};
+use tracer_user::snapshot::NetnsEvidence;
 
 const DUMP: &[u8] = include_bytes!("fixtures/firewall/kube-proxy.nftables");
 
@@ -41,7 +41,7 @@ fn read(bytes: &[u8]) -> NetnsEvidence {
         reader.rule(message, &outside);
     }
     let ruleset = reader.finish();
-    NetnsEvidence { rulesets: ruleset.tables, sets: ruleset.sets, ..NetnsEvidence::default() }
+    NetnsEvidence { rulesets: ruleset.tables.into(), sets: ruleset.sets.into(), ..NetnsEvidence::default() }
 }
 
 fn ip(text: &str) -> IpAddr {

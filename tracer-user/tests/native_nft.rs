@@ -5,19 +5,19 @@
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use tracer_user::flow::{Interval, NatKind};
-use tracer_user::node::evidence::{
-    Backend, CtDirection, CtState, NetnsEvidence, PacketView, TableFamily, attribute_drop, attribute_mark,
+use tracer_user::firewall::{
+    Backend, CtDirection, CtState, NatKind, PacketView, TableFamily, attribute_drop, attribute_mark,
     attribute_nat, iptables, nft, parse_ipset_save,
 };
-use tracer_user::node::{Family, Hook};
+use tracer_user::node::{Family, Hook, Interval};
+use tracer_user::snapshot::NetnsEvidence;
 
 const TEXT: &str = include_str!("fixtures/firewall/native.nft.json");
 
 fn node() -> NetnsEvidence {
     let listed = nft::parse(TEXT);
     assert_eq!(listed.problems, Vec::<String>::new());
-    NetnsEvidence { rulesets: listed.tables, sets: listed.sets, ..NetnsEvidence::default() }
+    NetnsEvidence { rulesets: listed.tables.into(), sets: listed.sets.into(), ..NetnsEvidence::default() }
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -133,7 +133,7 @@ proptest! {
         let end = (at + length).min(text.len());
         text.splice(at..end, with.bytes());
         let listed = nft::parse(&String::from_utf8_lossy(&text));
-        walk_all(&NetnsEvidence { rulesets: listed.tables, sets: listed.sets, ..NetnsEvidence::default() });
+        walk_all(&NetnsEvidence { rulesets: listed.tables.into(), sets: listed.sets.into(), ..NetnsEvidence::default() });
     }
 
     #[test]
@@ -150,8 +150,8 @@ proptest! {
         let end = (at + length).min(sets.len());
         sets.splice(at..end, with.bytes());
         walk_all(&NetnsEvidence {
-            rulesets: iptables::parse(&text, TableFamily::Ip, Backend::IptablesNft).tables,
-            sets: parse_ipset_save(&String::from_utf8_lossy(&sets)),
+            rulesets: iptables::parse(&text, TableFamily::Ip, Backend::IptablesNft).tables.into(),
+            sets: parse_ipset_save(&String::from_utf8_lossy(&sets)).into(),
             ..NetnsEvidence::default()
         });
     }

@@ -6,13 +6,10 @@ mod world;
 use std::net::SocketAddr;
 
 use tracer_user::explain::{Explainer, Tick, Told};
-use tracer_user::flow::{
-    Ending, Endpoint, Ends, Hop, Interval, Journey, Nat, NatKind, Note, NoteKind, Packet, Place,
-};
-use tracer_user::node::evidence::{
-    Backend, ConnectionTuple, Evidence, NetnsEvidence, TableFamily, TrackedConnection, iptables,
-};
-use tracer_user::node::{Family, Hook};
+use tracer_user::firewall::{Backend, NatKind, TableFamily, iptables};
+use tracer_user::flow::{Ending, Endpoint, Ends, Hop, Journey, Nat, Note, NoteKind, Packet, Place};
+use tracer_user::node::{Family, Hook, Interval};
+use tracer_user::snapshot::{ConnectionTuple, Evidence, NetnsEvidence, TrackedConnection};
 use world::{CNI0, ETH0, Kernel, NODE1, Pkt, World, topology};
 
 const SECOND: u64 = 1_000_000_000;
@@ -206,11 +203,11 @@ fn node_with_entry() -> Evidence {
         began_unix_ns: None,
     };
     let node = NetnsEvidence {
-        rulesets: iptables::parse(rule, TableFamily::Ip, Backend::IptablesNft).tables,
+        rulesets: iptables::parse(rule, TableFamily::Ip, Backend::IptablesNft).tables.into(),
         connections: vec![entry],
         ..NetnsEvidence::default()
     };
-    Evidence { netns: [(NODE1, node)].into(), ..Evidence::default() }
+    Evidence { netns: [(NODE1, node.into())].into(), ..Evidence::default() }
 }
 
 #[test]

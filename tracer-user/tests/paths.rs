@@ -4,7 +4,8 @@
 mod world;
 
 use tracer_common::Kind;
-use tracer_user::flow::{Ending, NatKind, NoteKind, Options};
+use tracer_user::firewall::NatKind;
+use tracer_user::flow::{Ending, NoteKind, Options};
 use tracer_user::node::Hook;
 use world::egress::{N1, N2, syn};
 use world::*;

@@ -14,8 +14,8 @@ use serde_json::Value;
 use tracer_user::explain::{Explainer, Told};
 use tracer_user::flow::{ConntrackEntry, Ending, Note, NoteKind};
 use tracer_user::node::Hook;
-use tracer_user::node::evidence::{Evidence, NetnsEvidence};
 use tracer_user::record::{Begin, Reader, Recorder, Replayed, SCHEMA, replay};
+use tracer_user::snapshot::{Evidence, NetnsEvidence};
 use world::*;
 
 /// A world with a drop, a loop of marks and silence, after its end.
@@ -40,7 +40,7 @@ fn evidence() -> Arc<Evidence> {
     for (id, name) in [(NODE1, "node1"), (NODE2, "node2")] {
         let mut netns = NetnsEvidence { name: name.to_owned(), ..NetnsEvidence::default() };
         netns.sysctls.insert("net/ipv4/conf/eth0/rp_filter".to_owned(), "1".to_owned());
-        evidence.netns.insert(id, netns);
+        evidence.netns.insert(id, netns.into());
     }
     Arc::new(evidence)
 }

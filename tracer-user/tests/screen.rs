@@ -8,10 +8,10 @@ use std::sync::Arc;
 use tracer_common::Event;
 use tracer_user::cluster::egress::PolicyLine;
 use tracer_user::explain::{Certainty, Fact, Finding, HopAuthors, Place, Told};
-use tracer_user::flow::{Notice, Options, Update, Zoom};
-use tracer_user::node::evidence::{Attribution, Backend, RuleRef, TableFamily};
+use tracer_user::firewall::{Attribution, Backend, RuleRef, TableFamily};
+use tracer_user::flow::{Notice, Options, Scene, Update, Zoom};
 use tracer_user::node::{Family, Hook};
-use tracer_user::output::{Explanation, Header, Missing, Output, Scene, Text, TextOptions, TimeFormat};
+use tracer_user::output::{Explanation, Header, Missing, Output, Text, TextOptions, TimeFormat};
 use world::egress::syn;
 use world::*;
 
@@ -157,7 +157,7 @@ fn device_and_zoom_notices() {
         }
         let out = String::from_utf8(out).expect("text");
         assert_eq!(out.lines().filter(|l| !l.is_empty()).count(), lines, "{out}");
-        assert!(out.contains("node1 veth\\u{7}1 is gone"));
+        assert!(out.contains("node1 veth\\x071 is gone"));
     }
 }
 

@@ -2,6 +2,7 @@
 //! Which cause egwtrace names for a fault: cases, and how one is tried with the real binary.
 
 mod cases;
+mod check;
 mod ends;
 mod trace;
 mod variants;
@@ -14,7 +15,8 @@ use std::{
 
 use anyhow::Result;
 
-pub use cases::{CASES, HEALTHY};
+pub use cases::{CASES, HEALTHY, HEALTHY_PACKETS};
+pub use check::check;
 pub use ends::ENDS;
 pub use trace::{Found, Trace, binary};
 pub use variants::{VARIANTS, What};
@@ -49,6 +51,16 @@ pub struct Case {
     pub causes: &'static [&'static str],
     /// All of the causes must be named.
     pub all: bool,
+    /// What a check says before any traffic, where it is tried.
+    pub asked: Option<Asked>,
+}
+
+/// A packet that a check is asked about, and what is right for its first cause; none: no cause may be named.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Arguments of `egwtrace check`, over IPv4; `@` stands for the lab's prefix.
+    pub packet: &'static str,
+    pub causes: &'static [&'static str],
 }
 
 /// One case in one kind of lab.

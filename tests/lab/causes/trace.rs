@@ -21,6 +21,8 @@ use crate::Lab;
 pub struct Found {
     /// Id, certainty, title; the surest first.
     pub causes: Vec<(String, String, String)>,
+    /// Each as it was printed, JSON.
+    pub whole: Vec<Value>,
     /// When the first of them was on the screen, after the traffic began.
     pub after: Option<Duration>,
 }
@@ -127,6 +129,7 @@ fn causes(lines: &[String]) -> Found {
         for cause in value["causes"].as_array().into_iter().flatten() {
             let text = |name: &str| cause[name].as_str().unwrap_or_default().to_owned();
             found.causes.push((text("id"), text("certainty"), text("title")));
+            found.whole.push(cause.clone());
         }
     }
     found

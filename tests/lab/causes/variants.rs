@@ -54,6 +54,7 @@ pub(super) const fn lines(
         backends: NFT,
         causes,
         all: false,
+        asked: None,
     }
 }
 

@@ -93,6 +93,8 @@ pub struct Verdict {
     pub report: Report,
     /// The causes that egwtrace named, where it was asked.
     pub causes: Option<String>,
+    /// What came of typing the commands of the report, where it was asked.
+    pub fix: Option<String>,
     /// What should have been otherwise.
     pub wrong: Option<String>,
 }
@@ -196,7 +198,7 @@ impl Fault {
     pub fn probed(&self, lab: &Lab, family: Family) -> Result<Verdict> {
         let report = self.probe.run(lab, family).with_context(|| format!("probing fault `{}`", self.name))?;
         let wrong = self.expected(family).and_then(|expect| expect.differs(&report, family));
-        Ok(Verdict { name: self.name, family, report, causes: None, wrong })
+        Ok(Verdict { name: self.name, family, report, causes: None, fix: None, wrong })
     }
 }
 

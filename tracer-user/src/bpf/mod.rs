@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Everything that talks to the kernel's BPF: its type information, loading, attaching.
 
-pub(crate) mod attached;
 pub mod btf;
 mod link;
 mod programs;

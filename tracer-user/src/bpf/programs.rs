@@ -17,6 +17,7 @@ use aya_obj::generated::{
 use aya_obj::{EbpfSectionKind, Object};
 
 use super::sys::{self, Info, Program};
+use crate::node::bpf_query::OWN_PREFIX;
 
 const LOG_LEN: usize = 16 << 20;
 
@@ -220,8 +221,9 @@ impl Programs {
                 (bpf_prog_type::BPF_PROG_TYPE_TRACING, bpf_attach_type::BPF_TRACE_RAW_TP as u32, btf_id)
             }
         };
+        let shown = format!("{OWN_PREFIX}{name}");
         let program = Program {
-            name,
+            name: &shown,
             prog_type: prog_type as u32,
             expected_attach_type,
             attach_btf_id,

@@ -2,12 +2,13 @@
 //! The calls of bpf(2) that aya does not offer. Every descriptor returned is close-on-exec (the kernel sees
 //! to that), and owned.
 
-use std::ffi::{CStr, c_long};
+use std::ffi::CStr;
 use std::io;
-use std::mem;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_stats_type};
+use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_insn, bpf_stats_type};
+
+use crate::node::bpf_syscall::{bpf, bpf_fd, prog_info, zeroed};
 
 /// `EAGAIN` from the verifier means that a signal came in between.
 const LOAD_ATTEMPTS: usize = 5;
@@ -40,42 +41,6 @@ pub fn prog_stats(program: BorrowedFd<'_>) -> io::Result<ProgStats> {
         recursion_misses: info.recursion_misses,
         verified_insns: info.verified_insns,
     })
-}
-
-fn prog_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
-    // SAFETY: the structure is made of integers; all zero is a value of it.
-    let mut info: bpf_prog_info = unsafe { mem::zeroed() };
-    let mut attr = zeroed();
-    attr.info.bpf_fd = program.as_raw_fd() as u32;
-    attr.info.info_len = size_of::<bpf_prog_info>() as u32;
-    attr.info.info = (&raw mut info) as u64;
-    // SAFETY: `info` is as long as `info_len` says and outlives the call.
-    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
-    Ok(info)
-}
-
-/// Ids of the programs on a device of the calling thread's namespace, in the order in which they run; returns how many
-/// there are, of which as many as fit are in `ids`.
-pub(super) fn prog_query(ifindex: u32, at: bpf_attach_type, ids: &mut [u32]) -> io::Result<usize> {
-    let mut attr = zeroed();
-    attr.query.__bindgen_anon_1.target_ifindex = ifindex;
-    attr.query.attach_type = at as u32;
-    attr.query.prog_ids = ids.as_mut_ptr() as u64;
-    attr.query.__bindgen_anon_2.prog_cnt = ids.len() as u32;
-    // SAFETY: `prog_ids` points to `prog_cnt` numbers that outlive the call.
-    unsafe { bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) }?;
-    // SAFETY: both members of the union are the number that the kernel wrote.
-    Ok(unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize)
-}
-
-/// The name of the program with this id, with the zeros behind it.
-pub(super) fn prog_name(id: u32) -> io::Result<Vec<u8>> {
-    let mut attr = zeroed();
-    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
-    // SAFETY: the attributes hold no pointer.
-    let program = unsafe { bpf_fd(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr) }?;
-    let info = prog_info(program.as_fd())?;
-    Ok(info.name.iter().map(|c| *c as u8).collect())
 }
 
 /// Enables run-time statistics of all programs until the descriptor is closed (Linux 5.8). They cost some
@@ -229,26 +194,4 @@ pub(super) fn link_create(program: BorrowedFd<'_>, target: Target) -> io::Result
     }
     // SAFETY: the attributes of these links are plain numbers, no pointers.
     unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr) }
-}
-
-fn zeroed() -> bpf_attr {
-    // SAFETY: a union of structures of integers; all zero is a value of each.
-    unsafe { mem::zeroed() }
-}
-
-/// # Safety
-/// Pointers in `attr` must be valid for what `cmd` does with them.
-unsafe fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<c_long> {
-    // SAFETY: `attr` is as long as said; what it points to is the caller's word.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, cmd as c_long, attr, size_of::<bpf_attr>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-/// # Safety
-/// As [`bpf`]; and `cmd` must be one that returns a new descriptor.
-unsafe fn bpf_fd(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
-    // SAFETY: the caller's word.
-    let fd = unsafe { bpf(cmd, attr) }?;
-    // SAFETY: a new descriptor, known to nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

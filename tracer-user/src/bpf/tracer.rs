@@ -300,14 +300,6 @@ impl Tracer {
         let _ = self.path_devices.remove(&Plain(DeviceKey { netns: id, ifindex }));
     }
 
-    /// Devices that have programs of ours.
-    pub fn tc_devices(&self) -> impl Iterator<Item = (NetnsId, u32)> {
-        self.tc_links
-            .keys()
-            .filter(|(_, _, direction)| *direction == TcDirection::Ingress)
-            .map(|(netns, ifindex, _)| (*netns, *ifindex))
-    }
-
     /// Attaches one netfilter position.
     pub fn attach_position(&mut self, netns: &Netns, position: Position) -> Result<(), TracerError> {
         if self.nf_links.contains_key(&position) {

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From the ways that were walked to the report.
 
-use super::flight::{Flight, Mode};
-use super::report::{Ending, Path, Place, Report, Stage, StageResult, Verdict};
-use super::run::{Run, Way, first_tuple, shown};
-use super::sets::policys_address;
-use super::walker::{End, Found};
+use super::report::{Path, Report, StageResult, Verdict};
 use crate::explain::Certainty::Possible;
-use crate::node::evidence::PacketView;
+use crate::firewall::PacketView;
+use crate::model::{
+    End, Ending, Flight, Found, Mode, Place, Run, Stage, Way, first_tuple, policys_address, shown,
+};
 
 /// Puts everything together.
 pub(super) fn conclude(report: &mut Report, ways: &[Way], packet: &PacketView) {

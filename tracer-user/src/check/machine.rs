@@ -8,15 +8,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::programs;
-use super::world::{Host, World};
 use crate::cli::Plan;
 use crate::cluster::egress::Objects;
-use crate::node::evidence::Evidence;
+use crate::model::{Host, World, listeners};
 use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion, Rtnl};
 use crate::node::{
     NetlinkError, Netns, NetnsError, NetnsId, Observation, ObserveError, Observer, PathRole, Role, named,
 };
+use crate::snapshot::Evidence;
+use crate::text::escape;
 use crate::trace::policies::Policies;
 
 /// Namespaces that are looked through for the other end of a veth.
@@ -91,10 +91,9 @@ impl Machine {
             let host = Host {
                 id,
                 role,
-                elsewhere: role == Role::Pod || machine.nodes > 1,
+                prefix: (role == Role::Pod || machine.nodes > 1).then(|| enter(&netns)),
                 evidence: evidence.netns.remove(&id).unwrap_or_default(),
                 uplinks,
-                packet_sockets: packet_sockets(&netns),
             };
             machine.hosts.insert(id, Arc::new(host));
             machine.watched.push(id);
@@ -107,7 +106,7 @@ impl Machine {
     /// The namespace at the other end of a veth.
     fn behind(&mut self, host: &Host, link: &Link) -> Option<(Netns, u32)> {
         let ifindex = link.link?;
-        if !matches!(link.kind.as_deref(), Some("veth" | "netkit")) {
+        if !link.is_veth() {
             return None;
         }
         let Some(nsid) = link.link_nsid else {
@@ -136,10 +135,9 @@ impl Machine {
         let host = Host {
             id,
             role: Role::Pod,
-            elsewhere: true,
+            prefix: Some(enter(netns)),
             evidence: evidence.netns.remove(&id)?,
             uplinks: BTreeSet::new(),
-            packet_sockets: None,
         };
         self.open.insert(id, (netns.clone(), rtnl));
         let host = Arc::new(host);
@@ -182,14 +180,12 @@ impl World for Machine {
     }
 
     fn listeners(&mut self, host: &Host, protocol: u8, port: u16) -> Vec<u32> {
-        programs::listeners(host.id, protocol, port)
+        listeners(host.id, protocol, port)
     }
 
-    fn route(&mut self, host: &Host, question: &RouteQuestion) -> Result<RouteAnswer, String> {
-        let Some((_, rtnl)) = self.open.get_mut(&host.id) else {
-            return Err(format!("{} is not open any more", host.name()));
-        };
-        rtnl.route(question).map_err(|error| error.to_string())
+    fn kernel_route(&mut self, host: &Host, question: &RouteQuestion) -> Option<RouteAnswer> {
+        let (_, rtnl) = self.open.get_mut(&host.id)?;
+        rtnl.route(question).ok()
     }
 }
 
@@ -221,41 +217,7 @@ fn namespaces() -> Vec<Netns> {
     out
 }
 
-/// EtherType and device of each packet socket: /proc/net/packet, in hexadecimal and decimal.
-fn packet_sockets(netns: &Netns) -> Option<Vec<(u16, u32)>> {
-    let text = netns.run(|| fs::read_to_string("/proc/thread-self/net/packet")).ok()?.ok()?;
-    Some(parse_packet_sockets(&text))
-}
-
-fn parse_packet_sockets(text: &str) -> Vec<(u16, u32)> {
-    text.lines()
-        .skip(1)
-        .filter_map(|line| {
-            let mut words = line.split_whitespace().skip(3);
-            let proto = u16::from_str_radix(words.next()?, 16).ok()?;
-            Some((proto, words.next()?.parse().ok()?))
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn packet_sockets_by_type_and_device() {
-        let text = "sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n\
-                    000000001f07b441 3      3    86dd   2     1 0      0      347659\n\
-                    0000000093c2f06e 3      3    0806   0     1 0      0      347685\n";
-        assert_eq!(parse_packet_sockets(text), [(0x86dd, 2), (0x0806, 0)]);
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_text_never_panics(text in "(.{0,40}\n?){0,4}") {
-            let _ = parse_packet_sockets(&text);
-        }
-    }
+/// How commands for a namespace begin.
+fn enter(netns: &Netns) -> String {
+    format!("ip netns exec {}", escape(netns.name()))
 }

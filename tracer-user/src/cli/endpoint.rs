@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::error::CliError;
 use super::values::port;
-use crate::node::{IpPrefix, quoted};
+use crate::node::IpPrefix;
+use crate::text::quoted;
 
 const ACCEPTED: &str = "IP, CIDR, IP:PORT, [IPv6]:PORT, host name, HOST:PORT, svc/NAME:PORT, svc/NS/NAME:PORT or pod/NS/NAME:PORT";
 

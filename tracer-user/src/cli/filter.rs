@@ -12,8 +12,9 @@ use super::error::CliError;
 use super::meaning::Meaning;
 use super::resolve::Resolve;
 use super::values::{has_ports, port_flag, protocol, protocol_name};
-use crate::node::{IpPrefix, quoted};
+use crate::node::IpPrefix;
 use crate::target::Target;
+use crate::text::quoted;
 
 /// The flow. An empty list, or `None`, is anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::endpoint::Port;
 use crate::cluster::Object as _;
 use crate::cluster::kinds::{EndpointSlice, Pod, Service};
-use crate::node::{printable, quoted};
+use crate::text::{printable, quoted};
 
 /// Endpoints that are named.
 const NAMED: usize = 4;

@@ -10,7 +10,7 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 
 use super::args::{Cli, Command, Invocation, NOT_OF_CHECK};
 use super::error::CliError;
-use crate::node::printable;
+use crate::text::printable;
 
 /// A command line that is well formed.
 #[derive(Clone, Debug)]

@@ -12,8 +12,9 @@ use super::filter::{Filter, Typed};
 use super::resolve::Resolve;
 use super::values::{container, count, duration, namespace, pid, pod_name, selector};
 use crate::cluster::Reach;
-use crate::node::{Netns, quoted};
+use crate::node::Netns;
 use crate::target::{Backend, Target, Wanted, find, find_netns};
+use crate::text::quoted;
 
 /// What will be done. Everything named exists, and the filter can match.
 #[derive(Clone, Debug)]

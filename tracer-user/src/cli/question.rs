@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::error::CliError;
 use super::plan::Plan;
-use crate::check::Question;
+use crate::model::Question;
 use crate::node::{IpPrefix, NetnsId};
 
 const ICMP: u8 = 1;

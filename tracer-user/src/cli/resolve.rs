@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::endpoint::{Named, NamedKind, Port};
 use super::meaning::{Meaning, of_pod, of_service};
 use crate::cluster::{ApiError, Cluster, Object, Reach};
-use crate::node::{printable, quoted};
+use crate::text::{printable, quoted};
 
 /// How long to wait for the system's resolver, which has no limit of its own.
 const LIMIT: Duration = Duration::from_secs(3);

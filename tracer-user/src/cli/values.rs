@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::error::CliError;
-use crate::node::quoted;
 use crate::target::{PodName, Requirement, Selector};
+use crate::text::quoted;
 
 /// Longer than anyone traces; keeps arithmetic on deadlines from overflowing.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);

@@ -9,7 +9,7 @@ use hyper::Uri;
 
 use super::kubeconfig::{Chosen, Cluster, Kubeconfig, NoContext, User};
 use super::reach::Wish;
-use crate::node::{printable, quoted};
+use crate::text::{printable, quoted};
 
 /// Credentials of kubelets, where the usual distributions have them.
 const KUBELETS: [&str; 9] = [

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::asked::{Verb, is_asked};
 use super::client::{Client, Failure};
 use super::object::{Kind, Meta, Object, encoded};
-use crate::node::printable;
+use crate::text::printable;
 
 /// For an answer to begin, connecting included.
 const LIMIT: Duration = Duration::from_secs(5);

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::access::Access;
 use super::kubeconfig::{Exec, Secret};
-use crate::node::{printable, quoted};
+use crate::text::{printable, quoted};
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// Of what it prints.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::object::or_default;
-use crate::node::{printable, quoted};
+use crate::text::{printable, quoted};
 
 /// Of a file; one with many clusters has some 100 KiB.
 const LARGEST: u64 = 4 << 20;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::kinds::{Node, Pod, Service};
 use super::object::Object as _;
-use crate::node::printable;
+use crate::text::printable;
 
 /// A pod's address may be another's after a while.
 const FRESH: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::node::printable;
+use crate::text::printable;
 
 /// Namespace (empty for what has none) and name.
 pub type Key = (String, String);

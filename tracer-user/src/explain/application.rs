@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the programs at the ends do, and the network is not to blame for: they answer late, they do not read.
+//! Slow or stalled programs at the ends of the flow.
 
 use super::catalogue as c;
+use super::context::View;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::{Finding, Place};
-use super::view::View;
-use super::waiting;
+use super::unanswered;
 use crate::flow::{DropSite, Ending, Endpoint, NoteKind, Packet};
 
 /// A program that takes longer is worth a word.
@@ -161,7 +161,7 @@ fn never_answered(view: &View<'_>, request: &Request) -> Option<(u64, Finding)> 
     let waited = journey.start_ns.saturating_sub(request.arrived_ns);
     let acked = request.acked_ns?.saturating_sub(request.arrived_ns);
     let to = journey.packet.ends.dst;
-    if waited < LATE_NS || acked > waited / 4 || waiting::is_one_way(to.port) {
+    if waited < LATE_NS || acked > waited / 4 || unanswered::is_one_way(to.port) {
         return None;
     }
     let finding = Finding::new(

@@ -2,16 +2,18 @@
 //! Packets that the kernel dropped: what the reason, the place and the packet itself say.
 
 use super::catalogue as c;
+use super::context::View;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
-use super::view::View;
-use super::waiting;
+use super::unanswered;
 use super::{
-    beside, detour, duplicate, egress_reply, firewall, hairpin, loops, macs, neighbour, programs, reasons,
-    routing, silence, size, sockets, tunnel,
+    drop_reasons, duplicate, egress_reply, firewall, hairpin, listeners, loops, mtu, neighbour,
+    neighbour_entries, no_reply, other_hooks, programs, routing, tunnel, wrong_route,
 };
-use crate::flow::{DropSite, Endpoint, NatKind};
+use crate::firewall::NatKind;
+use crate::flow::{DropSite, Endpoint};
 use crate::node::{DeviceKind, NetnsId, PathRole};
+use crate::text::mac;
 
 /// The cause of a drop, if one is singled out.
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
@@ -39,13 +41,13 @@ fn by_reason(view: &View<'_>) -> Option<Finding> {
             firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour::failed(view, site)))
         }
         "ip6_forward" => routing::forwarding_off(view, site, Likely),
-        "nf_queue" => beside::queued(view, site),
+        "nf_queue" => other_hooks::queued(view, site),
         "br_handle_frame_finish" | "br_forward" | "__br_forward" => hairpin::off(view, site),
         name if name.ends_with("_enqueue") => Some(queue_full(view, site)),
         _ => None,
     };
     match &*reason {
-        "IP_RPFILTER" => silence::not_masqueraded(view).or_else(|| Some(reverse_path(view, site))),
+        "IP_RPFILTER" => no_reply::not_masqueraded(view).or_else(|| Some(reverse_path(view, site))),
         "IP_LOCAL_SOURCE" => {
             hairpin::not_masqueraded(view, site).or_else(|| duplicate::own_source(view, site))
         }
@@ -64,15 +66,17 @@ fn by_reason(view: &View<'_>) -> Option<Finding> {
         }
         "NO_TX_TARGET" | "VXLAN_NO_REMOTE" => tunnel::no_peer(view, site),
         "VXLAN_VNI_NOT_FOUND" => Some(tunnel::vni(view, site)),
-        "OTHERHOST" => macs::wrong_entries(view).or_else(|| other_host(view, site.netns, site.ifindex)),
+        "OTHERHOST" => {
+            neighbour_entries::wrong_entries(view).or_else(|| other_host(view, site.netns, site.ifindex))
+        }
         "NO_SOCKET" => no_socket(view, site),
-        "PKT_TOO_BIG" => Some(size::too_big(view, site)),
+        "PKT_TOO_BIG" => Some(mtu::too_big(view, site)),
         "QDISC_DROP" | "QDISC_OVERLIMIT" | "QDISC_CONGESTED" | "FQ_BAND_LIMIT" | "FQ_FLOW_LIMIT" => {
             Some(queue_full(view, site))
         }
         "IP_INHDR" if matches!(view.icmp_sent(), Some((11 | 3, 0))) => loops::ttl_used_up(view, site),
         "NOT_SPECIFIED" => by_symbol(),
-        other => reasons::explain(view, site, other).or_else(by_symbol),
+        other => drop_reasons::explain(view, site, other).or_else(by_symbol),
     }
 }
 
@@ -88,7 +92,7 @@ fn reverse_path(view: &View<'_>, site: &DropSite) -> Finding {
     if let Some(found) = egress_reply::reply_by_another_way(view, site) {
         return found;
     }
-    if let Some(found) = detour::of_way_back(view, site, source.ip()) {
+    if let Some(found) = wrong_route::of_way_back(view, site, source.ip()) {
         return found;
     }
     if let Some(found) = routing::way_back_refused(view, site, source.ip()) {
@@ -116,7 +120,7 @@ fn reverse_path(view: &View<'_>, site: &DropSite) -> Finding {
                 Some(l) => format!(
                     "the lookup of the way back found {} in table {}",
                     view.device_name(l.netns, l.ifindex),
-                    crate::output::table_name(l.table)
+                    crate::text::table_name(l.table)
                 ),
                 None => format!("no route to {source} leads to {device}"),
             },
@@ -134,7 +138,7 @@ pub(super) fn other_host(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Optio
     let show = view.command(netns, format!("ip -d link show {device}"));
     let wanted = view.journey.hops.iter().rev().filter(|h| h.netns == netns).find_map(|h| h.macs);
     let wanted = wanted.map(|macs| macs.destination);
-    let to_mac = wanted.map_or_else(|| "another MAC".to_owned(), |to| mac(&to));
+    let to_mac = wanted.map_or_else(|| "another MAC".to_owned(), mac);
     let fact = format!("it ends on arrival: the frame is for {to_mac}, {device} has {own}");
     let owner = wanted.and_then(|to| {
         let namespaces = view.topology.namespaces.values();
@@ -241,7 +245,7 @@ fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
             .or_else(|| Some(unasked(view, site, ends.src, &name).at(place)));
     }
     let to = ends.dst;
-    if if packet.is_tcp() { !view.is_syn() } else { waiting::is_probe(to.port) } {
+    if if packet.is_tcp() { !view.is_syn() } else { unanswered::is_probe(to.port) } {
         return None;
     }
     if let Some(found) = duplicate::taken(view, site.netns, to.addr.ip()) {
@@ -286,7 +290,7 @@ fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
             .at(place),
         );
     }
-    let finding = sockets::port_closed(view, site, to).at(place);
+    let finding = listeners::port_closed(view, site, to).at(place);
     Some(match entry {
         Some(entry) => finding.fact(format!("{} was translated to it", entry.original.dst)).fix(format!(
             "let the service's targetPort be the port that the container listens on, not {}",
@@ -347,8 +351,4 @@ fn queue_full(view: &View<'_>, site: &DropSite) -> Finding {
     )
     .fix(format!("give the qdisc of {device} a higher rate or limit, or send less"))
     .at(view.place(site.netns, site.ifindex))
-}
-
-pub(crate) fn mac(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
 }

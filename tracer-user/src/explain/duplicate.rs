@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Two hosts with one address.
+//! Two hosts with the same address.
 
 use std::net::IpAddr;
 
 use super::catalogue as c;
+use super::context::View;
 use super::finding::Certainty::{self, Certain, Likely};
 use super::finding::Finding;
 use super::loops;
-use super::view::View;
 use crate::flow::{DropSite, Ending, Place as At};
 use crate::node::rtnl::Route;
 use crate::node::{Device, DeviceKind, IpPrefix, Namespace, NetnsId, Role};
@@ -234,7 +234,7 @@ pub(super) fn contested(
 fn named(view: &View<'_>, mac: &[u8; 6]) -> String {
     let namespaces = view.topology.namespaces.values();
     let mut devices = namespaces.flat_map(|ns| ns.devices.values().map(move |d| (ns, d)));
-    let text = super::drops::mac(mac);
+    let text = crate::text::mac(mac);
     match devices.find(|(_, d)| d.mac == mac) {
         Some((ns, d)) => format!("{text} ({} of {})", view.device_name(ns.id, d.ifindex), view.netns(ns.id)),
         None => text,

@@ -3,14 +3,15 @@
 //! product (charts' defaults, agent/pkg/...): marks, names of its device, chains and sets.
 
 use super::catalogue as c;
+use super::context::{Entry, View};
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
-use super::view::{Entry, View};
 use super::{egress_reply, fwmark, policies};
-use crate::flow::{Hop, NatKind, Place as At};
-use crate::node::evidence::{Done, PacketView, Routed, walk_hook};
+use crate::firewall::{Done, NatKind, PacketView, walk_hook};
+use crate::flow::{Hop, Place as At};
 use crate::node::rtnl::Link;
 use crate::node::{DeviceKind, Hook, NetnsId};
+use crate::snapshot::Routed;
 
 /// `feature.mark`: the prefix of every node's mark; alone, of packets that are done with.
 pub(crate) const MARK_DONE: u32 = 0x2600_0000;
@@ -37,15 +38,6 @@ pub(super) fn is_tunnel(view: &View<'_>, netns: NetnsId, ifindex: u32) -> bool {
         _ => false,
     })
 }
-
-/// With these a packet takes another way than its own; what comes of that follows from it.
-pub(crate) const LEADS_ASTRAY: &[&str] = &[
-    c::FWMARK_WITHOUT_RULE.id,
-    c::FWMARK_RULE_PREEMPTED.id,
-    c::FWMARK_TABLE_EMPTY.id,
-    c::FWMARK_TABLE_WRONG.id,
-    c::REPLY_NOT_MARKED.id,
-];
 
 /// Where the packet came in by an egress tunnel.
 pub(super) fn came_by_tunnel(view: &View<'_>) -> Option<Entry> {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Answers to what came by the egress tunnel: they have to go back into it.
+//! Replies to packets that came through the egress tunnel; they have to go back into it.
 
 use super::catalogue as c;
+use super::context::{Entry, View};
 use super::egress::{is_node_mark, is_tunnel};
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
-use super::view::{Entry, View};
 use crate::flow::DropSite;
 
 /// The answer to what came by the tunnel does not go back into it.

@@ -6,26 +6,28 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::authors::{Authors, HopAuthors};
-use super::connections::Connections;
+use super::attribution::{Authors, HopAuthors};
+use super::compare::{self, Opening};
+use super::context::View;
+use super::drop_rate::Odds;
 use super::finding::{Certainty, Finding};
+use super::flow_history::Connections;
 use super::ledger::{Ledger, Told};
-use super::odds::Odds;
-use super::view::View;
 use super::{
-    catalogue, drops, egress, lookups, neighbour, programs, selection, service, silence, slow, translated,
-    unsent,
+    catalogue, drops, egress, egress_policy_match, neighbour, never_sent, no_reply, programs, service_nat,
+    slow, split_routing,
 };
 use crate::flow::{Ending, Journey, Names};
-use crate::node::evidence::Evidence;
+use crate::model::Snapshot;
 use crate::node::{NetnsId, Topology};
+use crate::snapshot::Evidence;
 
 /// What a moment brings besides packets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tick<'a> {
     /// CLOCK_MONOTONIC.
     pub now_ns: u64,
-    /// By how much counters rose since the last time, as [`crate::node::evidence::NetnsEvidence::counters`] names
+    /// By how much counters rose since the last time, as [`crate::snapshot::NetnsEvidence::counters`] names
     /// them; those that did not are left out.
     pub counters: &'a [(NetnsId, BTreeMap<String, u64>)],
     /// Where the packets that are followed go to.
@@ -91,6 +93,7 @@ impl Explainer {
         self.odds.observe(journey);
         let odds = &self.odds;
         let state = self.connections.flow(journey.flow);
+        state.opening = state.opening.or_else(|| Opening::of(journey));
         let (exit, tunnel) = (state.exit, state.tunnelled_into);
         let routes = std::mem::take(&mut state.routes);
         let view = View { journey, topology, names, evidence, routes: &routes, exit, tunnel, odds };
@@ -122,6 +125,12 @@ impl Explainer {
                     *finding = better;
                 }
             }
+        }
+        if let (Some(opening), Some(evidence)) = (self.connections.flow(journey.flow).opening, evidence)
+            && !found.is_empty()
+        {
+            let mut snapshot = Snapshot::new(evidence, topology, &|netns| view.prefix(netns));
+            compare::hold_against_model(&view, &opening, &mut snapshot, &mut found);
         }
         if found.iter().any(Finding::breaks) {
             self.connections.flow(journey.flow).explained = true;
@@ -199,7 +208,7 @@ impl Explainer {
                 (state.exit, state.tunnelled_into)
             };
             let view = View { journey: &journey, topology, names, evidence, routes: &[], exit, tunnel, odds };
-            if let Some(found) = silence::lone(&view, &mut self.connections) {
+            if let Some(found) = no_reply::lone(&view, &mut self.connections) {
                 let translation = self.connections.translation(&view);
                 let found = translation.and_then(|t| t.explains(&view, &found)).unwrap_or(found);
                 self.connections.flow(journey.flow).explained = true;
@@ -227,7 +236,7 @@ impl Explainer {
                 tunnel: None,
                 odds,
             };
-            if let Some(found) = silence::unclaimed(&view, &self.connections) {
+            if let Some(found) = no_reply::unclaimed(&view, &self.connections) {
                 told.extend(self.ledger.tell(found, &journey));
                 self.connections.askers.over(journey.flow);
             }
@@ -244,7 +253,7 @@ impl Explainer {
             View { journey: &nobody, topology, names, evidence, routes: &[], exit: None, tunnel: None, odds };
         for (netns, risen) in now.counters {
             for destination in now.destinations {
-                if let Some(found) = unsent::nowhere_to_go(&view, *netns, *destination, risen) {
+                if let Some(found) = never_sent::nowhere_to_go(&view, *netns, *destination, risen) {
                     told.extend(self.ledger.tell(found, &nobody));
                 }
             }
@@ -252,7 +261,7 @@ impl Explainer {
         let waited = now.now_ns.saturating_sub(*self.first_tick_ns.get_or_insert(now.now_ns));
         if !self.saw_any {
             for destination in now.destinations {
-                for finding in unsent::refused_at_once(&view, *destination) {
+                for finding in never_sent::refused_at_once(&view, *destination) {
                     let early = finding.certainty == Certainty::Possible && waited < PATIENCE_NS;
                     if !early && !self.ledger.knows(&finding) {
                         told.extend(self.ledger.tell(finding, &nobody));
@@ -287,22 +296,20 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
     let dropped = view.dropped().is_some();
     let mut found: Vec<Finding> = Vec::new();
     let diverged = egress::explain(view);
-    found.extend(lookups::wrong_gateway_mac(view));
-    let selected = if diverged.is_none() && !dropped { selection::explain(view) } else { None };
+    found.extend(split_routing::wrong_gateway_mac(view));
+    let selected = if diverged.is_none() && !dropped { egress_policy_match::explain(view) } else { None };
     found.extend(diverged);
-    found.extend(lookups::mark_after_routing(view));
+    found.extend(split_routing::mark_after_routing(view));
     found.extend(selected);
     if dropped {
-        let follows = found.iter().any(|f| egress::LEADS_ASTRAY.contains(&f.id));
+        let follows = found.iter().any(|f| f.kind().reroutes);
         let drop = drops::explain(view);
-        let again = |drop: &Finding| {
-            translated::FOLLOWS.contains(&drop.id) || drop.id == catalogue::REPLY_NOT_MARKED.id
-        };
+        let again = |drop: &Finding| drop.kind().follows || drop.id == catalogue::REPLY_NOT_MARKED.id;
         found.extend(drop.filter(|drop| !(follows && again(drop))));
     } else {
         found.extend(programs::suspect(view));
-        found.extend(selection::sidecar_bypassed(view));
-        found.extend(service::not_translated(view));
+        found.extend(egress_policy_match::sidecar_bypassed(view));
+        found.extend(service_nat::not_translated(view));
     }
     found
 }

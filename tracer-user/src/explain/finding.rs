@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::catalogue::{self as c, CauseKind};
+use super::catalogue::CauseKind;
 
 /// How far the evidence goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -68,25 +68,15 @@ impl Certainty {
     }
 }
 
-/// These let packets arrive and be answered, only not as they should; the others break connections.
-const HARMLESS: &[&CauseKind] = &[
-    &c::EGRESS_NOT_HANDLED,
-    &c::EGRESS_WRONG_GATEWAY,
-    &c::EGRESS_POD_NOT_SELECTED,
-    &c::EGRESS_DESTINATION_NOT_SELECTED,
-    &c::SNAT_TO_ANOTHER_ADDRESS,
-    &c::MARK_AFTER_ROUTING,
-    &c::SIDECAR_BYPASSED,
-    &c::WAITS_IN_QUEUE,
-    &c::SLOW_BETWEEN_NODES,
-    &c::SLOW_ANSWER,
-    &c::PORTS_USED_UP,
-];
-
 impl Finding {
+    /// Its row of the catalogue.
+    pub(crate) fn kind(&self) -> &'static CauseKind {
+        CauseKind::of(self.id)
+    }
+
     /// It is reason enough for a connection not to work.
     pub(super) fn breaks(&self) -> bool {
-        !HARMLESS.iter().any(|kind| kind.id == self.id)
+        !self.kind().harmless
     }
 
     pub(crate) fn new(kind: &CauseKind, certainty: Certainty, title: impl Into<String>) -> Self {

@@ -3,19 +3,19 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::beside;
 use super::catalogue as c;
+use super::context::View;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
+use super::kube_proxy;
+use super::other_hooks;
 use super::packet;
-use super::services;
-use super::view::View;
-use crate::flow::{DropSite, Interval, Place as At, candidates};
-use crate::node::evidence::{Backend, CtState, PacketView, RuleRef, attribute_drop};
-use crate::node::{Family, Hook, HookEntry, HookOwner, Role};
+use crate::firewall::{Backend, CtState, PacketView, RuleRef, attribute_drop};
+use crate::flow::{DropSite, Place as At, candidates};
+use crate::node::{Family, Hook, HookEntry, HookOwner, Interval, Role};
 
 pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
-    let Some(at) = site.interval else { return beside::dropped(view, site) };
+    let Some(at) = site.interval else { return other_hooks::dropped(view, site) };
     let place = Place { hook: Some(at.hook.name().to_owned()), ..view.place(site.netns, site.ifindex) };
     // What an equal packet showed need not hold for this one.
     let whole = Interval { after: i32::MIN, until: i32::MAX, ..at };
@@ -43,7 +43,7 @@ pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
         }
     }
     if tables.is_empty() {
-        return beside::dropped(view, site);
+        return other_hooks::dropped(view, site);
     }
     // Where the rules were read and none of them did it, they changed, or the interval is wrong.
     let sure = if tables.len() == 1 && view.of(site.netns).is_none() { Certain } else { Likely };
@@ -209,7 +209,7 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
         finding = finding.fact(format!("not decided: {what} of {at}"));
     }
     let comment = rule.comment.as_deref().unwrap_or_default();
-    let fix = if let Some(fix) = services::fix(rule, found.led_by.as_ref()) {
+    let fix = if let Some(fix) = kube_proxy::fix(rule, found.led_by.as_ref()) {
         fix
     } else if rule.chain.starts_with("cali-") || comment.contains("polic") {
         format!("let a NetworkPolicy allow {}", what(view, site))

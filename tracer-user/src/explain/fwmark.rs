@@ -2,10 +2,10 @@
 //! Routing by EgressGateway's marks: the ip rule, the table, the device.
 
 use super::catalogue as c;
+use super::context::{Lookup, View};
 use super::egress::{DEVICE, is_node_mark, is_tunnel};
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
-use super::view::{Lookup, View};
 
 /// Marked for a gateway, but not routed by the mark's table.
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
@@ -22,7 +22,7 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
     let asked = view.lookups().any(|l| l.netns == found.netns && l.table == mark && l.error != 0);
     let out = view.device_name(found.netns, found.ifindex);
     let name = view.netns(found.netns);
-    let table = crate::output::table_name(found.table);
+    let table = crate::text::table_name(found.table);
     let tunnel = view
         .namespace(found.netns)
         .and_then(|ns| ns.devices.values().find(|d| is_tunnel(view, ns.id, d.ifindex)));
@@ -147,7 +147,7 @@ fn preempted(view: &View<'_>, found: &Lookup) -> Option<Finding> {
             && r.matches(source, destination, found.mark)
     });
     let out = view.device_name(found.netns, found.ifindex);
-    let table = crate::output::table_name(found.table);
+    let table = crate::text::table_name(found.table);
     let show = view.command(found.netns, format!("{} rule show", view.ip_command()));
     let (certainty, title) = match first {
         Some(first) => (

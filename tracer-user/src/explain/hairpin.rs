@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A pod that asks for itself by a service's address.
+//! A pod that connects to itself through a service address.
 
 use super::catalogue as c;
+use super::context::View;
 use super::finding::Certainty::Certain;
 use super::finding::Finding;
-use super::view::View;
-use crate::flow::{Addr, DropSite, Endpoint, Hop, NatKind};
+use crate::firewall::NatKind;
+use crate::flow::{Addr, DropSite, Endpoint, Hop};
 use crate::node::NetnsId;
 
 /// Freed in the bridge: its destination is now behind the port that it came in by.

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What was found over a run: one cause for one fault, counted.
+//! Causes found over a run: one per fault, with a count.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::catalogue as c;
-use super::egress::LEADS_ASTRAY;
+use super::catalogue::Same;
 use super::finding::{Certainty, Finding, Place};
-use super::translated::FOLLOWS;
 use crate::flow::Journey;
 
 /// Causes that are remembered.
@@ -67,38 +65,11 @@ impl Key {
     }
 }
 
-/// The first says all that the second says, and more, when both are at one device.
-const SAME_DEVICE: &[(&str, &str)] = &[
-    (c::QUEUE_FULL.id, c::WAITS_IN_QUEUE.id),
-    (c::QUEUE_FULL.id, c::SLOW_BETWEEN_NODES.id),
-    (c::QUEUE_FULL.id, c::LOST_BETWEEN.id),
-    (c::WAITS_IN_QUEUE.id, c::LOST_BETWEEN.id),
-    (c::WAITS_IN_QUEUE.id, c::SLOW_BETWEEN_NODES.id),
-    (c::ONLY_FIRST_MARKED.id, c::EGRESS_NOT_HANDLED.id),
-];
-
-/// The same, when both are about one subject.
-const SAME_SUBJECT: &[(&str, &str)] = &[
-    (c::PATH_MTU_BLACK_HOLE.id, c::PACKET_TOO_BIG.id),
-    // A router tells of its wrong route by redirects, and the sender takes it over.
-    (c::WRONG_ROUTE.id, c::WRONG_ROUTE.id),
-];
-
-/// What is said for want of anything better.
-const GUESSES: &[&str] = &[
-    c::NO_ANSWER.id,
-    c::UNREACHABLE_BEYOND.id,
-    c::ACCEPT_QUEUE_FULL.id,
-    c::POD_ADDRESS_ON_THE_WIRE.id,
-    c::LOST_BETWEEN.id,
-    c::REPLY_LOST.id,
-];
-
 fn covers(more: &Finding, less: &Finding) -> bool {
-    let pair = (more.id, less.id);
-    let device = more.place.netns == less.place.netns && more.place.device == less.place.device;
-    (device && SAME_DEVICE.contains(&pair))
-        || (more.subject == less.subject && !more.subject.is_empty() && SAME_SUBJECT.contains(&pair))
+    more.kind().covers.iter().filter(|(_, id)| *id == less.id).any(|(same, _)| match same {
+        Same::Device => more.place.netns == less.place.netns && more.place.device == less.place.device,
+        Same::Subject => more.subject == less.subject && !more.subject.is_empty(),
+    })
 }
 
 impl Ledger {
@@ -115,12 +86,10 @@ impl Ledger {
         self.entries.retain(|entry| {
             let known = &entry.told.finding;
             let own = entry.is_only_of(journey.flow);
-            let guess = own
-                && GUESSES.contains(&known.id)
-                && known.id != finding.id
-                && known.certainty > finding.certainty;
+            let guess =
+                own && known.kind().guess && known.id != finding.id && known.certainty > finding.certainty;
             // An answer may be over, and told of, before its request is.
-            let followed = own && LEADS_ASTRAY.contains(&finding.id) && FOLLOWS.contains(&known.id);
+            let followed = own && finding.kind().reroutes && known.kind().follows;
             !(covers(&finding, known) || followed || (better && guess))
         });
         let key = Key::of(&finding);
@@ -178,8 +147,7 @@ impl Ledger {
     pub(super) fn answered(&mut self, flow: u32) {
         self.entries.retain(|entry| {
             let finding = &entry.told.finding;
-            let guess =
-                entry.pending || (finding.certainty == Certainty::Possible && GUESSES.contains(&finding.id));
+            let guess = entry.pending || (finding.certainty == Certainty::Possible && finding.kind().guess);
             !(guess && entry.is_only_of(flow))
         });
     }

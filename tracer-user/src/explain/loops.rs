@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Packets that go round in circles.
+//! Routing loops.
 
-use super::beside;
 use super::catalogue as c;
+use super::context::View;
 use super::finding::Certainty::{self, Certain, Likely};
 use super::finding::Finding;
-use super::view::View;
+use super::other_hooks;
 use crate::flow::{DropSite, NoteKind};
 use crate::node::Role;
 
@@ -17,7 +17,7 @@ pub(super) fn ttl_used_up(view: &View<'_>, site: &DropSite) -> Option<Finding> {
         // Sent with a small TTL: traceroute.
         return None;
     }
-    if !looped && let Some(found) = beside::ttl_lowered(view, site) {
+    if !looped && let Some(found) = other_hooks::ttl_lowered(view, site) {
         return Some(found);
     }
     Some(

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Packets that get lost without a drop, and answers that take another way than the requests.
+//! Packets that vanish without a drop, and replies that take another path than the requests.
 
 use super::catalogue as c;
-use super::connections::FlowState;
+use super::context::View;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
-use super::view::View;
-use super::{drops, duplicate, egress_reply, macs, tunnel, waiting};
+use super::flow_history::FlowState;
+use super::{drops, duplicate, egress_reply, neighbour_entries, tunnel, unanswered};
 use crate::flow::{Ending, Expected, Hop, NoteKind, Place};
 use crate::node::Role;
 
@@ -24,7 +24,7 @@ pub(super) fn vanished(view: &View<'_>, state: &mut FlowState) -> Option<Finding
         return drops::other_host(view, hop.netns, ifindex).or_else(|| flooded(view, state));
     }
     if matches!(view.journey.ending, Ending::Vanished { .. })
-        && let Some(found) = macs::wrong_entries(view)
+        && let Some(found) = neighbour_entries::wrong_entries(view)
     {
         return Some(found);
     }
@@ -86,14 +86,14 @@ fn flooded(view: &View<'_>, state: &FlowState) -> Option<Finding> {
     let outer = left.encap.and_then(|i| view.journey.encaps.get(usize::from(i)));
     let to = outer.map_or(left.ends.dst.addr, |o| o.dst.addr).ip();
     let next = lookup.filter(|l| !l.gateway.is_none()).map_or(to, |l| l.gateway.ip());
-    let found = macs::wrong_entry(view, left.netns, ifindex, next);
-    found.or_else(|| macs::written(view, left.netns, ifindex, next))
+    let found = neighbour_entries::wrong_entry(view, left.netns, ifindex, next);
+    found.or_else(|| neighbour_entries::written(view, left.netns, ifindex, next))
 }
 
 /// Dropped at one place again and again, while nothing else explains it.
 pub(super) fn dropped_again(view: &View<'_>, state: &mut FlowState) -> Option<Finding> {
     let site = view.dropped()?;
-    if waiting::is_for_many(view) {
+    if unanswered::is_for_many(view) {
         return None;
     }
     let again = view.journey.notes.iter().any(|n| matches!(n.what, NoteKind::Retransmission { .. }));
@@ -188,11 +188,11 @@ pub(super) fn never_arrived(view: &View<'_>) -> Option<Finding> {
     }
     let (name, device) = (view.netns(netns), view.device_name(netns, ifindex));
     let (there, theirs) = (view.netns(ns.id), view.device_name(ns.id, owner.ifindex));
-    if let Some(found) = macs::wrong_entry(view, netns, ifindex, next) {
+    if let Some(found) = neighbour_entries::wrong_entry(view, netns, ifindex, next) {
         return Some(found);
     }
     let show = view.command(netns, format!("ip neigh show {next} dev {device}"));
-    let own = drops::mac(&owner.mac);
+    let own = crate::text::mac(&owner.mac);
     Some(
         Finding::new(
             &c::LOST_BETWEEN,

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The next hop's MAC is not to be had: who was asked, and, where the one who should answer is watched too, why it
-//! does not.
+//! The MAC of the next hop could not be resolved: who was asked and, where the owner is watched too, why it does not
+//! answer.
 
 use std::net::IpAddr;
 
 use super::catalogue as c;
+use super::context::View;
 use super::duplicate::is_everybodys;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
-use super::view::View;
-use super::{silent_owner, tunnel};
-use crate::flow::{DropSite, Hop, NatKind, Place as At};
-use crate::node::evidence::Routed;
+use super::{neighbour_owner, tunnel};
+use crate::firewall::NatKind;
+use crate::flow::{DropSite, Hop, Place as At};
 use crate::node::{DeviceKind, Hook, NetnsId, Role};
+use crate::snapshot::Routed;
 
 /// A question for a MAC.
 #[derive(Clone, Copy, Debug)]
@@ -127,12 +128,13 @@ pub(super) fn explain(view: &View<'_>, question: &Question, seen: String) -> Fin
     if let Some(finding) = tunnel::wrong_peer(view).filter(|_| !is_gateway) {
         return finding.checked(seen, check);
     }
-    if let Some(finding) = silent_owner::explain(view, question) {
+    if let Some(finding) = neighbour_owner::explain(view, question) {
         return finding.checked(seen, check);
     }
     let pod = view.namespace(netns).is_some_and(|ns| ns.role == Role::Pod);
     let unowned = is_gateway && view.owner(next).is_none();
-    let bridge = silent_owner::segment(view, netns, ifindex).filter(|at| unowned && *at != (netns, ifindex));
+    let bridge =
+        neighbour_owner::segment(view, netns, ifindex).filter(|at| unowned && *at != (netns, ifindex));
     let bridge = bridge.and_then(|(ns, bridge)| view.device(ns, bridge).map(|d| (ns, d)));
     let bridge = bridge.filter(|(_, d)| d.kind == DeviceKind::Bridge);
     let what = match (bridge, is_gateway, pod) {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The packet as rules saw it at a point of its journey.
 
-use super::view::View;
-use crate::flow::{DropSite, Ends, Hop, Interval, Place as At};
-use crate::node::evidence::{CtDirection, CtState, PacketView};
-use crate::node::{Hook, NetnsId};
+use super::context::View;
+use crate::firewall::{CtDirection, CtState, PacketView};
+use crate::flow::{DropSite, Ends, Hop, Place as At};
+use crate::node::{Hook, Interval, NetnsId};
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -87,7 +87,7 @@ fn header(view: &View<'_>, ends: Ends) -> PacketView {
         out.tcp_flags = packet.is_tcp().then_some(packet.tcp_flags);
     } else if matches!(packet.proto, ICMP | ICMPV6) {
         // Of a flow itself there are echo requests and their replies.
-        out.icmp = Some((crate::output::echo_type(packet), 0));
+        out.icmp = Some((packet.echo_type(), 0));
     }
     out
 }

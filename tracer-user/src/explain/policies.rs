@@ -9,8 +9,9 @@ use super::finding::Finding;
 use crate::cluster::egress::{
     Assigned, Eip, Judged, Met, Objects, Policy, Selecting, Trouble, judge, set_names,
 };
-use crate::node::evidence::NetnsEvidence;
-use crate::node::{IpPrefix, printable};
+use crate::node::IpPrefix;
+use crate::snapshot::NetnsEvidence;
+use crate::text::printable;
 
 const REQUEST_CHAIN: &str = "EGRESSGATEWAY-MARK-REQUEST";
 const SNAT_CHAIN: &str = "EGRESSGATEWAY-SNAT-EIP";

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Programs and filters on devices that end a packet's way: XDP, tc.
+//! Packets dropped by XDP programs and tc filters.
 
 use super::catalogue as c;
+use super::context::View;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
-use super::view::View;
 use crate::flow::{DropSite, Ending, Expected, Place};
 use crate::node::NetnsId;
-use crate::node::evidence::{AttachPoint, Attached};
+use crate::snapshot::{AttachPoint, Attached};
 
 /// What stands at one side of a device.
 pub(super) fn at<'a>(

@@ -4,13 +4,13 @@
 use std::net::IpAddr;
 
 use super::catalogue as c;
+use super::context::{Lookup, View};
 use super::finding::Certainty::{self, Certain, Likely};
 use super::finding::Finding;
-use super::view::{Lookup, View};
 use crate::flow::{DropSite, Place};
-use crate::node::evidence::Routed;
 use crate::node::rtnl::Rule;
 use crate::node::{Hook, NetnsId};
+use crate::snapshot::Routed;
 
 /// A lookup that a route ended, by errno.
 fn refusal(lookup: &Lookup) -> Option<&'static c::CauseKind> {
@@ -200,7 +200,7 @@ pub(super) fn article(word: &str) -> &'static str {
 }
 
 pub(super) fn table_name(table: u32) -> String {
-    crate::output::table_name(table).into_owned()
+    crate::text::table_name(table).into_owned()
 }
 
 fn no_route(view: &View<'_>, site: &DropSite, get: &str) -> Finding {

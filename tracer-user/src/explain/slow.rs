@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The place that takes the time: the queue of a device, or the way between two nodes.
+//! Where a packet spent its time: a device queue, or the path between two nodes.
 
 use std::collections::HashMap;
 
 use super::catalogue as c;
+use super::context::View;
 use super::finding::Certainty::Likely;
 use super::finding::Finding;
-use super::view::View;
 use crate::flow::{Hop, Journey, NoteKind, Place as At};
 use crate::node::{NetnsId, PathRole};
 

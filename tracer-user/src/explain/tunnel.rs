@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What goes wrong in encapsulating devices.
+//! Faults of encapsulating devices.
 
 use super::catalogue as c;
+use super::context::View;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
-use super::view::View;
 use crate::flow::DropSite;
 use crate::node::DeviceKind;
 
@@ -114,7 +114,7 @@ pub(super) fn wrong_peer(view: &View<'_>) -> Option<Finding> {
         _ => None,
     });
     let right = right.map_or_else(|| format!("the address of {there}"), |local| local.to_string());
-    let mac = super::drops::mac(&theirs.mac);
+    let mac = crate::text::mac(&theirs.mac);
     Some(
         Finding::new(
             &c::TUNNEL_PEER_WRONG,

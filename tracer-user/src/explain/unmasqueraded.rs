@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Packets that leave with a pod's address: why no rule of nat POSTROUTING took them.
+//! Packets that leave the node with a pod address, and why no rule in nat POSTROUTING translated them.
 
 use super::catalogue as c;
+use super::context::View;
 use super::finding::Certainty::Likely;
 use super::finding::{Finding, Place};
 use super::packet::before_hop;
-use super::view::View;
-use crate::flow::Place as At;
-use crate::node::evidence::{
-    Criterion, CtDirection, CtState, Match, Matched, Miss, NearMiss, PacketView, Routed, Target, near_misses,
+use crate::firewall::{
+    Criterion, CtDirection, CtState, Match, Matched, Miss, NearMiss, PacketView, Target, near_misses,
     walk_hook,
 };
+use crate::flow::Place as At;
 use crate::node::{DeviceKind, Hook, NetnsId};
+use crate::snapshot::Routed;
 
 /// Routes go with their device.
 fn down_tunnel(view: &View<'_>, netns: NetnsId) -> String {

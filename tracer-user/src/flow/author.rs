@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who, among what is registered at a hook, can have changed or dropped a packet.
+//! The registered chains that can have changed or dropped a packet at a hook.
 
 use serde::{Deserialize, Serialize};
 
-use super::model::Interval;
-use crate::node::{HookEntry, HookOwner, Topology};
+use crate::node::{HookEntry, HookOwner, Interval, Topology};
 
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

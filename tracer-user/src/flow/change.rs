@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What changed between two sightings of one packet, and by whom.
+//! Changes between two sightings of one packet, and the chains that can have made them.
 
 use tracer_common::{Event, Kind};
 
 use super::addr::Ends;
 use super::author::{Deed, distinct_priorities};
-use super::model::{Cause, ConntrackEntry, Ending, Hop, Interval, MarkChange, Nat, Place};
+use super::model::{Cause, ConntrackEntry, Ending, Hop, MarkChange, Nat, Place};
 use super::nat::{CT_ESTABLISHED_REPLY, translation};
 use super::slots::At;
 use super::tracker::Tracker;
 use super::zoom::{Change, Zoom};
-use crate::node::Hook;
+use crate::node::{Hook, Interval};
 
 const CT_NEW: u8 = 2;
 

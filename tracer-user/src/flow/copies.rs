@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One packet several times: a bridge or switch that does not know where an address is sends it to all ports,
-//! a queue may double it. The sender sent it once.
+//! Duplicates of one packet: a bridge floods an unknown destination to all ports, a queue may duplicate.
 
 use tracer_common::{Event, Kind};
 
 use super::fingerprint::Fingerprint;
 use super::model::{Ending, Note, NoteKind, Place};
 use super::pairing::RTO_MIN;
-use super::sight::push_note;
+use super::sighting::push_note;
 use super::slots::{At, Slot, same_place};
 use super::tracker::Tracker;
 use crate::node::{Hook, PathRole};

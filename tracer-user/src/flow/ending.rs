@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How journeys end: what is an end, what comes next when it is none, and which drops are healthy.
+//! How journeys end: which events are endings, what may follow, and which drops are harmless.
 
 use super::addr::Ends;
-use super::model::{DropSite, Ending, Expected, Hop, Journey, Place};
-use super::places::{Places, Positions};
+use super::model::{Ending, Expected, Hop, Journey, Place};
+use super::topology_index::{Places, Positions};
 use crate::node::{Family, Hook, PathRole};
 
 /// The end that this sighting is, if it is one.
@@ -218,13 +218,6 @@ pub(crate) fn hook_after(hops: &[Hop]) -> Option<Hook> {
         Some(Place::Device { egress: true, .. }) => Hook::Output,
         _ => return None,
     })
-}
-
-impl DropSite {
-    /// The kernel gave a reason.
-    pub fn has_reason(&self) -> bool {
-        self.reason != u32::MAX
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What stays of a packet when its address in memory, its IP addresses and its ports change.
+//! What identifies a packet when its skb address, IP addresses and ports change.
 
 use tracer_common::{Event, FLAG_FRAG, FLAG_QUOTED, FLAG_TRUNCATED};
 

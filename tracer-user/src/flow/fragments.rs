@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Fragments: put together on the way, and the whole cut up anew.
+//! Fragments: reassembly on the way, and fragmentation of a whole packet.
 
 use tracer_common::Event;
 
 use super::fingerprint::Fingerprint;
 use super::model::{Ending, Note, NoteKind, Place};
-use super::sight::push_note;
+use super::sighting::push_note;
 use super::slots::{At, Slot};
 use super::tracker::Tracker;
 

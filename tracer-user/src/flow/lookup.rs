@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Routing lookups: to which packet they belong.
+//! Assigns routing lookups to packets.
 
 use tracer_common::{Event, FLAG_REVERSE, SCOPE_NOWHERE};
 
 use super::addr::Addr;
 use super::author::Deed;
 use super::model::{Cause, Ending, Hop, MarkChange, Place};
-use super::places::During;
 use super::slots::At;
+use super::topology_index::During;
 use super::tracker::Tracker;
 use crate::node::Hook;
 

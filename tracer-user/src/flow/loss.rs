@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Records that never arrived: counted per CPU from the gaps in their numbers.
+//! Lost records, counted per CPU from gaps in their sequence numbers.
 
 use tracer_common::Event;
 

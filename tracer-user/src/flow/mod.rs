@@ -4,9 +4,9 @@
 //! ```
 //! use std::io::Write as _;
 //! use std::sync::Arc;
-//! use tracer_user::flow::{NoNames, Options, Tracker, Update};
+//! use tracer_user::flow::{NoNames, Options, Scene, Tracker, Update};
 //! use tracer_user::node::Topology;
-//! use tracer_user::output::{Output as _, Scene, Text, TextOptions};
+//! use tracer_user::output::{Output as _, Text, TextOptions};
 //!
 //! # fn main() -> std::io::Result<()> {
 //! let topology = Arc::new(Topology::default());
@@ -44,17 +44,15 @@
 
 mod addr;
 mod author;
+mod bounded_map;
 mod change;
 mod copies;
-mod dead;
-mod emit;
+mod discovered_ends;
+mod display_fold;
 mod ending;
 mod fingerprint;
-mod fold;
-mod former;
 mod fragments;
-mod generations;
-mod leads;
+mod freed;
 mod lookup;
 mod loss;
 mod model;
@@ -62,23 +60,27 @@ mod names;
 mod nat;
 mod pairing;
 mod parts;
-mod places;
-mod sight;
+mod reporting;
+mod scene;
+mod sighting;
 mod slots;
 mod stats;
+mod topology_history;
+mod topology_index;
 mod tracker;
 mod zoom;
 
 pub use addr::{Addr, Endpoint, Ends};
 pub use author::{Deed, candidates, tables};
-pub use emit::{News, Notice, Update};
-pub use fold::is_folded;
-pub use leads::Leads;
+pub use discovered_ends::Leads;
+pub use display_fold::is_folded;
 pub use model::{
-    Cause, ConntrackEntry, DropSite, Encap, Ending, Expected, Hop, Interval, Journey, Macs, MarkChange, Nat,
-    NatKind, Note, NoteKind, Packet, Place, RoundTrip, Tracking,
+    Cause, ConntrackEntry, DropSite, Encap, Ending, Expected, Hop, Journey, Macs, MarkChange, Nat, Note,
+    NoteKind, Packet, Place, RoundTrip, Tracking,
 };
 pub use names::{Names, NoNames};
+pub use reporting::{News, Notice, Update};
+pub use scene::Scene;
 pub use stats::{BARS, EdgeTimes, PlaceKey, Summary, Times};
 pub use tracker::{Options, Tracker};
 pub use zoom::Zoom;

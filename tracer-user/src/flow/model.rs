@@ -6,8 +6,8 @@ use tracer_common::STACK_DEPTH;
 
 use super::addr::{Addr, Endpoint, Ends};
 use super::author::Deed;
-use crate::node::evidence::CtState;
-use crate::node::{Family, Hook, NetnsId};
+use crate::firewall::{CtState, NatKind};
+use crate::node::{Hook, Interval, NetnsId};
 
 /// One packet, from where it was first seen to its end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,40 +160,12 @@ pub enum Cause {
     Unknown,
 }
 
-/// Priorities of one netfilter hook: `after <= p < until`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Interval {
-    pub netns: NetnsId,
-    pub family: Family,
-    pub hook: Hook,
-    pub after: i32,
-    pub until: i32,
-    /// Narrowed by what an equal, earlier packet showed, not by this one.
-    pub learned: bool,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nat {
     pub kind: NatKind,
     pub from: Ends,
     /// `None`: seen at a device only.
     pub interval: Option<Interval>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NatKind {
-    #[serde(rename = "SNAT")]
-    Snat,
-    #[serde(rename = "DNAT")]
-    Dnat,
-    #[serde(rename = "SNAT+DNAT")]
-    Both,
-    #[serde(rename = "un-SNAT")]
-    UnSnat,
-    #[serde(rename = "un-DNAT")]
-    UnDnat,
-    #[serde(rename = "un-SNAT+DNAT")]
-    UnBoth,
 }
 
 /// Both tuples of a conntrack entry.
@@ -402,6 +374,12 @@ impl Hop {
 }
 
 impl Packet {
+    /// ICMP type of a packet that is no error: an echo request's or reply's.
+    pub(crate) fn echo_type(&self) -> u8 {
+        // The record keeps it where TCP has its flags.
+        self.tcp_flags
+    }
+
     pub fn is_tcp(&self) -> bool {
         self.proto == 6 && self.icmp_error.is_none()
     }

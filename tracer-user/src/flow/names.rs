@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What numbers from the kernel are called.
+//! Names for numbers of the kernel.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

@@ -4,8 +4,9 @@
 use tracer_common::{CT_TUPLE_REPLY, DIR_REPLY, Event, FLAG_FRAG, FLAG_QUOTED};
 
 use super::addr::{Addr, Endpoint, Ends};
-use super::generations::Generations;
-use super::model::{ConntrackEntry, NatKind};
+use super::bounded_map::Generations;
+use super::model::ConntrackEntry;
+use crate::firewall::NatKind;
 
 /// From here on a packet goes against its entry's original direction, `enum ip_conntrack_info` (uapi).
 pub(crate) const CT_ESTABLISHED_REPLY: u8 = 3;
@@ -43,19 +44,6 @@ pub(crate) fn translation(before: Ends, after: Ends, e: &Event) -> Option<NatKin
         (true, false, true) => NatKind::UnDnat,
         (true, true, true) => NatKind::UnBoth,
     })
-}
-
-impl NatKind {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Snat => "SNAT",
-            Self::Dnat => "DNAT",
-            Self::Both => "SNAT+DNAT",
-            Self::UnSnat => "un-SNAT",
-            Self::UnDnat => "un-DNAT",
-            Self::UnBoth => "un-SNAT+DNAT",
-        }
-    }
 }
 
 impl ConntrackEntry {

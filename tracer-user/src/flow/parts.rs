@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Packets that become part of others, or come out of them: GRO, segmentation, fragments.
+//! Packets merged into others or split from them: GRO, segmentation, fragments.
 
 use tracer_common::{Event, Kind};
 
 use super::fingerprint::{Fingerprint, in_range};
 use super::model::{Ending, Note, NoteKind, Place};
-use super::sight::push_note;
+use super::sighting::push_note;
 use super::slots::At;
 use super::tracker::Tracker;
 use crate::node::PathRole;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Counts and times of a whole run.
+//! Counts and latencies of a whole run.
 
 use hdrhistogram::Histogram;
 use rustc_hash::FxHashMap;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Events in, journeys out: the join.
+//! Joins events into journeys.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -9,17 +9,17 @@ use rustc_hash::FxHashMap;
 use tracer_common::{Event, Kind};
 
 use super::author::Deed;
+use super::bounded_map::Generations;
 use super::ending::Verdict;
-use super::former::Former;
-use super::generations::Generations;
 use super::loss::Loss;
 use super::model::{Encap, Ending};
 use super::names::Names;
 use super::nat::Conntracks;
 use super::pairing::Outstanding;
-use super::places::{Places, Positions};
 use super::slots::{At, Slots};
 use super::stats::Stats;
+use super::topology_history::Former;
+use super::topology_index::{Places, Positions};
 use super::zoom::Zooming;
 use crate::node::{Hook, Position, Topology};
 
@@ -100,8 +100,8 @@ pub struct Tracker {
     /// On this kernel nftables frees what it drops itself.
     pub(crate) nft_frees: bool,
     pub(crate) callers: FxHashMap<u64, Option<Caller>>,
-    pub(crate) leads: super::leads::Known,
-    pub(crate) strays: Vec<super::emit::Notice>,
+    pub(crate) leads: super::discovered_ends::Known,
+    pub(crate) strays: Vec<super::reporting::Notice>,
     pub(crate) ids: u64,
     /// Up to here it is known what was lost.
     pub(crate) counted_to: u64,
@@ -177,7 +177,7 @@ impl Tracker {
             drops: FxHashMap::default(),
             nft_frees: false,
             callers: FxHashMap::default(),
-            leads: super::leads::Known::default(),
+            leads: super::discovered_ends::Known::default(),
             strays: Vec::new(),
             ids: 0,
             counted_to: u64::MAX,

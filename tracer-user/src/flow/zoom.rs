@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! When to stand between the tables of one hook, and what was learned there.
+//! Temporary positions between the tables of one hook, and what they showed.
 
 use serde::{Deserialize, Serialize};
 
 use super::author::Deed;
-use super::generations::Generations;
-use super::model::Interval;
-use crate::node::{Family, Hook, NetnsId};
+use super::bounded_map::Generations;
+use crate::node::{Family, Hook, Interval, NetnsId};
 
 const SECOND: u64 = 1_000_000_000;
 /// Without the wanted packet for this long, the positions are taken away again.

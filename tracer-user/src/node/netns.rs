@@ -9,7 +9,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::node::{NetnsId, printable, quoted};
+use crate::node::NetnsId;
+
+use crate::text::{printable, quoted};
 
 /// Where `ip netns` and container runtimes keep named namespaces. `/var/run` is a link to `/run` nearly
 /// everywhere; where it is not, both are looked at.

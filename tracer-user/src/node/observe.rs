@@ -26,7 +26,6 @@ pub enum ObserveError {
 pub struct Observer {
     nodes: Vec<Open>,
     pods: Vec<Open>,
-    own_programs: Vec<u32>,
     /// What the flow turned out to lead to, besides what was asked for.
     ends: Vec<IpPrefix>,
     devices: Vec<(NetnsId, u32)>,
@@ -56,13 +55,8 @@ impl Observer {
         nodes: &[Netns],
         pods: impl IntoIterator<Item = &'a Netns>,
     ) -> Result<Self, ObserveError> {
-        let mut observer = Self {
-            nodes: Vec::new(),
-            pods: Vec::new(),
-            own_programs: Vec::new(),
-            ends: Vec::new(),
-            devices: Vec::new(),
-        };
+        let mut observer =
+            Self { nodes: Vec::new(), pods: Vec::new(), ends: Vec::new(), devices: Vec::new() };
         for node in nodes {
             if observer.namespaces().all(|n| n != node) {
                 observer.nodes.push(Open::new(node)?);
@@ -119,11 +113,6 @@ impl Observer {
         !self.pods.is_empty()
     }
 
-    /// Ids of our own netfilter programs, so that they are left out of [`Namespace::hooks`].
-    pub fn set_own_programs(&mut self, ids: Vec<u32>) {
-        self.own_programs = ids;
-    }
-
     /// From now on also looks for the way to these addresses, and at these devices.
     pub fn follow(&mut self, ends: impl IntoIterator<Item = IpAddr>, devices: &[(NetnsId, u32)]) {
         self.ends.extend(ends.into_iter().map(IpPrefix::host));
@@ -156,7 +145,7 @@ impl Observer {
             let seen = pod.look(&all)?;
             let watched =
                 seen.links.iter().filter(|l| l.is_up()).map(|l| (l.ifindex, PathRole::Pod)).collect();
-            let space = pod.namespace(Role::Pod, &seen, watched, &self.own_programs)?;
+            let space = pod.namespace(Role::Pod, &seen, watched)?;
             out.topology.namespaces.insert(space.id, space);
             pods.push(seen);
         }
@@ -179,7 +168,7 @@ impl Observer {
                     node.netns.name()
                 ));
             }
-            let space = node.namespace(Role::Node, &seen, watched, &self.own_programs)?;
+            let space = node.namespace(Role::Node, &seen, watched)?;
             out.topology.namespaces.insert(space.id, space);
         }
         for ((pod, seen), _) in self.pods.iter_mut().zip(&pods).zip(&connected).filter(|(_, done)| !**done) {
@@ -333,9 +322,8 @@ impl Open {
         role: Role,
         seen: &Seen,
         watched: BTreeMap<u32, PathRole>,
-        own_programs: &[u32],
     ) -> Result<Namespace, NetlinkError> {
-        let Ruleset { hooks, exact } = self.rules.read(own_programs)?;
+        let Ruleset { hooks, exact } = self.rules.read()?;
         let mut devices: BTreeMap<u32, Device> = seen
             .links
             .iter()

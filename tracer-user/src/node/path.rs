@@ -233,6 +233,7 @@ impl<'a> Path<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::rtnl::NextHop;
 
     /// `kind` "": hardware; `master`, `lower` 0: none.
     fn link(ifindex: u32, kind: &str, master: u32, lower: u32, nsid: Option<i32>) -> Link {
@@ -252,14 +253,9 @@ mod tests {
     fn gateway_route(ifindex: u32, gateway: [u8; 4]) -> Route {
         Route {
             destination: crate::node::IpPrefix::new([0, 0, 0, 0].into(), 0).unwrap(),
-            table: 254,
-            kind: 1,
             protocol: 4,
-            scope: 0,
-            priority: 0,
-            source: None,
-            next_hops: vec![super::super::rtnl::NextHop { ifindex, gateway: Some(gateway.into()) }],
-            mtu: 0,
+            next_hops: vec![NextHop { ifindex, gateway: Some(gateway.into()), ..NextHop::default() }],
+            ..Route::default()
         }
     }
 

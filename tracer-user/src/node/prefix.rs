@@ -14,6 +14,13 @@ pub struct IpPrefix {
     length: u8,
 }
 
+/// All of IPv4.
+impl Default for IpPrefix {
+    fn default() -> Self {
+        Self { address: Ipv4Addr::UNSPECIFIED.into(), length: 0 }
+    }
+}
+
 impl IpPrefix {
     /// `None` when `length` is more than the address has bits.
     pub fn new(address: IpAddr, length: u8) -> Option<Self> {

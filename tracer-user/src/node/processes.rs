@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 
-use super::evidence::{Socket, listening};
 use super::netns::{Netns, NetnsError};
-use super::text::printable;
+use super::sockets::{Socket, listening_sockets};
 use super::topology::NetnsId;
+use crate::text::printable;
 
 /// Descriptors looked at in one reading: a node may have a million.
 const DESCRIPTORS: usize = 200_000;
@@ -39,7 +39,7 @@ impl ListenerReader {
     /// The listeners of a namespace.
     pub fn read(&mut self, netns: &Netns) -> Result<Vec<Listener>, NetnsError> {
         let id = netns.id();
-        let sockets = netns.run(|| listening(netns.name()))?;
+        let sockets = netns.run(|| listening_sockets(netns.name(), &mut Vec::new()))?;
         let inodes: HashSet<u32> = sockets.iter().map(|(_, inode)| *inode).collect();
         self.known.retain(|(of, inode), held| {
             let still = held.as_ref().is_none_or(|process| is_in(process.pid, id));

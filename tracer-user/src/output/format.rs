@@ -5,10 +5,9 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::scene::Scene;
 use crate::cluster::egress::PolicyLine;
 use crate::explain::{HopAuthors, Told};
-use crate::flow::{News, Notice, Summary};
+use crate::flow::{News, Notice, Scene, Summary};
 
 /// A way to write the run down.
 ///

@@ -7,9 +7,8 @@ use serde::Serialize;
 
 use super::format::{Explanation, Header, Output};
 use super::json_model::{JsonJourney, SCHEMA};
-use super::scene::Scene;
 use crate::explain::Told;
-use crate::flow::{News, Notice, PlaceKey, Summary, Times};
+use crate::flow::{News, Notice, PlaceKey, Scene, Summary, Times};
 
 /// JSON lines. Wants journeys whole: [`crate::flow::Options::whole`].
 #[derive(Clone, Copy, Debug, Default)]

@@ -3,9 +3,9 @@
 
 use serde::Serialize;
 
-use super::scene::Scene;
-use crate::flow::{Deed, Interval};
-use crate::node::evidence::{Attribution, RuleRef};
+use crate::firewall::{Attribution, RuleRef};
+use crate::flow::{Deed, Scene};
+use crate::node::Interval;
 
 /// What can have done it: one table when it is known.
 #[derive(Serialize)]

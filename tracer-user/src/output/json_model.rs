@@ -7,15 +7,15 @@ use serde::Serialize;
 
 use super::format::Explanation;
 use super::json_interval::{JsonInterval, interval};
-use super::scene::Scene;
 use super::time::rfc3339;
-use super::words::{icmp_error, mac, packet_kind, protocol, route_error, table, tcp_flags};
+use super::words::{packet_kind, tcp_flags};
 use crate::explain::{HopAuthors, Told};
 use crate::flow::{
     Cause, ConntrackEntry, Deed, Ending, Endpoint, Ends, Expected, Journey, Note, NoteKind, Packet, Place,
-    RoundTrip, Tracking, is_folded,
+    RoundTrip, Scene, Tracking, is_folded,
 };
 use crate::node::Role;
+use crate::text::{icmp_error, mac, protocol_name, route_error, table_name};
 
 pub(crate) const SCHEMA: &str = "egwtrace/1";
 
@@ -396,7 +396,7 @@ impl<'a> JsonPacket<'a> {
             src_name,
             dst_name,
             summary: packet_kind(p),
-            protocol: protocol(p.proto).to_ascii_lowercase(),
+            protocol: protocol_name(p.proto).to_ascii_lowercase(),
             ip_version: if p.ipv6 { 6 } else { 4 },
             ends: JsonEnds::new(p.ends),
             mark: p.mark,
@@ -451,7 +451,7 @@ impl<'a> JsonHop<'a> {
             },
             Place::Route { table: id, error, gateway, ifindex, reverse, local, .. } => JsonPlace::Route {
                 table: id,
-                table_name: table(id),
+                table_name: table_name(id),
                 error: (error < 0).then_some(error),
                 error_name: (error < 0).then(|| route_error(error)),
                 via: (!gateway.is_none()).then(|| gateway.to_string()),

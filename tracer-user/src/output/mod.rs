@@ -6,7 +6,6 @@ mod json;
 mod json_interval;
 mod json_model;
 mod line;
-mod scene;
 mod text;
 mod text_cause;
 mod text_check;
@@ -19,9 +18,7 @@ mod words;
 
 pub use format::{Explanation, Header, Missing, Output};
 pub use json::{Json, write_causes, write_check};
-pub use scene::{Scene, escape};
 pub use text::{Text, TextOptions};
 pub use text_check::CheckText;
 pub use text_replay::ReplayText;
 pub use time::TimeFormat;
-pub(crate) use words::{echo_type, icmp_name, protocol as protocol_name, table as table_name};

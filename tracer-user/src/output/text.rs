@@ -7,13 +7,13 @@ use rustc_hash::FxHashSet;
 
 use super::format::{Explanation, Header, Output};
 use super::line::{Line, Style};
-use super::scene::{Scene, escape};
 use super::text_hop::HopLine;
 use super::time::{TimeFormat, Took, time_of_day};
 use super::words::{length, packet_kind};
 use super::{text_cause, text_policy, text_summary};
 use crate::explain::Told;
-use crate::flow::{ConntrackEntry, Ending, Journey, News, Notice, Place, Summary, is_folded};
+use crate::flow::{ConntrackEntry, Ending, Journey, News, Notice, Place, Scene, Summary, is_folded};
+use crate::text::escape;
 
 /// Fewest columns that are laid out for.
 const NARROW: usize = 60;

@@ -5,10 +5,11 @@ use std::io;
 
 use super::line::{Line, Style, hex};
 use super::text::Text;
-use super::words::table;
 use super::{TextOptions, text_cause, text_policy};
-use crate::check::{Direction, Ending, MarkOf, Path, Place, Report, Stage, Step, Verdict};
+use crate::check::{Path, Report, Verdict};
 use crate::explain::Told;
+use crate::model::{Direction, Ending, MarkOf, Place, Stage, Step};
+use crate::text::table_name;
 
 /// Writes reports as text.
 #[derive(Debug)]
@@ -135,7 +136,7 @@ impl CheckText {
                 if *fwmark != 0 && !(253..=255).contains(id) {
                     words.push_str(&format!("fwmark {} → ", hex(*fwmark)));
                 }
-                words.push_str(&format!("table {}", table(*id)));
+                words.push_str(&format!("table {}", table_name(*id)));
                 match (local, via) {
                     (true, _) => words.push_str(" → this host"),
                     (false, Some(via)) => words.push_str(&format!(" → via {via} dev {device}")),

@@ -4,15 +4,16 @@
 use std::io;
 
 use super::line::{Line, Style, hex};
-use super::scene::Scene;
 use super::text::{Columns, Text};
 use super::time::{Took, duration};
-use super::words::{icmp_error, mac, numbers, route_error, table};
+use super::words::numbers;
 use crate::explain::HopAuthors;
+use crate::firewall::Attribution;
 use crate::flow::{
-    Cause, Deed, DropSite, Ending, Endpoint, Expected, Hop, Interval, Journey, Note, NoteKind, Place,
+    Cause, Deed, DropSite, Ending, Endpoint, Expected, Hop, Journey, Note, NoteKind, Place, Scene,
 };
-use crate::node::evidence::Attribution;
+use crate::node::Interval;
+use crate::text::{icmp_error, mac, route_error, table_name};
 
 /// Tables of candidates: "mangle", "raw or mangle", "one of raw, mangle, nat".
 pub(crate) fn tables_words(scene: &Scene<'_>, at: &Interval, deed: Deed) -> String {
@@ -112,7 +113,7 @@ impl Text {
         if hop.mark != 0 && policy {
             words.push_str(&format!("fwmark {} → ", hex(hop.mark)));
         }
-        words.push_str(&format!("table {}", table(id)));
+        words.push_str(&format!("table {}", table_name(id)));
         if error < 0 {
             words.push_str(&format!(" → {}", route_error(error)));
         } else {

@@ -3,10 +3,10 @@
 
 use std::io;
 
-use super::escape;
 use super::line::Style;
 use super::text::Text;
 use crate::cluster::egress::PolicyLine;
+use crate::text::escape;
 
 /// A line for each, and one for each thing that is wrong.
 pub(super) fn write(text: &Text, out: &mut dyn io::Write, lines: &[PolicyLine]) -> io::Result<()> {

@@ -6,8 +6,9 @@ use std::io;
 use super::line::Style;
 use super::text::Text;
 use super::time::rfc3339;
-use super::{TextOptions, escape, text_cause, text_policy};
+use super::{TextOptions, text_cause, text_policy};
 use crate::record::{Begin, Replayed};
+use crate::text::escape;
 
 /// Writes what a recording says as text.
 #[derive(Debug)]

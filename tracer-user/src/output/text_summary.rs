@@ -4,10 +4,9 @@
 use std::io;
 
 use super::line::{Line, Style};
-use super::scene::Scene;
 use super::text::Text;
 use super::time::{Took, duration};
-use crate::flow::{EdgeTimes, PlaceKey, Summary, Times};
+use crate::flow::{EdgeTimes, PlaceKey, Scene, Summary, Times};
 
 pub(crate) fn write(text: &Text, out: &mut dyn io::Write, scene: &Scene<'_>, s: &Summary) -> io::Result<()> {
     let width = text.options.width;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::egress::{Objects, PolicyLine};
 use crate::explain::{Answered, Asked};
 use crate::flow::{Journey, Names};
-use crate::node::evidence::Evidence;
 use crate::node::{NetnsId, Topology};
+use crate::snapshot::Evidence;
 
 /// Version of the format, in the first line.
 pub const SCHEMA: &str = "egwtrace-recording/1";

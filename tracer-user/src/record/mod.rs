@@ -6,9 +6,9 @@
 //! numbers. A recording may come from anyone: lines are bounded, text in it is made safe to print.
 
 mod format;
-mod harmless;
 mod reader;
 mod replay;
+mod sanitize;
 mod writer;
 
 pub use format::{Begin, SCHEMA};

@@ -4,8 +4,8 @@
 use std::io::{self, BufRead, Read as _};
 
 use super::format::{Begin, Line, SCHEMA};
-use super::harmless::harmless;
-use crate::node::quoted;
+use super::sanitize::sanitize;
+use crate::text::quoted;
 
 /// Longest line: the rules of a large node.
 const MAX_LINE: u64 = 256 << 20;
@@ -110,7 +110,7 @@ impl<R: BufRead> Reader<R> {
         }
         let whole = self.buffer.ends_with(b"\n");
         match std::str::from_utf8(self.buffer.trim_ascii_end()) {
-            Ok(text) => Ok(Some(harmless(text).into_owned())),
+            Ok(text) => Ok(Some(sanitize(text).into_owned())),
             // Cut in the middle of a letter.
             Err(error) if !whole && error.error_len().is_none() && self.line > 1 => Ok(Some(String::new())),
             Err(_) => Err(RecordError::NotText { line: self.line }),
@@ -120,5 +120,5 @@ impl<R: BufRead> Reader<R> {
 
 /// What the parser says, safe to print.
 fn said(error: &serde_json::Error) -> String {
-    crate::node::printable(error.to_string())
+    crate::text::printable(error.to_string())
 }

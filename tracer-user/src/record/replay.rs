@@ -9,7 +9,7 @@ use super::reader::{Reader, RecordError};
 use crate::explain::{Explainer, HopAuthors, Tick, Told};
 use crate::flow::{Journey, Names};
 use crate::node::Topology;
-use crate::node::evidence::Evidence;
+use crate::snapshot::Evidence;
 
 /// What a recording says.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +75,7 @@ pub fn replay<R: BufRead>(
             Line::Evidence(mut now) => {
                 now.policies.clone_from(&policies);
                 for netns in now.netns.values() {
-                    let name = crate::output::escape(&netns.name).into_owned();
+                    let name = crate::text::escape(&netns.name).into_owned();
                     if !out.namespaces.contains(&name) && out.namespaces.len() < MAX_NAMED {
                         out.namespaces.push(name);
                     }

@@ -15,7 +15,7 @@ use crate::cluster::egress::Objects;
 use crate::explain::Tick;
 use crate::flow::{Ending, Journey, Names, NoteKind};
 use crate::node::Topology;
-use crate::node::evidence::Evidence;
+use crate::snapshot::Evidence;
 
 /// A recording that is forgotten must not fill a node's disk.
 const MAX_BYTES: u64 = 1 << 30;
@@ -247,6 +247,7 @@ fn settled(evidence: &Evidence) -> Evidence {
     // These have lines of their own.
     out.policies = None;
     for netns in out.netns.values_mut() {
+        let netns = Arc::make_mut(netns);
         netns.taken_ns = 0;
         netns.counters.clear();
         netns.sysctls.remove("net/netfilter/nf_conntrack_count");
@@ -257,7 +258,11 @@ fn settled(evidence: &Evidence) -> Evidence {
         for socket in &mut netns.sockets {
             socket.queued = u32::from(socket.backlog > 0 && socket.queued >= socket.backlog);
         }
-        for rule in netns.rulesets.iter_mut().flat_map(|t| &mut t.chains).flat_map(|c| &mut c.rules) {
+        for rule in Arc::make_mut(&mut netns.rulesets)
+            .iter_mut()
+            .flat_map(|t| &mut t.chains)
+            .flat_map(|c| &mut c.rules)
+        {
             rule.counters = None;
         }
         for neighbour in &mut netns.neighbours {

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use super::error::TargetError;
 use super::wanted::{PodName, Wanted};
-use crate::node::{Netns, printable};
+use crate::node::Netns;
+use crate::text::printable;
 
 /// Whose packets are followed.
 #[derive(Clone, Debug)]

@@ -10,7 +10,8 @@ use prost::Message;
 use super::backend::{Backend, Kind, Known, Located};
 use super::error::TargetError;
 use super::rpc::Client;
-use crate::node::{Netns, printable, quoted};
+use crate::node::Netns;
+use crate::text::{printable, quoted};
 
 /// Says which of containerd's namespaces is meant.
 const NAMESPACE: &str = "containerd-namespace";

@@ -19,7 +19,7 @@ use super::backend::{Backend, Kind, Known, Located};
 use super::containerd::of_process;
 use super::error::TargetError;
 use super::rpc::{LIMIT, RpcError};
-use crate::node::printable;
+use crate::text::printable;
 
 /// Docker's socket, and those of podman's service, root's.
 const USUAL: [&str; 2] = ["/run/docker.sock", "/run/podman/podman.sock"];

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::backend::{Backend, Kind, Known, Located};
 use super::containerd::of_process;
 use super::error::TargetError;
-use crate::node::printable;
+use crate::text::printable;
 
 /// Longest file that is read, bytes.
 const LARGEST: u64 = 64 << 20;

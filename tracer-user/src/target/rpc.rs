@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::node::printable;
+use crate::text::printable;
 
 /// For a call, connecting included.
 pub const LIMIT: Duration = Duration::from_secs(2);
@@ -53,11 +53,6 @@ impl RpcError {
     /// The server does not have this service or method.
     pub fn is_unimplemented(&self) -> bool {
         matches!(self, Self::Status { code: 12, .. })
-    }
-
-    /// There is no such object there.
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Status { code: 5, .. })
     }
 }
 

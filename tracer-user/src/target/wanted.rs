@@ -10,7 +10,8 @@ use super::error::TargetError;
 use super::select::{self, Fit, Selector};
 use super::suggest::{closest, or_list};
 use crate::node::rtnl::{Address, Link, Rtnl};
-use crate::node::{NAMED_DIRS, Netns, named, printable, quoted};
+use crate::node::{NAMED_DIRS, Netns, named};
+use crate::text::{printable, quoted};
 
 /// Of what fits, as many are named in an error.
 const NAMED: usize = 12;

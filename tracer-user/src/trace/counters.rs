@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use tracer_common::{Counters, FLOW_TABLE_SIZE};
 
-use crate::node::evidence::CounterFiles;
 use crate::node::{Netns, NetnsId};
+use crate::snapshot::CounterFiles;
 
 /// Reads them again and again.
 #[derive(Debug, Default)]

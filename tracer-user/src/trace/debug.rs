@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the BPF programs say of themselves (`--debug-bpf`), in lines for standard error.
+//! Debug messages of the BPF programs (`--debug-bpf`), as lines for standard error.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The node as it is, read beside the event path: a thread reads, the newest result is taken where it is wanted.
+//! Snapshots of the node, read in a thread beside the event path.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::egress::Objects;
 use crate::node::Netns;
-use crate::node::evidence::Evidence;
+use crate::snapshot::Evidence;
 
 /// Between two readings that nothing but causes asked for.
 const PAUSE: Duration = Duration::from_secs(2);

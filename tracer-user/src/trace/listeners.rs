@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who listens in the watched namespaces, read beside the event path: a thread reads, names are looked up in what it
-//! read last.
+//! Listening processes in the watched namespaces, read in a thread beside the event path.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};

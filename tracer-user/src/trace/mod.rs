@@ -2,7 +2,7 @@
 //! One run: what is attached follows the node as it changes, records become journeys, journeys are printed.
 
 mod api;
-mod askers;
+mod arp_listener;
 mod attach;
 mod counters;
 mod debug;
@@ -10,14 +10,14 @@ mod evidence;
 mod header;
 mod listeners;
 mod names;
-mod nothing;
+mod no_traffic;
 mod pods;
 pub(crate) mod policies;
 mod privileges;
 mod recording;
 mod run;
-mod screen;
+mod terminal;
 
 pub use privileges::{MissingPrivileges, check_privileges, check_read_privileges};
 pub use run::{Outcome, TraceError, trace};
-pub use screen::{columns, text_options};
+pub use terminal::{columns, text_options};

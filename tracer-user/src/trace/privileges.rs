@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! May we? Asked before anything is touched, so that the answer names what is missing.
+//! Checks the required capabilities before anything is attached, so that the error can name the missing ones.
 
 use std::fs;
 

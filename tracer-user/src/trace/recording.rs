@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use crate::explain::Tick;
 use crate::flow::{Names, News, Summary};
-use crate::node::evidence::Evidence;
-use crate::node::{Topology, quoted};
+use crate::node::Topology;
 use crate::output::Header;
 use crate::record::{Begin, Recorder, SCHEMA, StoppedBecause};
+use crate::snapshot::Evidence;
+use crate::text::quoted;
 
 #[derive(Debug, thiserror::Error)]
 #[error(

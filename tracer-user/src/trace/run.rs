@@ -13,12 +13,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracer_common::{Counters, Event};
 
 mod follow;
-mod screen;
+mod sink;
 
 use self::follow::{add_end, add_found_ends, followed_words};
-use self::screen::Screen;
+use self::sink::Screen;
 use super::api::ApiWatch;
-use super::askers::{Askers, Heard};
+use super::arp_listener::{Askers, Heard};
 use super::attach::{Attachments, Changes};
 use super::counters::{CounterReader, Unseen};
 use super::debug;
@@ -26,7 +26,7 @@ use super::evidence::EvidenceReader;
 use super::header::header;
 use super::listeners::ListenerWatch;
 use super::names::{KernelNames, monotonic_ns};
-use super::nothing::Nothing;
+use super::no_traffic::Nothing;
 use super::pods::{News, PodWatch};
 use super::policies::Policies;
 use super::privileges::lacking;
@@ -36,13 +36,14 @@ use crate::bpf::{Symbols, Tracer, TracerError};
 use crate::cli::{Filter, Format, Plan, PositionChoice};
 use crate::explain::Tick;
 use crate::flow::{Notice, Options, Tracker, Update, Zoom};
-use crate::node::evidence::Evidence;
 use crate::node::{
     Change, IpPrefix, Namespace, Netns, NetnsId, Observation, ObserveError, Observer, Role, Topology,
     WatchError, Watcher,
 };
-use crate::output::{Missing, escape};
+use crate::output::Missing;
+use crate::snapshot::Evidence;
 use crate::target::Target;
+use crate::text::escape;
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.
 const TICK: Duration = Duration::from_millis(10);

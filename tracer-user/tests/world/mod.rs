@@ -13,11 +13,11 @@ use std::sync::Arc;
 use tracer_common::{
     DIR_FORWARD, DIR_REPLY, Event, FLAG_FRAG, FLAG_IPV6, FLAG_QUOTED, FLAG_REVERSE, Kind, OuterV4,
 };
-use tracer_user::flow::{Addr, Ending, Journey, Names, Options, Summary, Tracker, Update, Zoom};
+use tracer_user::flow::{Addr, Ending, Journey, Names, Options, Scene, Summary, Tracker, Update, Zoom};
 use tracer_user::node::{
     Device, DeviceKind, Family, Hook, HookEntry, HookOwner, Namespace, PathRole, Position, Role, Topology,
 };
-use tracer_user::output::{Output, Scene, Text, TextOptions, TimeFormat};
+use tracer_user::output::{Output, Text, TextOptions, TimeFormat};
 
 pub const POD: u32 = 101;
 pub const NODE1: u32 = 102;

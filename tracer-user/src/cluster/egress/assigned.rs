@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::cidr;
 use super::objects::{Eips, Gateway, NodeEntry, Objects, Pod, Policy, Tunnel};
-use crate::node::{printable, quoted};
+use crate::text::{printable, quoted};
 
 const READY: &str = "Ready";
 

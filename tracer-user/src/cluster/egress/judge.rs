@@ -4,7 +4,8 @@
 use super::assigned::{Assigned, assigned};
 use super::cidr::{self, Part};
 use super::objects::{Objects, Pod, Policy};
-use crate::node::{IpPrefix, printable};
+use crate::node::IpPrefix;
+use crate::text::printable;
 
 /// Every namespace has it, with its own name (kubernetes.io/metadata.name, since 1.21).
 const OWN_NAME: &str = "kubernetes.io/metadata.name";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::node::printable;
+use crate::text::printable;
 
 /// Empty, it selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ impl LabelSelector {
                 other => {
                     return Some(format!(
                         "has operator {} for {key}, which Kubernetes does not know",
-                        crate::node::quoted(other)
+                        crate::text::quoted(other)
                     ));
                 }
             };

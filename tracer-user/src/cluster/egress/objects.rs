@@ -283,10 +283,10 @@ impl Policy {
 impl PolicyRef {
     /// `NS/NAME`, or the name of a cluster policy; safe to print.
     pub fn shown(&self) -> String {
-        let name = crate::node::printable(&self.name);
+        let name = crate::text::printable(&self.name);
         match self.namespace.as_str() {
             "" => name,
-            namespace => format!("{}/{name}", crate::node::printable(namespace)),
+            namespace => format!("{}/{name}", crate::text::printable(namespace)),
         }
     }
 }

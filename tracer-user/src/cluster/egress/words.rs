@@ -11,7 +11,8 @@ use sha1_smol::Sha1;
 use super::assigned::{Assigned, Eip};
 use super::judge::{Judged, Selecting, judge};
 use super::objects::{Objects, Pod, PolicyRef};
-use crate::node::{IpPrefix, printable};
+use crate::node::IpPrefix;
+use crate::text::printable;
 
 /// What the policies say of one pod, as in the status header.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -66,11 +66,11 @@ pub(super) fn guess(seen: &Seen) -> Vec<HookEntry> {
 pub(super) fn complete(
     registered: impl IntoIterator<Item = (Family, Registered)>,
     seen: &Seen,
-    own_programs: &[u32],
+    is_own: &dyn Fn(u32) -> bool,
 ) -> Vec<HookEntry> {
     let mut out: Vec<HookEntry> = registered
         .into_iter()
-        .filter(|(_, r)| !matches!(r.info, Info::Program(id) if own_programs.contains(&id)))
+        .filter(|(_, r)| !matches!(r.info, Info::Program(id) if is_own(id)))
         .map(|(family, r)| HookEntry { family, hook: r.hook, priority: r.priority, owner: owner(&r, seen) })
         .collect();
     out.extend(seen.chains.iter().filter(|c| c.is_nat()).flat_map(Chain::entries));
@@ -233,7 +233,7 @@ mod tests {
             ],
             ..Seen::default()
         };
-        let entries = complete(listed, &seen, &[7]);
+        let entries = complete(listed, &seen, &|id| id == 7);
         let names: Vec<_> =
             at(&entries, Family::Ipv4, Hook::Prerouting).into_iter().map(|(_, n)| n).collect();
         assert_eq!(

@@ -8,7 +8,9 @@
 mod chain;
 mod compose;
 mod dump;
+mod interval;
 mod source;
 
 pub(crate) use chain::nat_priority;
+pub use interval::Interval;
 pub use source::{HookSource, Ruleset};

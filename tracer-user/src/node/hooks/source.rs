@@ -7,8 +7,10 @@ use std::os::unix::fs::FileExt;
 use super::chain::{self, Chain};
 use super::compose::{Seen, complete, guess};
 use super::dump::{self, Registered};
+use crate::node::bpf_query::OwnPrograms;
 use crate::node::netlink::{Netlink, NetlinkError};
-use crate::node::{Family, Hook, HookEntry, printable};
+use crate::node::{Family, Hook, HookEntry};
+use crate::text::printable;
 
 /// The places where the hooks of one namespace can be read, opened once.
 #[derive(Debug)]
@@ -48,8 +50,8 @@ impl HookSource {
         Ok(Self { netfilter, tables, tracked })
     }
 
-    /// Reads what is registered now, without the programs in `own_programs`.
-    pub fn read(&mut self, own_programs: &[u32]) -> Result<Ruleset, NetlinkError> {
+    /// Reads what is registered now, without egwtrace's own programs.
+    pub fn read(&mut self) -> Result<Ruleset, NetlinkError> {
         let mut seen = Seen {
             chains: Vec::new(),
             tables: [self.legacy_tables(0), self.legacy_tables(1)],
@@ -64,7 +66,10 @@ impl HookSource {
             Err(error) => return Err(error),
         };
         Ok(match registered(socket)? {
-            Some(list) => Ruleset { hooks: complete(list, &seen, own_programs), exact: true },
+            Some(list) => {
+                let own = OwnPrograms::read();
+                Ruleset { hooks: complete(list, &seen, &|id| own.has(id)), exact: true }
+            }
             None => Ruleset { hooks: guess(&seen), exact: false },
         })
     }

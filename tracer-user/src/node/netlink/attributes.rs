@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use bytes::{Buf as _, BufMut as _};
 use netlink_packet_core::{NLA_HEADER_SIZE, NlasIterator};
 
-use crate::node::printable;
+use crate::text::printable;
 
 /// A request: header fields, the fixed part of the family, attributes.
 #[derive(Clone, Debug)]

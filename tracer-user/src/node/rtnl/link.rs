@@ -12,6 +12,9 @@ const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
 /// Program ids by mode: in the driver, on skbs, in hardware.
 const IFLA_XDP_BY_MODE: [u16; 3] = [5, 6, 7];
+const IFLA_VRF_TABLE: u16 = 1;
+/// include/uapi/linux/if.h
+const IFF_LOWER_UP: u32 = 1 << 16;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_STATE: u16 = 1;
@@ -51,6 +54,15 @@ pub struct Link {
     /// As a port of its bridge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<Port>,
+    /// RFC 2863: 6 up, 7 lower layer down, 2 down, 5 dormant; 0 unknown (as most virtual devices).
+    #[serde(default)]
+    pub operstate: u8,
+    /// `ip link set group`; 0 is the default one.
+    #[serde(default)]
+    pub group: u32,
+    /// The routing table of a VRF device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vrf_table: Option<u32>,
 }
 
 /// A port of a bridge.
@@ -77,8 +89,18 @@ impl Link {
         self.flags & libc::IFF_UP as u32 != 0
     }
 
+    /// It has a carrier, or needs none.
+    pub fn has_carrier(&self) -> bool {
+        self.flags & IFF_LOWER_UP != 0
+    }
+
     pub fn is_loopback(&self) -> bool {
         self.flags & libc::IFF_LOOPBACK as u32 != 0
+    }
+
+    /// Two ends, of which one may be in another namespace.
+    pub fn is_veth(&self) -> bool {
+        matches!(self.kind.as_deref(), Some("veth" | "netkit"))
     }
 
     pub fn is_kind(&self, kind: &str) -> bool {
@@ -115,6 +137,8 @@ impl Link {
                 }
                 libc::IFLA_LINKINFO => link.parse_info(value),
                 libc::IFLA_QDISC => link.qdisc = text(value),
+                libc::IFLA_OPERSTATE => link.operstate = value.first().copied().unwrap_or_default(),
+                libc::IFLA_GROUP => link.group = ne32(value).unwrap_or_default(),
                 libc::IFLA_XDP => link.xdp = xdp(value),
                 _ => {}
             }
@@ -130,6 +154,11 @@ impl Link {
             let byte = |wanted| attributes(data).find(|(kind, _)| *kind == wanted)?.1.first().copied();
             self.port = byte(IFLA_BRPORT_STATE)
                 .map(|state| Port { state, isolated: byte(IFLA_BRPORT_ISOLATED).unwrap_or_default() != 0 });
+        }
+        if self.is_kind("vrf") {
+            let data = find(libc::IFLA_INFO_DATA).unwrap_or_default();
+            self.vrf_table =
+                attributes(data).find(|(kind, _)| *kind == IFLA_VRF_TABLE).and_then(|(_, value)| ne32(value));
         }
         if self.is_kind("vxlan") {
             self.vxlan = Some(find(libc::IFLA_INFO_DATA).map(Vxlan::parse).unwrap_or_default());

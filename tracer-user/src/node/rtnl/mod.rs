@@ -4,6 +4,7 @@
 mod address;
 mod link;
 mod neighbour;
+mod nexthop;
 mod query;
 mod route;
 mod rule;
@@ -12,7 +13,8 @@ mod traffic;
 pub use address::Address;
 pub use link::{Link, Port, Vxlan};
 pub use neighbour::{FdbEntry, Neighbour};
+pub use nexthop::Nexthop;
 pub use query::{Found, RouteAnswer, RouteQuestion, Rtnl};
 pub use route::{NextHop, Route};
-pub use rule::Rule;
+pub use rule::{Conditions, Ports, Rule};
 pub use traffic::{Filter, Qdisc};

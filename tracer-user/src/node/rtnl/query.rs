@@ -4,8 +4,9 @@
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
+use super::nexthop::RTM_GETNEXTHOP;
 use super::traffic::{PARENTS, RTM_GETQDISC, RTM_GETTFILTER, TCMSG};
-use super::{Address, FdbEntry, Filter, Link, Neighbour, Qdisc, Route, Rule};
+use super::{Address, FdbEntry, Filter, Link, Neighbour, Nexthop, Qdisc, Route, Rule};
 use crate::node::netlink::{Netlink, NetlinkError, Request, attributes, ne32};
 
 // include/uapi/linux/net_namespace.h, neighbour.h, rtnetlink.h
@@ -90,7 +91,8 @@ impl Rtnl {
         self.0.dump(&Request::dump("addresses", libc::RTM_GETADDR, &[0; 8]), Address::parse)
     }
 
-    /// The routes of all tables, IPv4 and IPv6, for which `keep` says yes.
+    /// The routes of all tables, IPv4 and IPv6, for which `keep` says yes. Route exceptions ([`Route::cached`]) are
+    /// among them where the kernel lists them.
     pub fn routes(&mut self, keep: impl Fn(&Route) -> bool) -> Result<Vec<Route>, NetlinkError> {
         let mut out = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
@@ -106,6 +108,14 @@ impl Rtnl {
             out.append(&mut self.0.dump(&Request::dump("routes", libc::RTM_GETROUTE, &fixed), parse)?);
         }
         Ok(out)
+    }
+
+    /// The next hop objects; empty where the kernel has none (before 5.3).
+    pub fn nexthops(&mut self) -> Result<Vec<Nexthop>, NetlinkError> {
+        match self.0.dump(&Request::dump("next hop objects", RTM_GETNEXTHOP, &[0; 8]), Nexthop::parse) {
+            Err(error) if error.is_unsupported() => Ok(Vec::new()),
+            other => other,
+        }
     }
 
     /// The policy rules, IPv4 and IPv6, by priority. Empty where the kernel has none.

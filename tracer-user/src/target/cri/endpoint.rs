@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::node::quoted;
 use crate::target::TargetError;
+use crate::text::quoted;
 
 /// Where distributions put the CRI socket: containerd, CRI-O, K3s and RKE2, k0s, MicroK8s, cri-dockerd.
 pub const USUAL: [&str; 6] = [

@@ -17,7 +17,8 @@ use messages::*;
 use super::backend::{Backend, Kind, Known, Located};
 use super::error::TargetError;
 use super::rpc::{Client, RpcError};
-use crate::node::{Netns, printable, quoted};
+use crate::node::Netns;
+use crate::text::{printable, quoted};
 
 /// The service in the two versions that are around; containerd before 1.6 has the second only.
 const SERVICES: [&str; 2] = ["runtime.v1.RuntimeService", "runtime.v1alpha2.RuntimeService"];

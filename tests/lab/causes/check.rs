@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `egwtrace check` on the lab.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::binary;
+use crate::Lab;
+
+/// The causes of a check, as JSON, and its exit code. Both nodes are given unless the packet names some.
+///
+/// # Errors
+/// When it does not run, or says that it was asked wrongly.
+pub fn check(lab: &Lab, packet: &str) -> Result<(Vec<Value>, i32)> {
+    let nodes = if packet.contains("--node-netns") { "" } else { "--node-netns @node1 --node-netns @node2" };
+    let line = format!("check -o json {nodes} {packet}").replace('@', &lab.spec().prefix());
+    let output = Command::new(binary().context("no egwtrace")?).args(line.split_whitespace()).output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let code = output.status.code().context("egwtrace was killed")?;
+    if code == 2 || !errors.is_empty() {
+        bail!("egwtrace {line}: {code} {errors}");
+    }
+    let mut found = Vec::new();
+    for line in String::from_utf8(output.stdout)?.lines() {
+        let report: Value = serde_json::from_str(line)?;
+        found.extend(report["causes"].as_array().context("no causes")?.iter().cloned());
+    }
+    Ok((found, code))
+}

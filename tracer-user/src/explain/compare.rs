@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The model of the node beside what was seen: the same packet is walked over the snapshot of the moment, and both
+//! journeys are laid side by side, place by place.
+
+use super::context::View;
+use crate::firewall::PacketView;
+use crate::flow::{Ending, Hop, Journey, Packet, Place as At};
+use crate::model::{Direction, End, Place, Prediction, Run, Snapshot, Start, Way, World as _, predict_from};
+use crate::node::{Hook, Role};
+
+use super::catalogue::CauseKind;
+use super::finding::{Certainty, Fact, Finding};
+
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+const SYN: u8 = 0x02;
+const SYN_ACK_RST: u8 = 0x16;
+
+/// How a flow began here: what the model is asked about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Opening {
+    packet: Packet,
+    first: Hop,
+}
+
+/// What the comparison of one journey says.
+#[derive(Debug)]
+pub(super) struct Compared {
+    pub(super) outcome: Outcome,
+    /// What the model could not decide on the way, one sentence each.
+    pub(super) unknown: Vec<String>,
+}
+
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The model finds something wrong, and what was seen does not contradict it.
+    Wrong,
+    /// By the model the packet goes as it was seen to, and further: nothing that was read stops it.
+    Passes {
+        /// Where the model's journey ends.
+        expected: String,
+    },
+    /// Up to some place both agree; then the packet was elsewhere.
+    Parts { expected: String },
+}
+
+impl Opening {
+    /// `None`: the model cannot be asked about it (an ICMP error, the middle of a connection).
+    pub(super) fn of(journey: &Journey) -> Option<Self> {
+        let packet = journey.packet;
+        let begins = match packet.proto {
+            _ if packet.icmp_error.is_some() || packet.is_fragment => false,
+            6 => packet.tcp_flags & SYN_ACK_RST == SYN,
+            _ => true,
+        };
+        let first = *journey.hops.first()?;
+        (begins && !journey.reply && !journey.resumed).then_some(Self { packet, first })
+    }
+
+    fn start(&self, snapshot: &Snapshot) -> Option<Start> {
+        let host = snapshot.host(self.first.netns)?;
+        match self.first.place {
+            At::Device { ifindex, egress: false } if host.role == Role::Node => {
+                Some(Start::Arrives(host, ifindex))
+            }
+            At::Device { egress: true, .. } | At::Hook { hook: Hook::Output | Hook::Postrouting, .. } => {
+                Some(Start::Sent(host))
+            }
+            At::Route { in_ifindex: 0 | 1, reverse: false, .. } => Some(Start::Sent(host)),
+            _ => None,
+        }
+    }
+
+    fn view(&self) -> PacketView {
+        let packet = &self.packet;
+        let ends = packet.ends;
+        let mut out = PacketView::new(packet.proto, ends.src.addr.ip(), ends.dst.addr.ip()).mark(packet.mark);
+        if packet.has_ports() {
+            out = out.ports(ends.src.port, ends.dst.port);
+            out.tcp_flags = packet.is_tcp().then_some(SYN);
+        } else if matches!(packet.proto, ICMP | ICMPV6) {
+            out.icmp = Some((packet.echo_type(), 0));
+        }
+        out.mac = self.first.macs.map(|macs| macs.source);
+        out.length = (packet.gso_size == 0 && packet.l3len != 0).then_some(packet.l3len);
+        out.ttl = Some(packet.ttl);
+        out
+    }
+}
+
+/// Asks the model about the flow of a journey.
+pub(super) fn predict(opening: &Opening, snapshot: &mut Snapshot) -> Option<Prediction> {
+    let start = opening.start(snapshot)?;
+    Some(predict_from(snapshot, start, opening.view(), Vec::new()))
+}
+
+/// What was found from the evidence of the packets, held against the model: a cause that the model computes is not
+/// certain where the model lets the packet pass.
+pub(super) fn hold_against_model(
+    view: &View<'_>,
+    opening: &Opening,
+    snapshot: &mut Snapshot,
+    found: &mut [Finding],
+) {
+    let Some(prediction) = predict(opening, snapshot) else { return };
+    let Some(compared) = compare(view, opening, &prediction) else { return };
+    let (Outcome::Passes { expected } | Outcome::Parts { expected }) = compared.outcome else { return };
+    if !compared.unknown.is_empty() {
+        return;
+    }
+    for finding in found.iter_mut() {
+        if finding.certainty == Certainty::Certain && CauseKind::of(finding.id).modelled {
+            finding.certainty = Certainty::Likely;
+            finding.evidence.push(Fact {
+                text: format!(
+                    "not by what was read of the node: by that {expected}; it may have changed meanwhile"
+                ),
+                check: String::new(),
+            });
+        }
+    }
+}
+
+/// Lays the journey beside the prediction.
+pub(super) fn compare(view: &View<'_>, opening: &Opening, prediction: &Prediction) -> Option<Compared> {
+    let journey = view.journey;
+    let ways = || prediction.ways.iter();
+    // Rules choose by chance: the way of this flow is the one with its translation.
+    let way = ways().find(|way| leads_to(way, opening, view)).or_else(|| ways().next())?;
+    let run = run_of(way, journey, opening);
+    let unknown = unknown(way);
+    let wrong: Vec<Finding> = way.found.iter().map(|found| found.finding.clone()).collect();
+    let outcome = match run {
+        Some(run) => {
+            let (parted, met) = lay_beside(view, run);
+            match parted {
+                Some(expected) => Outcome::Parts { expected: format!("it goes {expected}") },
+                None if wrong.iter().any(|f| f.certainty != Certainty::Possible) => {
+                    if goes_further(view, run, met) {
+                        Outcome::Parts { expected: told(run) }
+                    } else {
+                        Outcome::Wrong
+                    }
+                }
+                None => Outcome::Passes { expected: told(run) },
+            }
+        }
+        None if wrong.is_empty() => return None,
+        None => Outcome::Wrong,
+    };
+    Some(Compared { outcome, unknown })
+}
+
+/// The journey of the prediction that is this packet's.
+fn run_of<'p>(way: &'p Way, journey: &Journey, opening: &Opening) -> Option<&'p Run> {
+    if journey.reply {
+        return way.reply.as_ref();
+    }
+    let first = journey.packet.proto != 6 || journey.packet.tcp_flags == opening.packet.tcp_flags;
+    match &way.later {
+        Some(later) if !first => Some(later),
+        _ => Some(way.main()),
+    }
+}
+
+/// The way's translation is the one that was seen.
+fn leads_to(way: &Way, opening: &Opening, view: &View<'_>) -> bool {
+    let to = way.main().flight.inner().tuple().ends().dst;
+    let asked = opening.packet.ends.dst;
+    let hops = &view.journey.hops;
+    to == asked || hops.iter().any(|hop| hop.ends.dst == to || hop.ends.src == to)
+}
+
+fn unknown(way: &Way) -> Vec<String> {
+    let runs = [Some(&way.request), way.proxied.as_ref(), way.later.as_ref(), way.reply.as_ref()];
+    let mut out: Vec<String> = Vec::new();
+    for run in runs.into_iter().flatten() {
+        let ends = match &run.end {
+            End::Unknown(why) => Some(why),
+            _ => None,
+        };
+        for text in run.unknown.iter().chain(ends) {
+            if !out.contains(text) {
+                out.push(text.clone());
+            }
+        }
+    }
+    out
+}
+
+/// Both have a place of this kind: a device with its direction, or a hook.
+fn is_same(step: &Place, ifindex: u32, hop: &Hop) -> bool {
+    match (step, hop.place) {
+        (Place::Device { direction, .. }, At::Device { ifindex: seen, egress }) => {
+            ifindex == seen && (*direction == Direction::Out) == egress
+        }
+        (Place::Hook { hook, .. }, At::Hook { hook: seen, .. }) => *hook == seen.name(),
+        _ => false,
+    }
+}
+
+/// Every sighting must be a step of the prediction, in its order; not every step is watched. The first sighting that
+/// is none, with the step that was expected; and how many steps were passed.
+fn lay_beside(view: &View<'_>, run: &Run) -> (Option<String>, usize) {
+    let mut next = 0usize;
+    for hop in view.journey.hops.iter().filter(|hop| !matches!(hop.place, At::Route { .. })) {
+        let found = run
+            .steps
+            .iter()
+            .zip(&run.hosts)
+            .enumerate()
+            .skip(next.saturating_sub(1))
+            .find(|(_, (step, netns))| **netns == hop.netns && is_same(&step.place, step.ifindex, hop));
+        match found {
+            Some((at, _)) => next = at + 1,
+            None => {
+                // Behind where the model's journey ends, or in a namespace that it does not know.
+                if next >= run.steps.len() || !run.hosts.contains(&hop.netns) {
+                    return (None, next);
+                }
+                let expected = run.steps.get(next).map(|step| place_of_step(&step.place, &step.netns));
+                return (expected, next);
+            }
+        }
+    }
+    (None, next)
+}
+
+/// The packet was seen behind the place where the model stops it.
+fn goes_further(view: &View<'_>, run: &Run, met: usize) -> bool {
+    let End::Stopped(host) = &run.end else { return false };
+    let ended_there = match view.journey.ending {
+        Ending::Dropped(site) => site.netns == host.id,
+        Ending::Vanished { .. } => true,
+        _ => false,
+    };
+    let arrived = matches!(view.journey.ending, Ending::Delivered { netns } if netns != host.id);
+    !ended_there && (arrived && met >= run.steps.len())
+}
+
+fn place_of_step(place: &Place, netns: &str) -> String {
+    match place {
+        Place::Device { device, direction: Direction::In } => format!("in by {device} of {netns}"),
+        Place::Device { device, direction: Direction::Out } => format!("out by {device} of {netns}"),
+        Place::Hook { hook, .. } => format!("{hook} of {netns}"),
+        Place::Route { device, .. } => format!("routed to {device} in {netns}"),
+        Place::Socket { socket } => format!("{socket} in {netns}"),
+    }
+}
+
+fn told(run: &Run) -> String {
+    match &run.end {
+        End::Left(host, device) => format!("it leaves {} by {}", host.name(), host.device(*device)),
+        End::Delivered(host) => format!("it is delivered in {}", host.name()),
+        End::Stopped(host) => format!("it ends in {}", host.name()),
+        End::Unknown(why) => format!("not known: {why}"),
+    }
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Packets that fail because a NAT rule or an existing conntrack entry changed their destination or source.
+
+use std::net::SocketAddr;
+
+use super::attribution;
+use super::catalogue as c;
+use super::context::View;
+use super::finding::Certainty::Likely;
+use super::finding::{Finding, Place};
+use super::packet::before_hop;
+use crate::firewall::{Attribution, NatKind, PacketView, RuleRef, attribute_nat};
+use crate::flow::{Endpoint, Ends, Hop, Place as At};
+use crate::node::{Interval, NetnsId};
+use crate::snapshot::{ConnectionTuple, NetnsEvidence, TrackedConnection};
+
+/// Whose translations are as they should be: kube-proxy, network plugins, port mappings, sidecars, EgressGateway.
+const ORDINARY: [&str; 16] = [
+    "KUBE-",
+    "CNI-",
+    "DOCKER",
+    "NETAVARK",
+    "FLANNEL",
+    "cali-",
+    "CILIUM_",
+    "WEAVE",
+    "ANTREA-",
+    "ISTIO_",
+    "PROXY_",
+    "LINKERD",
+    "CUSTOM_",
+    "OUTPUT_direct",
+    "EGRESSGATEWAY-",
+    "IP-MASQ-AGENT",
+];
+const ORDINARY_TABLES: [&str; 3] = ["kube-proxy", "cilium", "netavark"];
+
+/// Where a flow's packets were translated, and how they looked before.
+#[derive(Clone, Debug)]
+pub(super) struct Translation {
+    netns: NetnsId,
+    kind: NatKind,
+    from: Ends,
+    to: Ends,
+    interval: Interval,
+    /// As the rules saw it.
+    packet: PacketView,
+}
+
+impl Translation {
+    /// The first one on the packet's way forward that rules may have made.
+    pub(super) fn of(view: &View<'_>) -> Option<Self> {
+        let journey = view.journey;
+        if journey.reply || journey.packet.icmp_error.is_some() {
+            return None;
+        }
+        let suspicious = |hop: &Hop| {
+            let there = view.namespace(hop.netns);
+            let own = there
+                .is_some_and(|ns| ns.devices.values().any(|d| d.addresses.contains(&hop.ends.src.addr.ip())));
+            match hop.nat.map(|n| n.kind) {
+                Some(NatKind::Dnat | NatKind::Both) => true,
+                Some(NatKind::Snat) => !own,
+                _ => false,
+            }
+        };
+        let at = journey
+            .hops
+            .iter()
+            .position(|hop| hop.encap.is_none() && matches!(hop.place, At::Hook { .. }) && suspicious(hop))?;
+        let hop = &journey.hops[at];
+        let nat = hop.nat?;
+        Some(Self {
+            netns: hop.netns,
+            kind: nat.kind,
+            from: nat.from,
+            to: hop.ends,
+            interval: nat.interval?,
+            packet: attribution::first_packet(&before_hop(view, at)?),
+        })
+    }
+
+    fn ask(&self, evidence: &NetnsEvidence, to: bool) -> Attribution {
+        let to = match self.kind {
+            NatKind::Dnat if to => Some((self.to.dst.addr.ip(), self.to.dst.port)),
+            NatKind::Snat if to => Some((self.to.src.addr.ip(), self.to.src.port)),
+            _ => None,
+        };
+        attribute_nat(evidence, &self.interval, &self.packet, self.kind, to)
+    }
+
+    /// The translation as the cause of what was found after it.
+    pub(super) fn explains(&self, view: &View<'_>, found: &Finding) -> Option<Finding> {
+        if !found.kind().follows {
+            return None;
+        }
+        let evidence = view.of(self.netns)?;
+        let by = self.ask(evidence, true);
+        match by.rules.first() {
+            Some(rule) if is_ordinary(rule) => None,
+            Some(rule) => Some(self.by_rule(view, rule, &by, found)),
+            None if by.undecided.is_empty() && evidence.unreadable.is_empty() => {
+                // Where the kernel has the entry, a rule that would send a new connection elsewhere is no near miss.
+                let elsewhere = || self.entry(view, evidence).is_some() && self.goes_elsewhere(evidence);
+                if by.near.is_empty() || elsewhere() { self.stale(view, evidence, found) } else { None }
+            }
+            None => None,
+        }
+    }
+
+    /// What changed: words of before and after.
+    fn change(&self) -> (&'static str, String, String) {
+        match self.kind {
+            NatKind::Snat => ("source", self.from.src.addr.to_string(), self.to.src.addr.to_string()),
+            _ => ("destination", self.from.dst.to_string(), self.to.dst.to_string()),
+        }
+    }
+
+    fn by_rule(&self, view: &View<'_>, rule: &RuleRef, by: &Attribution, found: &Finding) -> Finding {
+        let (what, from, to) = self.change();
+        let forget = match self.kind {
+            NatKind::Snat => format!("conntrack -D -s {}", self.from.src.addr),
+            _ => format!("conntrack -D -d {}", self.from.dst.addr),
+        };
+        let diversion = Diversion {
+            rule: rule.clone(),
+            netns: view.netns(self.netns),
+            hook: self.interval.hook.name(),
+            what,
+            from,
+            to,
+            list: view.command(self.netns, super::firewall::list_of(view, rule)),
+            forget: view.command(self.netns, forget),
+        };
+        let finding = diversion.led_to(found);
+        if by.rules.len() == 1 {
+            return finding;
+        }
+        let others: Vec<String> = by.rules[1..].iter().take(3).map(ToString::to_string).collect();
+        finding.fact(format!("or it was {}", others.join(" or ")))
+    }
+
+    /// The kernel's entry for the packet as it was before, where that has the same translation.
+    fn entry<'e>(&self, view: &View<'_>, evidence: &'e NetnsEvidence) -> Option<&'e TrackedConnection> {
+        let end = |end: Endpoint| SocketAddr::new(end.addr.ip(), end.port);
+        let Ends { src, dst } = self.from;
+        let tuple = ConnectionTuple { proto: view.journey.packet.proto, src: end(src), dst: end(dst) };
+        let (entry, _) = evidence.connection_of(tuple, 0)?;
+        (entry.reply.src == end(self.to.dst) || entry.reply.dst == end(self.to.src)).then_some(entry)
+    }
+
+    /// A rule that is certain to match would translate a new connection, and to another address.
+    fn goes_elsewhere(&self, evidence: &NetnsEvidence) -> bool {
+        let now = self.ask(evidence, false);
+        !now.rules.is_empty() && now.undecided.is_empty()
+    }
+
+    /// No rule does it any more.
+    fn stale(&self, view: &View<'_>, evidence: &NetnsEvidence, found: &Finding) -> Option<Finding> {
+        if !matches!(self.kind, NatKind::Dnat | NatKind::Snat) {
+            return None;
+        }
+        let now = self.ask(evidence, false);
+        let (what, from, to) = self.change();
+        let name = view.netns(self.netns);
+        let which = match self.kind {
+            NatKind::Snat => format!("-s {}", self.from.src.addr),
+            _ => format!("-d {}", self.from.dst.addr),
+        };
+        let ends = self.from;
+        let entry = self.entry(view, evidence);
+        let finding = Finding::new(
+            &c::STALE_ENTRY,
+            Likely,
+            format!("an old conntrack entry on {name} still changes the {what} {from} to {to}, which no rule does any more: {}", found.title),
+        )
+        .checked(
+            format!("the entry of {ends} translates, and no rule that was read would do so"),
+            view.command(self.netns, format!("conntrack -L {which}")),
+        );
+        let finding = match entry {
+            Some(entry) => finding.fact(format!("the entry: {entry}")),
+            None => finding,
+        };
+        let finding = match now.rules.first() {
+            Some(rule) => finding.checked(
+                format!("{rule} would translate it to another address now"),
+                view.command(self.netns, super::firewall::list_of(view, rule)),
+            ),
+            None => finding,
+        };
+        let mut finding = finding;
+        finding.evidence.extend(found.evidence.iter().take(1).cloned());
+        Some(
+            finding
+                .fix(view.command(
+                    self.netns,
+                    entry.map_or_else(|| format!("conntrack -D {which}"), |entry| entry.delete_command()),
+                ))
+                .about(from)
+                .at(view.place(self.netns, 0)),
+        )
+    }
+}
+
+/// A translation by a rule, in words.
+#[derive(Clone, Debug)]
+pub(crate) struct Diversion {
+    pub(crate) rule: RuleRef,
+    pub(crate) netns: String,
+    pub(crate) hook: &'static str,
+    /// "source" or "destination".
+    pub(crate) what: &'static str,
+    pub(crate) from: String,
+    pub(crate) to: String,
+    /// Commands: shows the rule; makes conntrack forget.
+    pub(crate) list: String,
+    pub(crate) forget: String,
+}
+
+impl Diversion {
+    /// It as the cause of what was found after it, where that may follow from it.
+    pub(crate) fn explains(&self, found: &Finding) -> Option<Finding> {
+        found.kind().follows.then(|| self.led_to(found))
+    }
+
+    fn led_to(&self, found: &Finding) -> Finding {
+        let Self { rule, netns, what, from, to, .. } = self;
+        let mut finding = Finding::new(
+            &c::TRANSLATED_ASTRAY,
+            Likely,
+            format!(
+                "{rule} on {netns} changes the {what} {from} to {to}, and so the packet does not get through: {}",
+                found.title
+            ),
+        )
+        .checked(
+            if rule.text.is_empty() { format!("{rule} translates") } else { format!("the rule: {}", rule.text) },
+            self.list.clone(),
+        );
+        finding.evidence.extend(found.evidence.iter().take(1).cloned());
+        finding
+            .fix(format!(
+                "remove or correct that rule, then `{}`: connections that are known keep their translation",
+                self.forget
+            ))
+            .about(rule.place())
+            .at(Place {
+                netns: netns.clone(),
+                hook: Some(self.hook.to_owned()),
+                rule: Some(rule.place()),
+                ..Place::default()
+            })
+    }
+}
+
+/// Masquerading, and rules of those whose business it is.
+pub(crate) fn is_ordinary(rule: &RuleRef) -> bool {
+    let text = rule.text.to_ascii_lowercase();
+    let comment = rule.comment.as_deref().unwrap_or_default();
+    ORDINARY.iter().any(|chain| rule.chain.starts_with(chain))
+        || ORDINARY_TABLES.iter().any(|table| rule.table.starts_with(table))
+        || text.contains("masquerade")
+        || comment.starts_with("cali:")
+        || comment.contains("kubernetes")
+}

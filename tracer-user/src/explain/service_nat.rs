@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Packets to a service address that no rule of kube-proxy translated. Names of chains are facts of kube-proxy
+//! (pkg/proxy/iptables, pkg/proxy/nftables).
+
+use std::net::IpAddr;
+
+use super::catalogue as c;
+use super::context::View;
+use super::finding::Certainty::{self, Certain, Likely};
+use super::finding::{Finding, Place};
+use super::packet::before_hop;
+use crate::firewall::{
+    Criterion, IpRange, Match, MemberField, Miss, NatKind, PacketView, Rule, Target, near_misses,
+};
+use crate::flow::Place as At;
+use crate::node::{Hook, NetnsId};
+use crate::snapshot::NetnsEvidence;
+
+const SERVICES: &str = "KUBE-SERVICES";
+/// nftables' kube-proxy has a table of this name.
+const TABLE: &str = "kube-proxy";
+
+/// What makes an address a service's.
+enum Known {
+    /// Rules of kube-proxy name it; `port`: for the packet's port too.
+    Named { rule: String, port: bool },
+    /// It is in the range of other services' addresses.
+    Cluster { set: String },
+}
+
+/// Left its node for a service's own address, as if that were a host somewhere.
+pub(super) fn not_translated(view: &View<'_>) -> Option<Finding> {
+    let journey = view.journey;
+    if journey.reply || journey.packet.icmp_error.is_some() {
+        return None;
+    }
+    let exit = view.bare_exit()?;
+    let translated = |kind| matches!(kind, NatKind::Dnat | NatKind::Both);
+    if journey.hops.iter().any(|h| h.nat.is_some_and(|n| translated(n.kind))) {
+        return None;
+    }
+    let evidence = view.of(exit.netns)?;
+    let address = exit.ends.dst.addr.ip();
+    if view.owner(address).is_some() || !has_kube_proxy(evidence) {
+        return None;
+    }
+    let at = journey.hops.iter().position(|h| {
+        h.netns == exit.netns
+            && h.encap.is_none()
+            && matches!(h.place, At::Hook { hook: Hook::Prerouting | Hook::Output, .. })
+    })?;
+    let packet = before_hop(view, at)?;
+    let known = known(evidence, address, &packet)?;
+    let hook = match journey.hops[at].place {
+        At::Hook { hook, .. } => hook,
+        _ => return None,
+    };
+    Some(say(view, exit.netns, evidence, hook, &packet, &known))
+}
+
+fn say(
+    view: &View<'_>,
+    netns: NetnsId,
+    evidence: &NetnsEvidence,
+    hook: Hook,
+    packet: &PacketView,
+    known: &Known,
+) -> Finding {
+    let name = view.netns(netns);
+    let ends = view.journey.packet.ends;
+    let to = ends.dst;
+    let list = view.command(netns, format!("{} -t nat -S {SERVICES}", view.iptables()));
+    let place = Place { hook: Some(hook.name().to_owned()), ..view.place(netns, 0) };
+    let (certainty, what): (Certainty, String) = match known {
+        Known::Named { port: false, .. } => (
+            Likely,
+            format!(
+                "the service at {} has no port {}: kube-proxy translates only its other ports",
+                to.addr, to.port
+            ),
+        ),
+        Known::Named { .. } => (Certain, why(evidence, hook, packet, &name)),
+        Known::Cluster { .. } => (Likely, why(evidence, hook, packet, &name)),
+    };
+    let finding = Finding::new(
+        &c::SERVICE_NOT_TRANSLATED,
+        certainty,
+        format!("{to} is a service's address, and {name} sends it out untranslated: {what}"),
+    );
+    let finding = match known {
+        Known::Named { rule, .. } => finding.checked(format!("kube-proxy knows {}: {rule}", to.addr), list),
+        Known::Cluster { set } => finding.checked(
+            format!("{} is in the range of {set} that other services have their addresses from", to.addr),
+            list,
+        ),
+    };
+    finding
+        .fact("no conntrack entry translates it, and it left by an uplink")
+        .fix(match known {
+            Known::Named { port: false, .. } => {
+                format!("ask for a port that the service has (kubectl get service), or add {} to it", to.port)
+            }
+            _ => format!(
+                "see whether kube-proxy runs on {name} and read its log; restart it: it writes its rules again"
+            ),
+        })
+        .about(to)
+        .at(place)
+}
+
+/// What kept the packet from its translation.
+fn why(evidence: &NetnsEvidence, hook: Hook, packet: &PacketView, name: &str) -> String {
+    let first = PacketView {
+        ct_state: Some(crate::firewall::CtState::New),
+        ct_direction: Some(crate::firewall::CtDirection::Original),
+        ..packet.clone()
+    };
+    let near = near_misses(evidence, hook, "nat", &first);
+    let services = |chain: &str| chain.starts_with("KUBE-");
+    let near = near.into_iter().find(|m| services(&m.rule.chain) && m.action.starts_with("DNAT"));
+    match near.map(|m| m.miss) {
+        Some(Miss::NotReached { by, verdict }) => format!("{by} ({verdict}) ends the walk before"),
+        Some(Miss::NotEntered { jump, why, .. }) => format!("{jump} does not lead there: {why}"),
+        Some(Miss::Failed { why, .. }) => why,
+        None if !jumps(evidence, hook) => format!("nat {} has no jump to {SERVICES}", hook.name()),
+        None => format!("kube-proxy has no rule for it in {SERVICES} of {name}"),
+    }
+}
+
+fn jumps(evidence: &NetnsEvidence, hook: Hook) -> bool {
+    let leads =
+        |rule: &Rule| matches!(rule.target(), Some(Target::Jump(to) | Target::Goto(to)) if to == SERVICES);
+    let chains = evidence.tables("nat").flat_map(|t| &t.chains);
+    let mut base = chains.filter(|c| c.base.as_ref().is_some_and(|b| b.hook == hook));
+    base.any(|chain| chain.rules.iter().any(leads)) || evidence.tables(TABLE).next().is_some()
+}
+
+fn has_kube_proxy(evidence: &NetnsEvidence) -> bool {
+    evidence.tables("nat").any(|t| t.chain(SERVICES).is_some()) || evidence.tables(TABLE).next().is_some()
+}
+
+fn known(evidence: &NetnsEvidence, address: IpAddr, packet: &PacketView) -> Option<Known> {
+    let alone = |range: &IpRange| range.first == range.last && range.first == address;
+    let names = |m: &Match| !m.negated && matches!(&m.what, Criterion::Destination(r) if r.iter().any(alone));
+    let asks_port = |m: &Match| match &m.what {
+        Criterion::DestinationPort(ports) => {
+            packet.dst_port.is_some_and(|p| ports.iter().any(|r| r.contains(p)))
+        }
+        Criterion::Protocol(protocols) => protocols.contains(&packet.proto),
+        _ => true,
+    };
+    let kube = |name: &str| {
+        name.starts_with("KUBE-") || name.starts_with("service-") || name.starts_with("services")
+    };
+    let mut named = None;
+    let tables = evidence.tables("nat").chain(evidence.tables(TABLE));
+    for chain in tables.flat_map(|t| &t.chains).filter(|chain| kube(&chain.name)) {
+        for rule in chain.rules.iter().filter(|rule| rule.matches.iter().any(names)) {
+            let port = rule.matches.iter().all(asks_port);
+            if port || named.is_none() {
+                named = Some(Known::Named { rule: format!("chain {} names it", chain.name), port });
+            }
+            if port {
+                return named;
+            }
+        }
+    }
+    named.or_else(|| {
+        let siblings: Vec<IpAddr> = services(evidence);
+        let set = if address.is_ipv4() { "egress-cluster-cidr-ipv4" } else { "egress-cluster-cidr-ipv6" };
+        let inside = |range: &IpRange| {
+            range.contains(address)
+                && range.first != range.last
+                && siblings.iter().any(|sibling| range.contains(*sibling))
+        };
+        let member = evidence
+            .sets
+            .get(set)?
+            .members
+            .iter()
+            .any(|m| matches!(m.fields.first(), Some(MemberField::Address(range)) if inside(range)));
+        // Pods have routes of their own; services have not.
+        let routed =
+            evidence.routes.iter().any(|r| !r.destination.is_empty() && r.destination.contains(address));
+        (member && !routed).then(|| Known::Cluster { set: set.to_owned() })
+    })
+}
+
+/// The addresses of services that kube-proxy's rules name.
+fn services(evidence: &NetnsEvidence) -> Vec<IpAddr> {
+    const MAX: usize = 64;
+    let chains = evidence.tables("nat").flat_map(|t| &t.chains).filter(|c| c.name.starts_with("KUBE-S"));
+    let named = chains.flat_map(|c| &c.rules).flat_map(|r| &r.matches).filter_map(|m| match &m.what {
+        Criterion::Destination(ranges) if !m.negated => ranges.first(),
+        _ => None,
+    });
+    named.filter(|range| range.first == range.last).map(|range| range.first).take(MAX).collect()
+}

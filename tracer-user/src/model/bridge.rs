@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Bridges, with br_netfilter and without: which port a frame leaves by, and veths that are not in the bridge.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::link::Answer;
+use super::packet_state::Flight;
+use super::rules::AtHook;
+use super::steps::{Direction, Stage};
+use super::walker::{End, Next, Walker};
+use super::world::Host;
+use crate::explain::Certainty::Likely;
+use crate::explain::Finding;
+use crate::explain::catalogue as c;
+use crate::node::Hook;
+use crate::node::rtnl::Link;
+
+impl Walker<'_> {
+    /// A frame of the bridge's own host, to the port behind which the next hop is.
+    pub(crate) fn by_bridge(&mut self, host: &Arc<Host>, flight: &Flight, bridge: &Link) -> Next {
+        let Some(hop) = flight.next_hop else { return Next::End(End::Left(host.clone(), bridge.ifindex)) };
+        match self.port(host, bridge, hop) {
+            Answer::Peer(_, port) => self.out_of_port(host, flight, port),
+            Answer::Nobody => self
+                .unanswered(host, flight, bridge, hop, true)
+                .unwrap_or(Next::End(End::Left(host.clone(), bridge.ifindex))),
+            Answer::NotKnown => self
+                .unanswered(host, flight, bridge, hop, false)
+                .unwrap_or(Next::End(End::Left(host.clone(), bridge.ifindex))),
+        }
+    }
+
+    pub(crate) fn out_of_port(&mut self, host: &Arc<Host>, flight: &Flight, port: u32) -> Next {
+        if let Some(next) = host.link(port).cloned().and_then(|link| self.blocked(host, flight, &link)) {
+            return next;
+        }
+        self.at_device(host, port, Direction::Out, flight);
+        let link = host.link(port).cloned();
+        match link.and_then(|link| self.world.peer(host, &link)) {
+            Some((other, device)) => Next::Receive(other, device),
+            None => Next::End(End::Left(host.clone(), port)),
+        }
+    }
+
+    /// The port of a bridge behind which an address is (as [`Answer::Peer`]: the host and the port).
+    pub(crate) fn port(&mut self, host: &Arc<Host>, bridge: &Link, address: IpAddr) -> Answer {
+        let ports: Vec<Link> =
+            host.evidence.links.iter().filter(|l| l.master == Some(bridge.ifindex)).cloned().collect();
+        let mut all_known = true;
+        for port in &ports {
+            match self.world.peer_addresses(host, port) {
+                Some(there) if there.contains(&address) => return Answer::Peer(host.clone(), port.ifindex),
+                // One without addresses of its own leads on.
+                Some(there) => all_known &= there.iter().any(|a| !a.is_loopback()),
+                None => all_known = false,
+            }
+        }
+        // By what the bridge has learned, for ports that lead elsewhere.
+        let mac = host
+            .evidence
+            .neighbours
+            .iter()
+            .find(|n| n.address == address && n.ifindex == bridge.ifindex && !n.mac.is_empty())
+            .map(|n| n.mac.clone());
+        let learned = mac.and_then(|mac| {
+            host.evidence.fdb.iter().find(|e| e.mac == mac && e.master == Some(bridge.ifindex) && !e.own)
+        });
+        match learned.filter(|_| !all_known) {
+            Some(entry) => Answer::Peer(host.clone(), entry.ifindex),
+            None if all_known => Answer::Nobody,
+            None => Answer::NotKnown,
+        }
+    }
+
+    /// The next hop's address is on a bridge, and the device is not in it.
+    pub(crate) fn no_port(&mut self, host: &Arc<Host>, flight: &Flight, link: &Link) -> Option<Next> {
+        let hop = flight.next_hop?;
+        let bridge = host.owner(hop).filter(|i| *i != link.ifindex).and_then(|i| host.link(i))?;
+        if !link.is_kind("veth")
+            || !bridge.is_kind("bridge")
+            || link.master.is_some()
+            || host.uplinks.contains(&link.ifindex)
+        {
+            return None;
+        }
+        // Addresses of its own: a routed veth.
+        if host
+            .evidence
+            .addresses
+            .iter()
+            .any(|a| a.ifindex == link.ifindex && a.address.is_ipv4() == hop.is_ipv4() && a.scope == 0)
+        {
+            return None;
+        }
+        let (device, bridge) = (host.device(link.ifindex), host.device(bridge.ifindex));
+        let finding = Finding::new(
+            &c::PORT_NOT_IN_BRIDGE,
+            Likely,
+            format!("{device} is not in {bridge}, which has the pod's gateway address {hop}: frames for it end at {device}"),
+        )
+        .checked(format!("{device} is in no bridge"), host.command(format!("ip -d link show {device}")))
+        .checked(format!("{hop} is on {bridge}"), host.command(format!("ip addr show {bridge}")))
+        .fix(host.command(format!("ip link set {device} master {bridge}")))
+        .at(Self::place(host, link.ifindex));
+        let stage = self.stage(host, Stage::Marking, flight);
+        Some(self.stop(host, stage, finding))
+    }
+
+    pub(crate) fn at_bridge(
+        &mut self,
+        host: &Arc<Host>,
+        flight: &mut Flight,
+        port: &Link,
+        bridge: &Link,
+    ) -> Next {
+        if let Some(next) = self.blocked(host, flight, port) {
+            return next;
+        }
+        let key =
+            if flight.packet.src.is_ipv6() { "bridge-nf-call-ip6tables" } else { "bridge-nf-call-iptables" };
+        let filtered = host.sysctl(&format!("net/bridge/{key}")) == Some(1);
+        let up = flight.next_hop.is_none_or(|hop| host.owns(hop));
+        self.bridging = !up;
+        if !filtered {
+            if up {
+                self.at_device(host, bridge.ifindex, Direction::In, flight);
+                return self.ingress(host, flight, bridge.ifindex);
+            }
+            return self.by_bridge(host, flight, bridge);
+        }
+        let name = port.name.clone();
+        let before = flight.packet.dst;
+        let at = AtHook { ports: Some((&name, "")), ..AtHook::new(Hook::Prerouting, bridge.ifindex, 0) };
+        if let Err(next) = self.hook(host, at, flight) {
+            return next;
+        }
+        if up {
+            self.at_device(host, bridge.ifindex, Direction::In, flight);
+            return self.routed(host, flight, bridge.ifindex);
+        }
+        if flight.packet.dst != before {
+            // Translated: the bridge asks routing, and keeps it where that leads to the bridge itself.
+            let way = match self.route(host, flight, bridge.ifindex) {
+                Ok(way) => way,
+                Err(next) => return next,
+            };
+            if way.output != bridge.ifindex || way.local {
+                return self.onward(host, flight, bridge.ifindex, way);
+            }
+        }
+        let hop = flight.next_hop.unwrap_or(flight.packet.dst);
+        let (answer, out) = match self.port(host, bridge, hop) {
+            Answer::Peer(_, out) => (None, host.link(out).map(|l| l.name.clone()).unwrap_or_default()),
+            other => (Some(other), String::new()),
+        };
+        for hook in [Hook::Forward, Hook::Postrouting] {
+            let input = if hook == Hook::Forward { bridge.ifindex } else { 0 };
+            let at = AtHook { ports: Some((&name, &out)), ..AtHook::new(hook, input, bridge.ifindex) };
+            if let Err(next) = self.hook(host, at, flight) {
+                return next;
+            }
+        }
+        match (answer, host.evidence.link(&out).map(|l| l.ifindex)) {
+            (None, Some(out)) => self.out_of_port(host, flight, out),
+            (Some(Answer::Nobody), _) => self
+                .unanswered(host, flight, bridge, hop, true)
+                .unwrap_or(Next::End(End::Left(host.clone(), bridge.ifindex))),
+            _ => Next::End(End::Left(host.clone(), bridge.ifindex)),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a gateway makes of the packet: whose address it leaves with, and whether that address is answered for.
+
+use super::egress_sets::{nearest, policys_address, why};
+use super::judge::{ETH_P_ALL, Judge, SNAT_CHAIN, hook_place, tables};
+use super::steps::Stage;
+use super::walker::{Found, Walker};
+use crate::explain::Certainty::{Certain, Likely};
+use crate::explain::Finding;
+use crate::explain::catalogue as c;
+use crate::explain::policies;
+use crate::node::Hook;
+
+impl Judge<'_> {
+    pub(crate) fn left_without_snat(&self) -> Option<Found> {
+        let (host, device) = self.bare_exit()?;
+        let entry = self.run.flight.entries.get(&host.id)?;
+        if !self.came_by_tunnel(host) || entry.before.src != entry.after.src {
+            return None;
+        }
+        let source = entry.after.src.0;
+        let name = host.name();
+        let near = nearest(&host.evidence, Hook::Postrouting, "nat", &self.run.flight.packet, SNAT_CHAIN);
+        let finding = Finding::new(
+            &c::LEFT_WITHOUT_SNAT,
+            Certain,
+            format!("{name} sends the packet out with the pod's own address {source}: no rule gives it the egress IP"),
+        )
+        .checked(
+            "it comes by the egress tunnel, and nat POSTROUTING leaves its source as it is",
+            host.command(format!("{} -t nat -S {SNAT_CHAIN}", tables(source))),
+        );
+        let finding = match near {
+            Some(near) => finding.fact(why(&near)),
+            None => finding,
+        };
+        let (from, to) = (self.start.src.0, self.start.dst.0);
+        let said = self.objects.and_then(|objects| policies::no_address(objects, from, to, &name));
+        let finding = match said {
+            Some((fact, show, fix)) => finding.checked(fact, show).fix(fix),
+            None => finding.fix("see whether the EgressPolicy has an egress IP (status.eip); restart the egressgateway agent on the gateway"),
+        };
+        let finding = finding.at(Walker::place(host, device));
+        Some(Found { stage: Stage::OtherNode, finding })
+    }
+
+    /// SNAT gives another address than the policy's rule.
+    pub(crate) fn other_source(&self) -> Option<Found> {
+        let (host, _) = self.bare_exit()?;
+        let entry = self.run.flight.entries.get(&host.id)?;
+        let (before, after) = (entry.before.src.0, entry.after.src.0);
+        if before == after {
+            return None;
+        }
+        let destination = entry.after.dst.0;
+        let (wanted, set) = policys_address(&host.evidence, before, destination)?;
+        if wanted.contains(after) {
+            return None;
+        }
+        // On the pod's own node the rule is only for the gateway that this node is.
+        let name = host.name();
+        let by = self
+            .steps()
+            .filter(|(h, _)| h.id == host.id)
+            .find_map(|(_, s)| s.nat.iter().find(|n| n.kind == "SNAT"));
+        let by = by.map(|nat| format!("{} acts first", nat.rule)).unwrap_or_default();
+        let tables = tables(before);
+        let finding = Finding::new(
+            &c::SNAT_TO_ANOTHER_ADDRESS,
+            Certain,
+            format!("{name} translates the source to {after}, the policy's egress IP is {wanted}: another rule comes first"),
+        )
+        .checked(format!("{SNAT_CHAIN} would give {wanted} ({set} matches)"), host.command(format!("{tables} -t nat -S {SNAT_CHAIN}")))
+        .checked(by, host.command(format!("{tables} -t nat -vnL POSTROUTING --line-numbers")))
+        .fix(format!("let the jump to {SNAT_CHAIN} be the first rule of nat POSTROUTING (restart the egressgateway agent), or remove the rule before it"))
+        .at(hook_place(host, "POSTROUTING"));
+        let stage = if self.came_by_tunnel(host) { Stage::OtherNode } else { Stage::Passing };
+        Some(Found { stage, finding })
+    }
+
+    /// The egress IP is on no device, and no program answers ARP for it.
+    pub(crate) fn not_announced(&self) -> Option<Found> {
+        const ARP: u16 = 0x0806;
+        let (host, device) = self.bare_exit()?;
+        let entry = self.run.flight.entries.get(&host.id)?;
+        let address = entry.after.src.0;
+        let (wanted, _) = policys_address(&host.evidence, entry.before.src.0, entry.after.dst.0)?;
+        let link = host.link(device)?;
+        let on_link = host.evidence.addresses.iter().any(|a| {
+            a.ifindex == device
+                && crate::node::IpPrefix::new(a.address, a.prefix_len)
+                    .is_some_and(|net| net.contains(address))
+        });
+        let proxied = ["all", link.name.as_str()]
+            .iter()
+            .any(|name| host.sysctl(&format!("net/ipv4/conf/{name}/proxy_arp")) == Some(1));
+        let listens = host
+            .evidence
+            .packet_sockets
+            .as_ref()?
+            .iter()
+            .any(|(proto, at)| matches!(*proto, ARP | ETH_P_ALL) && (*at == device || *at == 0));
+        if !wanted.contains(address)
+            || address.is_ipv6()
+            || host.owns(address)
+            || !on_link
+            || proxied
+            || listens
+        {
+            return None;
+        }
+        let (name, shown) = (host.name(), host.device(device));
+        let finding = Finding::new(
+            &c::NO_ANSWER,
+            Likely,
+            format!("nobody answers ARP for the egress IP {address} on {shown} of {name}: replies to it do not find their way"),
+        )
+        .checked(format!("{address} is on no device of {name}"), host.command(format!("ip addr show to {address}")))
+        .checked(format!("no program listens to ARP on {shown}"), host.command("cat /proc/net/packet"))
+        .fix(format!("start (or restart) the egressgateway agent on {name}; from that network: arping {address}"))
+        .at(Walker::place(host, device));
+        let stage = if self.came_by_tunnel(host) { Stage::OtherNode } else { Stage::Arriving };
+        Some(Found { stage, finding })
+    }
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is wrong with a way that leads somewhere: EgressGateway's policies against it, services that were left alone,
+//! sidecars that are passed by, pod addresses that nobody knows the way back to.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::egress_sets::{chain_rules, nearest, why};
+use super::packet_state::Tuple;
+use super::run::Run;
+use super::steps::{Direction, Place, Stage, Step};
+use super::walker::{End, Found, Walker};
+use super::world::Host;
+use crate::cluster::egress::Objects;
+use crate::explain::Certainty::{Certain, Likely, Possible};
+use crate::explain::Finding;
+use crate::explain::catalogue as c;
+use crate::explain::egress::{is_egress_tunnel, is_node_mark};
+use crate::explain::policies::{self, Bare, Said};
+use crate::firewall::PacketView;
+use crate::node::{Hook, Role};
+
+pub(crate) const REQUEST_CHAIN: &str = "EGRESSGATEWAY-MARK-REQUEST";
+
+pub(crate) const SNAT_CHAIN: &str = "EGRESSGATEWAY-SNAT-EIP";
+
+pub(crate) const SERVICES: &str = "KUBE-SERVICES";
+
+pub(crate) const ETH_P_ALL: u16 = 0x0003;
+
+pub(crate) const PROXY_PORTS: [u16; 3] = [15001, 15003, 15006];
+
+/// A way with what is needed to judge it.
+pub(crate) struct Judge<'r> {
+    pub(crate) run: &'r Run,
+    pub(crate) hosts: &'r [Arc<Host>],
+    pub(crate) start: Tuple,
+    /// The packet as the first node gets it.
+    pub(crate) packet: &'r PacketView,
+    /// EgressGateway's objects.
+    pub(crate) objects: Option<&'r Objects>,
+}
+
+impl Judge<'_> {
+    pub(crate) fn all(&self) -> Vec<Found> {
+        let masqueraded = self.masqueraded();
+        // A gateway that does not know the source does not translate it: no fault of its own.
+        let source = if masqueraded.is_none() {
+            self.left_without_snat().or_else(|| self.other_source()).or_else(|| self.not_announced())
+        } else {
+            None
+        };
+        let mut out = vec![
+            masqueraded,
+            self.wrong_gateway(),
+            self.mark_after_routing(),
+            source,
+            self.sidecar_bypassed(),
+            self.not_masqueraded(),
+        ];
+        // What left as it should not have: the first of these explains it.
+        out.push(self.not_selected().or_else(|| self.not_translated()).or_else(|| self.pod_address()));
+        let mut out: Vec<Found> = out.into_iter().flatten().collect();
+        if let Some(host) = self.hosts.iter().find(|h| !h.evidence.unreadable.is_empty()) {
+            // Rules that were not read may do what none of the others does.
+            for found in &mut out {
+                let finding = found
+                    .finding
+                    .clone()
+                    .fact(format!("not all of {} could be read: see below", host.name()));
+                found.finding = Finding { certainty: Possible, ..finding };
+            }
+        }
+        out
+    }
+
+    pub(crate) fn host(&self, step: usize) -> Option<&Arc<Host>> {
+        let id = self.run.hosts.get(step)?;
+        self.hosts.iter().find(|h| h.id == *id)
+    }
+
+    pub(crate) fn steps(&self) -> impl Iterator<Item = (&Arc<Host>, &Step)> {
+        self.run.steps.iter().enumerate().filter_map(|(i, step)| Some((self.host(i)?, step)))
+    }
+
+    /// Left a node by an uplink, in no tunnel.
+    pub(crate) fn bare_exit(&self) -> Option<(&Arc<Host>, u32)> {
+        let End::Left(host, device) = &self.run.end else { return None };
+        (host.role == Role::Node && self.run.flight.inside.is_none() && host.uplinks.contains(device))
+            .then_some((host, *device))
+    }
+
+    pub(crate) fn masqueraded(&self) -> Option<Found> {
+        // With a mark that was not reset EgressGateway's ACCEPT there cannot match.
+        if self.run.found.iter().any(|f| f.finding.id == c::TUNNEL_INTO_ITSELF.id) {
+            return None;
+        }
+        let (host, step, device) = self.steps().find_map(|(host, step)| {
+            let Place::Hook { hook: "POSTROUTING", output, .. } = &step.place else { return None };
+            let link = host.evidence.link(output)?;
+            let snat = step.nat.iter().any(|nat| nat.kind == "SNAT");
+            (snat && step.encap.is_none() && is_egress_tunnel(link)).then_some((
+                host,
+                step,
+                link.name.clone(),
+            ))
+        })?;
+        let nat = step.nat.iter().find(|nat| nat.kind == "SNAT")?;
+        let (tables, name) = (tables(self.start.src.0), host.name());
+        let finding = Finding::new(
+            &c::MASQUERADED_BEFORE_TUNNEL,
+            Certain,
+            format!("{name} translates the source {} to {} before the tunnel: the gateway does not know it as the pod's", nat.from, nat.to),
+        )
+        .checked(
+            format!("{} acts on the way into {device}", nat.rule),
+            host.command(format!("{tables} -t nat -S POSTROUTING")),
+        )
+        .fact("EgressGateway expects EGRESSGATEWAY-SNAT-EIP and the ACCEPT of mark 0x26000000 before every other rule there")
+        .fix("put the CNI's rules after EgressGateway's (Calico: FelixConfiguration chainInsertMode: Append); restart the egressgateway agent if its ACCEPT is gone")
+        .at(hook_place(host, "POSTROUTING"));
+        Some(Found { stage: Stage::Passing, finding })
+    }
+
+    /// It came into this node by EgressGateway's tunnel.
+    pub(crate) fn came_by_tunnel(&self, host: &Host) -> bool {
+        self.steps().any(|(other, step)| match &step.place {
+            Place::Device { device, direction: Direction::In }
+                if other.id == host.id && step.encap.is_none() =>
+            {
+                other.evidence.link(device).is_some_and(is_egress_tunnel)
+            }
+            _ => false,
+        })
+    }
+
+    /// Not taken into the tunnel, though a policy's sets name one of its ends.
+    pub(crate) fn not_selected(&self) -> Option<Found> {
+        let (host, device) = self.bare_exit()?;
+        if Some(host.id) != self.run.first_node || self.is_translated(host) || self.is_marked(host) {
+            return None;
+        }
+        // The mark is put on what pods of this node send.
+        if matches!(self.run.steps.first()?.place, Place::Device { .. }) {
+            return None;
+        }
+        let evidence = &host.evidence;
+        let (source, destination) = (self.start.src.0, self.start.dst.0);
+        let family = if source.is_ipv6() { "v6" } else { "v4" };
+        let prefix = format!("egress-src-{family}-");
+        let left_as = self.run.flight.packet.src;
+        let name = host.name();
+        let tables = tables(source);
+        let at = Walker::place(host, device);
+        if let Some(objects) = self.objects {
+            let bare = Bare {
+                node: evidence,
+                name: &name,
+                source,
+                destination,
+                left_as,
+                left: "the packet would leave",
+            };
+            match policies::say(objects, &bare, &|command| host.command(command)) {
+                Some(Said::Cause(finding)) => {
+                    return Some(Found { stage: Stage::Marking, finding: finding.at(at) });
+                }
+                Some(Said::Fine) => return None,
+                Some(Said::Rules) | None => {}
+            }
+        }
+        let policy = |set: &str, unknown: &str| {
+            policies::policy_of_set(self.objects, set).unwrap_or_else(|| unknown.to_owned())
+        };
+        let rules = chain_rules(evidence, "mangle", REQUEST_CHAIN);
+        let list = |set: &str| host.command(format!("ipset list {set}"));
+        for set in evidence.sets.keys().filter(|set| set.starts_with(&prefix)) {
+            let other = format!("egress-dst-{family}-{}", &set[prefix.len()..]);
+            let (from, to) = (evidence.set_has(set, source), evidence.set_has(&other, destination));
+            let empty = evidence.sets.get(&other).is_some_and(|s| s.members.is_empty());
+            let used = rules.iter().any(|r| r.names_set(set));
+            // The gateway of a policy needs no mark for pods of its own.
+            if from && to && chain_rules(evidence, "nat", SNAT_CHAIN).iter().any(|r| r.names_set(set)) {
+                continue;
+            }
+            let finding = if from && to {
+                let finding = Finding::new(
+                    &c::EGRESS_NOT_HANDLED,
+                    Certain,
+                    format!("{} selects {source} and {destination}, but {name} does not mark them: the packet would leave as {left_as}", policy(set, "a policy of EgressGateway")),
+                )
+                .checked(format!("{set} and {other} contain them"), list(set));
+                let list_chain = host.command(format!("{tables} -t mangle -S {REQUEST_CHAIN}"));
+                if used {
+                    let near = nearest(evidence, Hook::Prerouting, "mangle", self.packet, REQUEST_CHAIN);
+                    let why = near.map_or_else(
+                        || format!("the rule for it in mangle {REQUEST_CHAIN} is not reached"),
+                        |n| why(&n),
+                    );
+                    finding
+                        .checked(why, host.command(format!("{tables} -t mangle -vnL PREROUTING --line-numbers")))
+                        .fix("let EgressGateway's rules come first in mangle PREROUTING (Calico: FelixConfiguration chainInsertMode: Append); restart its agent")
+                } else {
+                    finding
+                        .checked(format!("no rule of mangle {REQUEST_CHAIN} uses these sets"), list_chain)
+                        .fix(format!("start (or restart) the egressgateway agent on {name}; read its log"))
+                }
+            } else if used && to && !from {
+                Finding::new(
+                    &c::EGRESS_POD_NOT_SELECTED,
+                    Possible,
+                    format!("{destination} is a destination of {}, but {source} is not in its set of pods: the packet would leave as {left_as}", policy(set, "an EgressPolicy")),
+                )
+                .checked(format!("{set} does not contain {source}"), list(set))
+                .checked(format!("{other} contains {destination}"), list(&other))
+                .fix("if the policy should select this pod: correct its spec.appliedTo.podSelector, or see why the agent is behind (EgressEndpointSlice)")
+            } else if used && from && empty {
+                Finding::new(
+                    &c::EGRESS_DESTINATION_NOT_SELECTED,
+                    Likely,
+                    format!("{} selects {source}, but its set of destinations is empty: {destination} would be left alone", policy(set, "an EgressPolicy")),
+                )
+                .checked(format!("{other} is empty"), list(&other))
+                .fix(format!("add {destination} to the policy's spec.destSubnet"))
+            } else {
+                continue;
+            };
+            return Some(Found { stage: Stage::Marking, finding: finding.at(at) });
+        }
+        None
+    }
+
+    /// Marked for another node than the one by which the policy's traffic leaves.
+    fn wrong_gateway(&self) -> Option<Found> {
+        let (host, mark) = self.steps().find_map(|(host, step)| {
+            let mark = step.marks.iter().filter_map(|m| m.to).rev().find(|m| is_node_mark(*m))?;
+            (Some(host.id) == self.run.first_node && step.encap.is_none()).then_some((host, mark))
+        })?;
+        let (source, destination) = (self.start.src.0, self.start.dst.0);
+        let finding = policies::wrong_gateway(self.objects?, source, destination, mark, &host.name())?;
+        Some(Found { stage: Stage::Marking, finding: finding.at(hook_place(host, "PREROUTING")) })
+    }
+
+    pub(crate) fn is_translated(&self, host: &Host) -> bool {
+        self.run.flight.entries.get(&host.id).is_some_and(|e| e.before.dst != e.after.dst)
+    }
+
+    pub(crate) fn is_marked(&self, host: &Host) -> bool {
+        let ours = |mark: Option<u32>| {
+            mark.is_some_and(|m| is_node_mark(m) || m == crate::explain::egress::MARK_DONE)
+        };
+        self.steps()
+            .any(|(h, step)| h.id == host.id && (ours(step.mark) || step.marks.iter().any(|m| ours(m.to))))
+    }
+}
+
+pub(crate) fn tables(address: IpAddr) -> &'static str {
+    if address.is_ipv6() { "ip6tables" } else { "iptables" }
+}
+
+pub(crate) fn hook_place(host: &Host, hook: &str) -> crate::explain::Place {
+    crate::explain::Place { hook: Some(hook.to_owned()), ..Walker::place(host, 0) }
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The model of a node: the walk of one packet over a snapshot of it, out and back, and what is wrong with that way.
+//! Pure: the snapshot is asked through [`World`].
+
+mod bridge;
+mod chance;
+mod egress_sets;
+mod follow_up;
+mod gateway;
+mod input;
+mod judge;
+mod link;
+mod listeners;
+mod nat;
+mod neighbours;
+mod packet_state;
+mod route_checks;
+mod routes;
+mod rules;
+mod run;
+mod snapshot;
+mod start;
+mod steps;
+mod tunnel;
+mod unexpected_exit;
+mod walker;
+mod world;
+
+pub(crate) use egress_sets::policys_address;
+pub(crate) use listeners::listeners;
+pub(crate) use packet_state::{Flight, Mode};
+pub use run::Question;
+pub(crate) use run::{Prediction, Run, Start, Way, first_tuple, first_view, predict, predict_from, shown};
+pub use snapshot::Snapshot;
+pub use steps::{Direction, Encap, Ending, MarkChange, MarkOf, Place, Stage, Step, Translation};
+pub(crate) use walker::{End, Found};
+pub use world::{Host, World};

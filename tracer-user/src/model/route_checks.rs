@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Routes that lead somewhere, but not where they should.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::packet_state::Flight;
+use super::routes::Way;
+use super::steps::Stage;
+use super::walker::{Next, Walker};
+use super::world::Host;
+use crate::explain::Certainty::{Certain, Likely};
+use crate::explain::Finding;
+use crate::explain::catalogue as c;
+use crate::explain::egress::is_egress_tunnel;
+use crate::fib::Question;
+use crate::node::Role;
+use crate::node::rtnl::Route;
+use crate::text::table_name;
+
+pub(super) fn ip_command(address: IpAddr) -> &'static str {
+    if address.is_ipv6() { "ip -6" } else { "ip" }
+}
+
+/// As `ip route` words it.
+pub(super) fn words(host: &Host, route: &Route) -> String {
+    let hop = route.next_hops.first().copied().unwrap_or_default();
+    let to = if route.destination.is_empty() { "default".to_owned() } else { route.destination.to_string() };
+    let via = hop.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
+    let metric = if route.priority == 0 { String::new() } else { format!(" metric {}", route.priority) };
+    let table = if route.table == u32::from(libc::RT_TABLE_MAIN) {
+        String::new()
+    } else {
+        format!(" table {}", route.table)
+    };
+    format!("{to}{via} dev {}{metric}{table}", host.device(hop.ifindex))
+}
+
+impl Walker<'_> {
+    /// An egress mark's rule and table, and where they lead. True: wrong, and told.
+    pub(crate) fn wrong_table(
+        &mut self,
+        host: &Arc<Host>,
+        stage: Stage,
+        mark: u32,
+        way: &Way,
+        ip: &str,
+    ) -> bool {
+        let name = host.name();
+        let out = host.device(way.output);
+        let ipv6 = ip.ends_with('6');
+        let own = |r: &&crate::node::rtnl::Rule| {
+            r.ipv6 == ipv6 && r.mask == u32::MAX && r.mark == mark && !r.inverted && r.table == way.table
+        };
+        let rule = host.evidence.rules.iter().find(own).filter(|rule| rule.table != mark);
+        let finding = if let Some(rule) = rule {
+            let (priority, table) = (rule.priority, rule.table);
+            Finding::new(
+                &c::FWMARK_TABLE_WRONG,
+                Certain,
+                format!("ip rule {priority} of {name} leads mark {mark:#x} to table {table}, not to table {mark}: the packet goes out of {out}"),
+            )
+            .checked(
+                format!("table {table} answers for mark {mark:#x}"),
+                host.command(format!("{ip} rule show fwmark {mark:#x}")),
+            )
+            .fix(format!(
+                "{}; {}",
+                host.command(format!("{ip} rule del priority {priority} fwmark {mark:#x}")),
+                host.command(format!("{ip} rule add priority 99 fwmark {mark:#x} lookup {mark}"))
+            ))
+        } else if way.table == mark && host.link(way.output).is_some_and(|link| !is_egress_tunnel(link)) {
+            Finding::new(
+                &c::FWMARK_TABLE_WRONG,
+                Certain,
+                format!(
+                    "the routing table of mark {mark:#x} on {name} leads out of {out}, not into {}",
+                    crate::explain::egress::DEVICE
+                ),
+            )
+            .checked(
+                format!("table {mark} answers with {out}"),
+                host.command(format!("{ip} route show table {mark}")),
+            )
+            .fix(format!("restart the egressgateway agent on {name}: it writes the route again"))
+        } else {
+            return false;
+        };
+        self.wrong(stage, finding.at(Self::place(host, way.output)));
+        true
+    }
+
+    /// Routes into the loopback, and out of the node what another route would lead to a pod.
+    pub(crate) fn judge_way(
+        &mut self,
+        host: &Arc<Host>,
+        flight: &Flight,
+        asked: &Question,
+        way: Way,
+    ) -> Result<(), Next> {
+        let (to, name) = (asked.destination, host.name());
+        if way.local || flight.inside.is_some() {
+            return Ok(());
+        }
+        let stage = self.stage(host, Stage::Routing, flight);
+        let ip = ip_command(to);
+        if host.link(way.output).is_some_and(crate::node::rtnl::Link::is_loopback) {
+            let finding = Finding::new(
+                &c::WRONG_ROUTE,
+                Certain,
+                format!(
+                    "{name} routes {to} into itself by {} (table {}), though it does not have that address",
+                    host.device(way.output),
+                    table_name(way.table)
+                ),
+            )
+            .checked("the kernel's own lookup finds it", host.command(format!("{ip} route get {to}")))
+            .fix(format!("correct that route: {}", host.command(format!("{ip} route show table all"))))
+            .at(Self::place(host, way.output));
+            return Err(self.stop(host, stage, finding));
+        }
+        if host.role != Role::Node || !host.uplinks.contains(&way.output) {
+            return Ok(());
+        }
+        if let Some(finding) = detour(host, to, &way, "packets leave the node as they are") {
+            self.wrong(stage, finding);
+        }
+        Ok(())
+    }
+
+    /// The strict filter only does its work: the way back is what is wrong.
+    pub(crate) fn way_back(
+        &self,
+        host: &Host,
+        input: u32,
+        source: IpAddr,
+        back: Option<Way>,
+    ) -> Option<Finding> {
+        let (name, device) = (host.name(), host.device(input));
+        if let Some(own) = host.owner(source) {
+            let own = host.device(own);
+            return Some(
+                Finding::new(
+                    &c::DUPLICATE_ADDRESS,
+                    Certain,
+                    format!("two hosts have {source}: {name} on {own}, and the sender of this packet; {name} refuses packets from an address that is its own"),
+                )
+                .checked(format!("{source} is on {own} of {name}"), host.command(format!("ip addr show to {source}")))
+                .fix(host.command(format!("ip addr del {source} dev {own}")) + ", if that one is wrong")
+                .at(Self::place(host, input)),
+            );
+        }
+        let refusing = host
+            .evidence
+            .routes
+            .iter()
+            .filter(|r| r.destination.contains(source))
+            .max_by_key(|r| r.destination.len());
+        if back.is_none()
+            && let Some(route) = refusing.filter(|r| matches!(r.kind, 6..=8))
+        {
+            let (kind, word) = match route.kind {
+                6 => (&c::ROUTE_BLACKHOLE, "blackhole"),
+                8 => (&c::ROUTE_PROHIBIT, "prohibit"),
+                _ => (&c::ROUTE_UNREACHABLE, "unreachable"),
+            };
+            let ip = ip_command(source);
+            return Some(
+                Finding::new(
+                    kind,
+                    Certain,
+                    format!("{name} has a route of type {word} for {source}: it refuses packets from there"),
+                )
+                .checked(
+                    format!("{device} has a reverse path filter, and the way back ends with that route"),
+                    host.command(format!("{ip} route show table {} type {word}", route.table)),
+                )
+                .fix(
+                    host.command(format!(
+                        "{ip} route del {word} {} table {}",
+                        route.destination, route.table
+                    )),
+                )
+                .at(Self::place(host, input)),
+            );
+        }
+        let meant = |hop: u32| hop == input;
+        detour_by(
+            host,
+            source,
+            &back?,
+            &meant,
+            &format!(
+                "{device} refuses packets from there (strict reverse path filter), and answers would go astray"
+            ),
+        )
+    }
+}
+
+fn detour(host: &Host, to: IpAddr, used: &Way, wrong: &str) -> Option<Finding> {
+    let inside = |ifindex: u32| {
+        host.link(ifindex).is_some_and(|l| l.vxlan.is_some() || l.is_kind("bridge"))
+            && !host.uplinks.contains(&ifindex)
+    };
+    detour_by(host, to, used, &inside, wrong)
+}
+
+/// Another route fits as well, by a device that is meant; or a bridge has the network, and no route to it.
+fn detour_by(
+    host: &Host,
+    to: IpAddr,
+    used: &Way,
+    meant: &dyn Fn(u32) -> bool,
+    wrong: &str,
+) -> Option<Finding> {
+    let fits =
+        |r: &&Route| r.kind == libc::RTN_UNICAST && r.destination.contains(to) && !r.destination.is_empty();
+    let other = host
+        .evidence
+        .routes
+        .iter()
+        .filter(fits)
+        .filter(|r| r.next_hops.iter().any(|hop| meant(hop.ifindex)))
+        .max_by_key(|r| r.destination.len());
+    let (name, ip) = (host.name(), ip_command(to));
+    let out = host.device(used.output);
+    let via = if used.gateway { format!(" via {}", used.next_hop) } else { String::new() };
+    let taken = host.evidence.routes.iter().filter(|r| {
+        r.table == used.table
+            && r.destination.contains(to)
+            && r.next_hops.iter().any(|hop| hop.ifindex == used.output)
+    });
+    let taken = taken.max_by_key(|r| (r.destination.len(), std::cmp::Reverse(r.priority)))?;
+    if let Some(other) = other {
+        return Some(
+            Finding::new(
+                &c::WRONG_ROUTE,
+                Likely,
+                format!(
+                    "{name} routes {to} by {}, not by {}: {wrong}",
+                    words(host, taken),
+                    words(host, other)
+                ),
+            )
+            .checked(
+                format!("both routes fit {to}"),
+                host.command(format!("{ip} route show table all match {to}")),
+            )
+            .fix(host.command(format!("{ip} route del {}", words(host, taken))))
+            .at(Walker::place(host, used.output)),
+        );
+    }
+    let network = host.evidence.addresses.iter().find_map(|a| {
+        let network = crate::node::IpPrefix::new(a.address, a.prefix_len)?;
+        let bridge = host.link(a.ifindex).is_some_and(|l| l.is_kind("bridge"));
+        (bridge && meant(a.ifindex) && network.contains(to) && !network.is_empty())
+            .then_some((network, a.ifindex))
+    });
+    let (network, bridge) = network?;
+    let bridge = host.device(bridge);
+    Some(
+        Finding::new(
+            &c::WRONG_ROUTE,
+            Certain,
+            format!("{to} is of the network {network} of {bridge} on {name}, but {name} routes it{via} out of {out}"),
+        )
+        .checked("the kernel's own lookup finds it", host.command(format!("{ip} route get {to}")))
+        .checked(format!("{bridge} has an address of {network}"), host.command(format!("ip addr show dev {bridge}")))
+        .fix(host.command(format!("{ip} route replace {network} dev {bridge}")) + &format!(", and delete what leads {to} to {out}"))
+        .at(Walker::place(host, used.output)),
+    )
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A namespace's answers to its firewall rules.
+
+use std::net::IpAddr;
+
+use super::model::NetnsEvidence;
+use crate::fib::{Fib, Question, ReversePath, Sources};
+use crate::firewall::{IpSet, NodeFacts, PacketView, Table};
+
+impl NetnsEvidence {
+    /// Routing of this namespace, to be asked as the kernel is. Sorts all routes once: keep it for further questions.
+    pub fn fib(&self) -> Fib<'_> {
+        Fib::new(self.routing())
+    }
+
+    /// The same for questions about these addresses only, sources and destinations: quick to make.
+    pub fn fib_about(&self, addresses: &[IpAddr]) -> Fib<'_> {
+        Fib::about(self.routing(), addresses)
+    }
+
+    fn routing(&self) -> Sources<'_> {
+        Sources {
+            rules: &self.rules,
+            routes: &self.routes,
+            exceptions: &self.exceptions,
+            nexthops: &self.nexthops,
+            links: &self.links,
+            addresses: &self.addresses,
+            neighbours: &self.neighbours,
+            sysctls: &self.sysctls,
+        }
+    }
+}
+
+impl NodeFacts for NetnsEvidence {
+    fn rulesets(&self) -> &[Table] {
+        &self.rulesets
+    }
+
+    fn set(&self, name: &str) -> Option<&IpSet> {
+        self.sets.get(name)
+    }
+
+    fn ifindex(&self, device: &str) -> Option<u32> {
+        self.link(device).map(|link| link.ifindex)
+    }
+
+    fn address_type(&self, address: IpAddr, device: Option<u32>) -> Option<&'static str> {
+        if self.routes.is_empty() {
+            return None;
+        }
+        Some(match self.fib_about(&[address]).address_type(address, device)? {
+            libc::RTN_LOCAL => "LOCAL",
+            libc::RTN_BROADCAST => "BROADCAST",
+            libc::RTN_ANYCAST => "ANYCAST",
+            libc::RTN_MULTICAST => "MULTICAST",
+            libc::RTN_UNREACHABLE => "UNREACHABLE",
+            _ => "UNICAST",
+        })
+    }
+
+    fn reverse_path(&self, packet: &PacketView, how: ReversePath) -> Option<bool> {
+        let input = self.ifindex(packet.input.as_deref()?)?;
+        if self.routes.is_empty() {
+            return None;
+        }
+        let question = Question {
+            mark: packet.mark,
+            tos: None,
+            protocol: Some(packet.proto),
+            source_port: packet.src_port,
+            destination_port: packet.dst_port,
+            ..Question::to(packet.dst).from(packet.src)
+        };
+        self.fib_about(&[packet.src, packet.dst]).reverse_path(&question, input, how)
+    }
+
+    fn has_socket(&self, proto: u8, port: Option<u16>) -> bool {
+        self.sockets.iter().any(|s| s.proto == proto && port.is_none_or(|port| s.local.port() == port))
+    }
+}

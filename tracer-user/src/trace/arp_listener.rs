@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Listens to ARP requests and neighbour solicitations on the networks of the nodes with packet sockets: an address
+//! that is asked for again and again has no owner that answers.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+use crate::explain::{Answered, Asked};
+use crate::node::{Netns, NetnsId};
+
+// include/uapi/linux/if_ether.h
+const ETH_P_ARP: u16 = 0x0806;
+const ETH_P_IPV6: u16 = 0x86dd;
+/// Packets looked at in one go, and addresses that are told: a storm must not keep us.
+const MOST: usize = 4096;
+
+/// Answers that are told of one look.
+const ANSWERS: usize = 256;
+
+/// What was heard since the last time.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    pub(super) asked: Vec<Asked>,
+    pub(super) answered: Vec<Answered>,
+}
+
+/// The sockets of the watched nodes.
+#[derive(Debug, Default)]
+pub(super) struct Askers {
+    sockets: Vec<(NetnsId, OwnedFd)>,
+}
+
+impl Askers {
+    /// These are the namespaces of nodes from now on. Where there is no right to look, nothing is told.
+    pub(super) fn watch(&mut self, nodes: &[&Netns]) {
+        self.sockets.retain(|(id, _)| nodes.iter().any(|netns| netns.id() == *id));
+        for netns in nodes {
+            if self.sockets.iter().all(|(id, _)| *id != netns.id()) {
+                for protocol in [ETH_P_ARP, ETH_P_IPV6] {
+                    let socket = netns.run(|| open(protocol)).ok().and_then(Result::ok);
+                    self.sockets.extend(socket.map(|socket| (netns.id(), socket)));
+                }
+            }
+        }
+    }
+
+    /// What was asked and answered since the last time.
+    pub(super) fn take(&mut self) -> Heard {
+        let mut found: HashMap<(NetnsId, IpAddr), (IpAddr, u32)> = HashMap::new();
+        let mut answered: Vec<Answered> = Vec::new();
+        for (netns, socket) in &self.sockets {
+            let mut packet = [0u8; 128];
+            for _ in 0..MOST {
+                // SAFETY: the buffer is ours, its length is told; the call does not wait.
+                let read = unsafe {
+                    libc::recv(
+                        socket.as_raw_fd(),
+                        packet.as_mut_ptr().cast(),
+                        packet.len(),
+                        libc::MSG_DONTWAIT,
+                    )
+                };
+                let Ok(length @ 1..) = usize::try_from(read) else { break };
+                let packet = &packet[..length.min(packet.len())];
+                if let Some((address, mac)) = answer(packet) {
+                    let one = Answered { netns: *netns, address, mac };
+                    // In turns: whoever is heard again after another one.
+                    let newest = answered.iter().rfind(|a| (a.netns, a.address) == (*netns, address));
+                    if newest != Some(&one) && answered.len() < ANSWERS {
+                        answered.push(one);
+                    }
+                    continue;
+                }
+                let Some((by, target)) = question(packet) else { continue };
+                if found.len() < MOST || found.contains_key(&(*netns, target)) {
+                    found.entry((*netns, target)).or_insert((by, 0)).1 += 1;
+                }
+            }
+        }
+        let told = found.into_iter();
+        let asked = told.map(|((netns, target), (by, times))| Asked { netns, target, by, times }).collect();
+        Heard { asked, answered }
+    }
+}
+
+/// For one protocol of all devices of the namespace of the calling thread; of IPv6 neighbour solicitations and
+/// advertisements only.
+fn open(protocol: u16) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // Nothing is received before the filter is in its place.
+    // SAFETY: numbers only.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just made it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    if protocol == ETH_P_IPV6 {
+        let load = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+        let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+        let give = (libc::BPF_RET | libc::BPF_K) as u16;
+        let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+        // Next header ICMPv6, type 135 or 136.
+        let mut program = [
+            step(load, 0, 0, 6),
+            step(equal, 0, 4, 58),
+            step(load, 0, 0, 40),
+            step(equal, 1, 0, 135),
+            step(equal, 0, 1, 136),
+            step(give, 0, 0, 128),
+            step(give, 0, 0, 0),
+        ];
+        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        // SAFETY: the structure and what it points to live through the call.
+        let set = unsafe {
+            libc::setsockopt(
+                fd,
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const filter).cast(),
+                size_of::<libc::sock_fprog>() as u32,
+            )
+        };
+        if set != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: all zero is a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = protocol.to_be();
+    // SAFETY: the address is of the size that is told.
+    let bound = unsafe { libc::bind(fd, (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32) };
+    if bound == 0 { Ok(socket) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Who asks for whom. Announcements (of one's own address) and probes from nobody ask for nothing.
+fn question(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    let (by, target): (IpAddr, IpAddr) = match packet {
+        // Ethernet and IPv4, a request (RFC 826).
+        [0, 1, 8, 0, 6, 4, 0, 1, rest @ ..] if rest.len() >= 20 => {
+            let four = |at: usize| rest[at..].first_chunk::<4>().map(|b| Ipv4Addr::from(*b));
+            (four(6)?.into(), four(16)?.into())
+        }
+        [first, ..] if first >> 4 == 6 && packet.len() >= 64 && packet[6] == 58 && packet[40] == 135 => {
+            let sixteen = |at: usize| packet[at..].first_chunk::<16>().map(|b| Ipv6Addr::from(*b));
+            (sixteen(8)?.into(), sixteen(48)?.into())
+        }
+        _ => return None,
+    };
+    (by != target && !by.is_unspecified()).then_some((by, target))
+}
+
+/// Who says of itself that it has an address: an ARP reply, a neighbour advertisement that is to replace what was
+/// known (several may answer for an anycast address, without that flag).
+fn answer(packet: &[u8]) -> Option<(IpAddr, [u8; 6])> {
+    const OVERRIDE: u8 = 0x20;
+    let mac = |at: usize| packet.get(at..)?.first_chunk::<6>().copied();
+    match packet {
+        [0, 1, 8, 0, 6, 4, 0, 2, rest @ ..] if rest.len() >= 20 => {
+            let address = Ipv4Addr::from(*rest[6..].first_chunk::<4>()?);
+            (!address.is_unspecified()).then_some((address.into(), mac(8)?))
+        }
+        // With the option "target link-layer address", of the length of an Ethernet address.
+        [first, ..]
+            if first >> 4 == 6
+                && packet.len() >= 72
+                && (packet[6], packet[40]) == (58, 136)
+                && packet[44] & OVERRIDE != 0
+                && packet[64..66] == [2, 1] =>
+        {
+            Some((Ipv6Addr::from(*packet[48..].first_chunk::<16>()?).into(), mac(66)?))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn requests() {
+        let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1];
+        arp.extend([172, 16, 25, 183, 0, 0, 0, 0, 0, 0, 172, 16, 25, 189]);
+        let by: IpAddr = "172.16.25.183".parse().unwrap();
+        let target: IpAddr = "172.16.25.189".parse().unwrap();
+        assert_eq!(question(&arp), Some((by, target)));
+        // An answer.
+        arp[7] = 2;
+        assert_eq!(question(&arp), None);
+        assert_eq!(answer(&arp), Some((by, [2, 0, 0, 0, 0, 1])));
+        // An announcement.
+        arp[7] = 1;
+        arp[17] = 189;
+        assert_eq!(question(&arp), None);
+    }
+
+    #[test]
+    fn advertisements() {
+        let target: Ipv6Addr = "fd00:172::189".parse().unwrap();
+        let mut packet = vec![0x60, 0, 0, 0, 0, 32, 58, 255];
+        packet.extend([0; 32]);
+        packet.extend([136, 0, 0, 0, 0x20, 0, 0, 0]);
+        packet.extend(target.octets());
+        packet.extend([2, 1, 2, 0, 0, 0, 0, 7]);
+        assert_eq!(answer(&packet), Some((target.into(), [2, 0, 0, 0, 0, 7])));
+        // Anycast.
+        packet[44] = 0;
+        assert_eq!(answer(&packet), None);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = answer(&bytes);
+            let _ = question(&bytes);
+        }
+    }
+}

@@ -104,9 +104,14 @@ fn nothing_known(
                 "{to} does not answer what {device} hands to it: the cause is in that pod, or its MAC or way back is wrong"
             ),
             view.command(netns, format!("tcpdump -nei {device} host {}", to.addr)),
-            if ports {
+            if ports && view.journey.packet.is_tcp() {
                 format!(
                     "trace in that pod too (--pod); look at its firewall, its routes, its accept queue (ss -tln sport = :{})",
+                    to.port
+                )
+            } else if ports {
+                format!(
+                    "trace in that pod too (--pod); look at its firewall, its routes, who has the port (ss -anp sport = :{})",
                     to.port
                 )
             } else {

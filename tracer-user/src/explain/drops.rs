@@ -60,6 +60,10 @@ fn by_reason(view: &View<'_>) -> Option<Finding> {
         "NEIGH_FAILED" | "NEIGH_QUEUEFULL" | "NEIGH_DEAD" | "NEIGH_CREATEFAIL" => {
             firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour::failed(view, site)))
         }
+        // What else is in the queue when resolution fails, and a packet that came meanwhile began it anew.
+        "QUEUE_PURGE" if matches!(symbol.as_str(), "neigh_invalidate" | "neigh_timer_handler") => {
+            Some(neighbour::failed(view, site))
+        }
         "NO_TX_TARGET" | "VXLAN_NO_REMOTE" => tunnel::no_peer(view, site),
         "VXLAN_VNI_NOT_FOUND" => Some(tunnel::vni(view, site)),
         "OTHERHOST" => {

@@ -36,6 +36,8 @@ pub struct Tick<'a> {
     pub asked: &'a [Asked],
     /// Who answered.
     pub answered: &'a [Answered],
+    /// Records that were lost, and flows forgotten for lack of room, since the last time.
+    pub lost: u64,
 }
 
 /// An answer to such a question.
@@ -155,6 +157,19 @@ impl Explainer {
         self.connections.flow(journey.flow).explained
     }
 
+    /// The packet is queued at a neighbour entry that is being resolved.
+    pub fn waits_for_neighbour(
+        &self,
+        journey: &Journey,
+        topology: &Topology,
+        names: &dyn Names,
+        evidence: Option<&Evidence>,
+    ) -> bool {
+        let odds = &self.odds;
+        let view = View { journey, topology, names, evidence, routes: &[], exit: None, tunnel: None, odds };
+        neighbour::waits(&view)
+    }
+
     /// Looks at a packet under way that may wait for its next hop's link-layer address.
     pub fn held(
         &mut self,
@@ -183,6 +198,9 @@ impl Explainer {
         evidence: Option<&Evidence>,
     ) -> Vec<Told> {
         let mut told = Vec::new();
+        if now.lost > 0 {
+            self.connections.lost(now.now_ns);
+        }
         let odds = &self.odds;
         for journey in self.connections.unanswered.overdue(now.now_ns) {
             let (exit, tunnel) = {

@@ -12,7 +12,7 @@ use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::nat_detour::Translation;
 use super::source_ports::Ports;
-use super::unanswered::{self, Waiting};
+use super::unanswered::{self, ExpectedReplies, Receivers, Waiting};
 use super::{application, egress, egress_policy_match, lost, mtu, no_reply, remote_errors};
 use crate::firewall::NatKind;
 use crate::flow::{Addr, Endpoint, Ends, Hop, Place};
@@ -80,12 +80,12 @@ pub(super) struct Connections {
     flows: HashMap<u32, FlowState>,
     /// Redirected connections by port: since when, and which.
     redirects: HashMap<u16, (u64, HashSet<u32>)>,
-    /// Destinations that do not answer: since when, and how many packets of connections without answer.
-    pub(super) waiting: HashMap<Endpoint, (u64, u32)>,
-    /// Destinations that answered.
-    pub(super) alive: HashSet<Endpoint>,
+    pub(super) receivers: Receivers,
+    expected: ExpectedReplies,
     /// Packets without answer so far.
     pub(super) unanswered: Waiting,
+    /// When it was learned last that records were lost, CLOCK_MONOTONIC.
+    lost_ns: Option<u64>,
     ports: Ports,
     pub(super) askers: Askers,
     /// By how much counters rose since the start.
@@ -106,6 +106,14 @@ impl Connections {
         if let Some(icmp) = journey.packet.icmp_error {
             return self.icmp(view, icmp);
         }
+        if let Some(flow) = self.expected.answered(journey) {
+            let state = self.flow(flow);
+            state.answered = true;
+            let asked = state.asked;
+            self.receivers.answered(journey, asked, true);
+            self.unanswered.over(flow);
+            self.askers.over(flow);
+        }
         if journey.reply {
             let state = self.flow(journey.flow);
             if let Some(found) = lost::astray(view, state)
@@ -118,13 +126,8 @@ impl Connections {
             self.flow(journey.flow).answered = true;
             self.unanswered.over(journey.flow);
             self.askers.over(journey.flow);
-            self.waiting.remove(&journey.packet.ends.src);
-            if self.alive.len() >= FLOWS {
-                self.alive.clear();
-            }
-            if refused.is_none() {
-                self.alive.insert(journey.packet.ends.src);
-            }
+            let asked = self.flow(journey.flow).asked;
+            self.receivers.answered(journey, asked, refused.is_none());
             return refused.or(unheard);
         }
         let marked = journey.hops.iter().find_map(|h| {
@@ -196,11 +199,7 @@ impl Connections {
             return Some(only_first(view, mark));
         }
         if open {
-            if self.waiting.len() >= FLOWS {
-                self.waiting.clear();
-            }
-            let waiting = self.waiting.entry(journey.packet.ends.dst).or_insert((journey.start_ns, 0));
-            waiting.1 += 1;
+            self.receivers.asked(journey);
         }
         let state = self.flow(journey.flow);
         if let Some(finding) = lost::vanished(view, state) {
@@ -211,8 +210,19 @@ impl Connections {
         }
         if !state.answered && !state.explained {
             self.unanswered.sent(view);
+            self.expected.expect(journey);
         }
         no_reply::explain(view, self)
+    }
+
+    /// Records were lost, or forgotten for lack of room: an answer may be among them.
+    pub(super) fn lost(&mut self, now_ns: u64) {
+        self.lost_ns = Some(now_ns);
+    }
+
+    /// All records since then are known.
+    pub(super) fn sees_all_since(&self, ns: u64) -> bool {
+        self.lost_ns.is_none_or(|lost| lost < ns)
     }
 
     /// What the programs at the ends do; not whether packets arrive.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that fail because a NAT rule or an existing conntrack entry changed their destination or source.
 
+use std::net::SocketAddr;
+
 use super::attribution;
 use super::catalogue as c;
 use super::context::View;
@@ -8,9 +10,9 @@ use super::finding::Certainty::Likely;
 use super::finding::{Finding, Place};
 use super::packet::before_hop;
 use crate::firewall::{Attribution, NatKind, PacketView, RuleRef, attribute_nat};
-use crate::flow::{Ends, Hop, Place as At};
+use crate::flow::{Endpoint, Ends, Hop, Place as At};
 use crate::node::{Interval, NetnsId};
-use crate::snapshot::NetnsEvidence;
+use crate::snapshot::{ConnectionTuple, NetnsEvidence, TrackedConnection};
 
 /// Whose translations are as they should be: kube-proxy, network plugins, port mappings, sidecars, EgressGateway.
 const ORDINARY: [&str; 16] = [
@@ -97,8 +99,10 @@ impl Translation {
         match by.rules.first() {
             Some(rule) if is_ordinary(rule) => None,
             Some(rule) => Some(self.by_rule(view, rule, &by, found)),
-            None if by.undecided.is_empty() && by.near.is_empty() && evidence.unreadable.is_empty() => {
-                self.stale(view, evidence, found)
+            None if by.undecided.is_empty() && evidence.unreadable.is_empty() => {
+                // Where the kernel has the entry, a rule that would send a new connection elsewhere is no near miss.
+                let elsewhere = || self.entry(view, evidence).is_some() && self.goes_elsewhere(evidence);
+                if by.near.is_empty() || elsewhere() { self.stale(view, evidence, found) } else { None }
             }
             None => None,
         }
@@ -136,6 +140,21 @@ impl Translation {
         finding.fact(format!("or it was {}", others.join(" or ")))
     }
 
+    /// The kernel's entry for the packet as it was before, where that has the same translation.
+    fn entry<'e>(&self, view: &View<'_>, evidence: &'e NetnsEvidence) -> Option<&'e TrackedConnection> {
+        let end = |end: Endpoint| SocketAddr::new(end.addr.ip(), end.port);
+        let Ends { src, dst } = self.from;
+        let tuple = ConnectionTuple { proto: view.journey.packet.proto, src: end(src), dst: end(dst) };
+        let (entry, _) = evidence.connection_of(tuple, 0)?;
+        (entry.reply.src == end(self.to.dst) || entry.reply.dst == end(self.to.src)).then_some(entry)
+    }
+
+    /// A rule that is certain to match would translate a new connection, and to another address.
+    fn goes_elsewhere(&self, evidence: &NetnsEvidence) -> bool {
+        let now = self.ask(evidence, false);
+        !now.rules.is_empty() && now.undecided.is_empty()
+    }
+
     /// No rule does it any more.
     fn stale(&self, view: &View<'_>, evidence: &NetnsEvidence, found: &Finding) -> Option<Finding> {
         if !matches!(self.kind, NatKind::Dnat | NatKind::Snat) {
@@ -149,6 +168,7 @@ impl Translation {
             _ => format!("-d {}", self.from.dst.addr),
         };
         let ends = self.from;
+        let entry = self.entry(view, evidence);
         let finding = Finding::new(
             &c::STALE_ENTRY,
             Likely,
@@ -158,6 +178,10 @@ impl Translation {
             format!("the entry of {ends} translates, and no rule that was read would do so"),
             view.command(self.netns, format!("conntrack -L {which}")),
         );
+        let finding = match entry {
+            Some(entry) => finding.fact(format!("the entry: {entry}")),
+            None => finding,
+        };
         let finding = match now.rules.first() {
             Some(rule) => finding.checked(
                 format!("{rule} would translate it to another address now"),
@@ -169,7 +193,10 @@ impl Translation {
         finding.evidence.extend(found.evidence.iter().take(1).cloned());
         Some(
             finding
-                .fix(view.command(self.netns, format!("conntrack -D {which}")))
+                .fix(view.command(
+                    self.netns,
+                    entry.map_or_else(|| format!("conntrack -D {which}"), |entry| entry.delete_command()),
+                ))
                 .about(from)
                 .at(view.place(self.netns, 0)),
         )

@@ -32,23 +32,31 @@ pub(super) struct Question {
 pub(super) fn failed(view: &View<'_>, site: &DropSite) -> Finding {
     let question = question(view, site.netns, site.encap, site.mark);
     let question = Question { ifindex: site.ifindex, ..question };
-    explain(view, &question, "address resolution failed: NEIGH_FAILED".to_owned())
+    explain(view, &question, format!("address resolution failed: {}", view.reason(site)))
 }
 
 /// A packet that waits, while nobody has answered: the kernel asks for some three seconds before it gives up.
 pub(super) fn pending(view: &View<'_>) -> Option<Finding> {
+    let question = unresolved(view)?;
+    let next = question.next;
+    let mut finding =
+        explain(view, &question, format!("the packet waits for the MAC of {next}: its entry is INCOMPLETE"));
+    finding.certainty = finding.certainty.max(Likely);
+    Some(finding)
+}
+
+/// Its next hop's entry is being resolved: the packet is in that entry's queue.
+pub(super) fn waits(view: &View<'_>) -> bool {
+    unresolved(view).is_some()
+}
+
+fn unresolved(view: &View<'_>) -> Option<Question> {
     const NUD_INCOMPLETE: u16 = 0x01;
     let last = view.journey.hops.last()?;
     let question = question(view, last.netns, last.encap, last.mark);
     let Question { netns, ifindex, next, .. } = question;
     let entry = view.of(netns)?.neighbours.iter().find(|n| n.ifindex == ifindex && n.address == next)?;
-    if entry.state & NUD_INCOMPLETE == 0 {
-        return None;
-    }
-    let mut finding =
-        explain(view, &question, format!("the packet waits for the MAC of {next}: its entry is INCOMPLETE"));
-    finding.certainty = finding.certainty.max(Likely);
-    Some(finding)
+    (entry.state & NUD_INCOMPLETE != 0).then_some(question)
 }
 
 /// Whose MAC the packet needs there: by the lookup that was seen, else as the tables say.

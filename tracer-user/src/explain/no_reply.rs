@@ -30,21 +30,24 @@ pub(super) fn explain(view: &View<'_>, seen: &mut Connections) -> Option<Finding
     let repeated = state.sent >= 2 && waited >= PATIENCE_NS && (again || !journey.packet.is_tcp());
     let mut count = state.sent;
     // Other connections to the same destination wait too.
-    let others = seen.waiting.get(&journey.packet.ends.dst).filter(|(since, sent)| {
+    let mut since = state.first_ns;
+    let others = seen.receivers.waiting(journey).filter(|(since, sent)| {
         view.is_syn() && *sent >= 2 && journey.start_ns.saturating_sub(*since) >= PATIENCE_NS
     });
     match others {
-        Some((_, sent)) if !repeated => count = *sent,
+        Some((first, sent)) if !repeated => (since, count) = (first, sent),
         None if !repeated => return None,
         _ => {}
     }
-    say(view, seen, count)
+    // An answer may be among what was lost.
+    if seen.sees_all_since(since) { say(view, seen, count) } else { None }
 }
 
 /// Of the one packet there was.
 pub(super) fn lone(view: &View<'_>, seen: &mut Connections) -> Option<Finding> {
     let state = seen.flow(view.journey.flow);
     let (over, count) = (state.answered || state.explained, state.sent.max(1));
+    let over = over || !seen.sees_all_since(view.journey.start_ns);
     let finding = if over { None } else { say(view, seen, count) };
     finding.map(|found| found.fact(format!("the packet that waits is #{}", view.journey.id)))
 }
@@ -61,7 +64,7 @@ fn say(view: &View<'_>, seen: &Connections, count: u32) -> Option<Finding> {
             .or_else(|| Some(after_leaving(view, count))),
         Ending::Delivered { .. } | Ending::Unwatched { .. } => {
             not_masqueraded(view).or_else(|| contested(view, seen)).or_else(|| {
-                let alive = seen.alive.contains(&journey.packet.ends.dst);
+                let alive = seen.receivers.is_alive(journey);
                 delivered_unanswered::explain(view, seen, alive, count)
             })
         }

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that expect an answer and have not got one.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
 use super::context::View;
-use crate::flow::{Ending, Journey};
+use crate::flow::{Ending, Endpoint, Ends, Journey};
 use crate::node::rtnl::Route;
 
 /// An answer takes less than this.
 const PATIENCE_NS: u64 = 1_300_000_000;
 /// Packets that are remembered, the first of each flow.
 const WAITING: usize = 256;
+
+/// Receivers, and tuples of unanswered flows, that are remembered.
+const KNOWN: usize = 4096;
 
 /// UDP ports to which programs send and want no answer: log, flow records, statistics, traps, discovery.
 const ONE_WAY: [u16; 12] = [162, 514, 1900, 2055, 4729, 4739, 5355, 6343, 6831, 8125, 9995, 9996];
@@ -48,6 +51,91 @@ impl Waiting {
         let late = |journey: &Journey| now_ns.saturating_sub(journey.start_ns) >= PATIENCE_NS;
         let count = self.journeys.iter().take_while(|journey| late(journey)).count();
         self.journeys.drain(..count).collect()
+    }
+}
+
+/// Who has to answer connection requests, and who did: by the address behind all translations that were seen, as a
+/// reply comes from there and not from the service's address.
+#[derive(Debug, Default)]
+pub(super) struct Receivers {
+    /// Unanswered requests: since when, and how many packets.
+    waiting: HashMap<Endpoint, (u64, u32)>,
+    alive: HashSet<Endpoint>,
+}
+
+impl Receivers {
+    /// A connection request that has no answer yet.
+    pub(super) fn asked(&mut self, journey: &Journey) {
+        if self.waiting.len() >= KNOWN {
+            self.waiting.clear();
+        }
+        self.waiting.entry(receiver(journey)).or_insert((journey.start_ns, 0)).1 += 1;
+    }
+
+    /// A reply to a request for `asked` came from here.
+    pub(super) fn answered(&mut self, reply: &Journey, asked: Option<Endpoint>, alive: bool) {
+        if self.alive.len() >= KNOWN {
+            self.alive.clear();
+        }
+        for from in tuples(reply).map(|ends| ends.src).chain(asked) {
+            self.waiting.remove(&from);
+            if alive {
+                self.alive.insert(from);
+            }
+        }
+    }
+
+    /// Since when requests to the receiver of this one wait, and how many packets.
+    pub(super) fn waiting(&self, journey: &Journey) -> Option<(u64, u32)> {
+        self.waiting.get(&receiver(journey)).copied()
+    }
+
+    /// The receiver of this request answered others.
+    pub(super) fn is_alive(&self, journey: &Journey) -> bool {
+        self.alive.contains(&receiver(journey))
+    }
+}
+
+/// Who has to answer: the destination where the packet was seen last.
+fn receiver(journey: &Journey) -> Endpoint {
+    journey.hops.last().map_or(journey.packet.ends.dst, |hop| hop.ends.dst)
+}
+
+/// The packet's ends as it was seen on the way, each once where nothing changed in between.
+fn tuples(journey: &Journey) -> impl Iterator<Item = Ends> {
+    let mut last = None;
+    let all = std::iter::once(journey.packet.ends).chain(journey.hops.iter().map(|hop| hop.ends));
+    all.filter(move |ends| last.replace(*ends) != Some(*ends))
+}
+
+/// Unanswered flows by each tuple that an answer may have, the one of the packet turned round: where a translation
+/// was not seen, the answer is a flow of its own for the filter.
+#[derive(Debug, Default)]
+pub(super) struct ExpectedReplies {
+    flows: HashMap<(u8, Ends), u32>,
+}
+
+impl ExpectedReplies {
+    pub(super) fn expect(&mut self, request: &Journey) {
+        if self.flows.len() >= KNOWN {
+            self.flows.clear();
+        }
+        let entries = request.conntrack.iter().map(|entry| entry.reply);
+        for ends in tuples(request).map(Ends::reversed).chain(entries) {
+            self.flows.insert((request.packet.proto, ends), request.flow);
+        }
+    }
+
+    /// The flow, other than its own, that a packet answers.
+    pub(super) fn answered(&mut self, packet: &Journey) -> Option<u32> {
+        if self.flows.is_empty() {
+            return None;
+        }
+        let flow = tuples(packet).find_map(|ends| self.flows.get(&(packet.packet.proto, ends)).copied())?;
+        for ends in tuples(packet) {
+            self.flows.remove(&(packet.packet.proto, ends));
+        }
+        (flow != packet.flow).then_some(flow)
     }
 }
 

@@ -144,6 +144,8 @@ pub(crate) enum Verdict {
     Dropped,
     /// Healthy, whatever happened before.
     Healthy,
+    /// A queue was emptied: healthy unless it was that of an unresolved neighbour entry.
+    Purged,
     /// Healthy when a socket's namespace had it already.
     HealthyIfDelivered,
     /// Healthy when the packet left another node, and a switch sent a copy of it here too.
@@ -154,7 +156,8 @@ pub(crate) enum Verdict {
 /// something and are not needed any more.
 pub(crate) fn verdict(reason: &str, symbol: &str) -> Verdict {
     match reason {
-        "QUEUE_PURGE" | "SKB_CONSUMED" | "CONSUMED" | "TCP_OFOMERGE" => Verdict::Healthy,
+        "QUEUE_PURGE" => Verdict::Purged,
+        "SKB_CONSUMED" | "CONSUMED" | "TCP_OFOMERGE" => Verdict::Healthy,
         "OTHERHOST" => Verdict::HealthyIfFlooded,
         "NO_SOCKET" if symbol == "ping_rcv" => Verdict::Healthy,
         "NOT_SPECIFIED" if symbol.starts_with("tcp_") || symbol == "ip6_mc_input" => Verdict::Healthy,
@@ -223,7 +226,7 @@ mod tests {
 
     #[test]
     fn healthy_frees() {
-        assert_eq!(verdict("QUEUE_PURGE", "sk_stream_kill_queues"), Verdict::Healthy);
+        assert_eq!(verdict("QUEUE_PURGE", "sk_stream_kill_queues"), Verdict::Purged);
         assert_eq!(verdict("NOT_SPECIFIED", "tcp_v4_rcv"), Verdict::Healthy);
         assert_eq!(verdict("NOT_SPECIFIED", "ip_error"), Verdict::Dropped);
         assert_eq!(verdict("NO_SOCKET", "ping_rcv"), Verdict::Healthy);

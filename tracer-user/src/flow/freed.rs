@@ -29,6 +29,8 @@ impl Tracker {
         let delivered =
             found.is_some_and(|at| matches!(self.slots.get(at).journey.ending, Ending::Delivered { .. }));
         let healthy = match verdict {
+            // The queue of a neighbour entry that failed, not of a socket.
+            Verdict::Purged => !found.is_some_and(|at| self.waits_for_neighbour(at)),
             Verdict::Healthy => true,
             Verdict::HealthyIfDelivered => delivered,
             Verdict::HealthyIfFlooded => found.is_some_and(|at| self.take_back_copy(at, e)),
@@ -93,6 +95,11 @@ impl Tracker {
         }
         self.slots.forget_skb(at);
         self.schedule(at, e.ts);
+    }
+
+    fn waits_for_neighbour(&self, at: At) -> bool {
+        let slot = self.slots.get(at);
+        matches!(slot.journey.ending, Ending::Open) && self.may_wait_for_neighbour(slot)
     }
 
     /// A switch that does not know its ports yet sends a frame to all of them. What a node drops that is not meant

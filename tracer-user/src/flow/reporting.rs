@@ -86,7 +86,7 @@ impl Tracker {
     }
 
     /// After POSTROUTING a packet may wait for its next hop's link-layer address.
-    fn may_wait_for_neighbour(&self, slot: &Slot) -> bool {
+    pub(crate) fn may_wait_for_neighbour(&self, slot: &Slot) -> bool {
         match slot.last_seen().map(|h| (h.netns, h.place)) {
             Some((_, Place::Hook { hook: Hook::Postrouting, .. })) => true,
             Some((netns, Place::Hook { hook: Hook::Forward | Hook::Output, .. })) => {
@@ -108,6 +108,22 @@ impl Tracker {
                     && self.may_wait_for_neighbour(slot)
             })
             .map(|slot| &slot.journey)
+    }
+
+    /// These packets (ids) are known to be queued at an unresolved neighbour entry: they are not missed yet.
+    pub fn still_waiting(&mut self, ids: &[u64], now_ns: u64) {
+        for at in self.slots.indexes() {
+            let until = now_ns + self.options.neighbour_ns;
+            let slot = self.slots.get_mut(at);
+            let open = slot.used && !slot.settled && matches!(slot.journey.ending, Ending::Open);
+            if !open || slot.close >= until || !ids.contains(&slot.journey.id) {
+                continue;
+            }
+            slot.close = until;
+            if slot.shown {
+                self.slots.due[at as usize] = until;
+            }
+        }
     }
 
     /// Gives up an old journey to make room.

@@ -87,7 +87,14 @@ pub(super) struct TickLine {
     pub(super) asked: Vec<Asked>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) answered: Vec<Answered>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) lost: u64,
     pub(super) destinations: Vec<IpAddr>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]

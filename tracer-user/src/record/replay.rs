@@ -104,6 +104,7 @@ pub fn replay<R: BufRead>(
                     destinations: &tick.destinations,
                     asked: &tick.asked,
                     answered: &tick.answered,
+                    lost: tick.lost,
                 };
                 explainer.tick(&now, &topology, &names, evidence.as_ref());
             }

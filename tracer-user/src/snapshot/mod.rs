@@ -5,10 +5,12 @@
 //! [`NetnsEvidence::unreadable`], never a failure.
 
 mod collect;
+mod connection;
 mod facts;
 mod model;
 mod routing;
 
 pub use collect::{CounterFiles, parse_ipset_dump, read_nftables};
+pub use connection::{ConnectionDirection, ConnectionTuple, TrackedConnection};
 pub use model::{AttachPoint, Attached, Conntrack, Evidence, NetnsEvidence};
 pub use routing::Routed;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::connection::TrackedConnection;
 use crate::cluster::egress::Objects;
 use crate::firewall::{IpSet, Member, MemberField, Table};
 use crate::node::rtnl::{Address, FdbEntry, Link, Neighbour, Nexthop, Qdisc, Route, Rule};
@@ -60,6 +61,12 @@ pub struct NetnsEvidence {
     /// EtherTypes that packet sockets of other programs listen to, with their device (0: all); `None`: not known.
     pub packet_sockets: Option<Vec<(u16, u32)>>,
     pub conntrack: Conntrack,
+    /// Conntrack entries that share an address with the flow.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub connections: Vec<TrackedConnection>,
+    /// Why [`Self::connections`] may lack some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unread_connections: Option<String>,
     /// Queueing disciplines that are not the device's default.
     pub qdiscs: Vec<Qdisc>,
     /// What looks at packets on devices besides netfilter; this tracer's own programs are not in it.

@@ -216,9 +216,14 @@ fn find_pod(pod: &PodName, backends: &[&dyn Backend]) -> Result<Target, TargetEr
     let mut asked = Asked::of(Kind::Pods, &wanted, backends);
     let mut fits = asked.fits(pod);
     let only_names = asked.backends.len() <= 1 && asked.failures.is_empty();
-    let elsewhere = fits.is_empty() && asked.ask_elsewhere(Kind::Pods, &wanted, backends);
+    // The exact name of a pod of another node comes before the beginning of a name here.
+    let exact = fits.first().is_some_and(|(.., fit)| *fit == Fit::Exact);
+    let elsewhere = !exact && asked.ask_elsewhere(Kind::Pods, &wanted, backends);
     if elsewhere {
-        fits = asked.fits(pod);
+        let all = asked.fits(pod);
+        if fits.is_empty() || all.first().is_some_and(|(.., fit)| *fit == Fit::Exact) {
+            fits = all;
+        }
     }
     let Some(best) = fits.first().map(|(.., fit)| *fit) else {
         if only_names && !elsewhere {
@@ -234,12 +239,13 @@ fn find_pod(pod: &PodName, backends: &[&dyn Backend]) -> Result<Target, TargetEr
     };
     let fits: Vec<(usize, Known)> = fits.into_iter().map(|(at, known, _)| (at, known)).collect();
     let (at, known) = only(fits, &format!("--pod {}", quoted(pod.to_string())), Kind::Pods)?;
+    let of_cluster = asked.backends[at].is_elsewhere();
     let mut target = at_home(asked.backends[at], known)?.called(pod);
     if best == Fit::Prefix {
         target.remarks.push(format!(
             "{} is the only pod {} whose name begins with {}",
             target.name,
-            if elsewhere { "of the cluster" } else { "here" },
+            if of_cluster { "of the cluster" } else { "here" },
             quoted(pod.to_string())
         ));
     }
@@ -430,6 +436,36 @@ mod tests {
              --netns NAME|PATH, --pid PID of a process in the pod, \
              or --runtime-endpoint PATH of containerd's or CRI-O's socket"
         );
+    }
+
+    /// Pods by name, here or of the whole cluster.
+    struct Pods(&'static str, bool);
+    impl Backend for Pods {
+        fn describe(&self) -> String {
+            "pods".into()
+        }
+        fn is_elsewhere(&self) -> bool {
+            self.1
+        }
+        fn list(&self) -> Result<Vec<Known>, TargetError> {
+            let namespace = Some("default".to_owned());
+            Ok(vec![Known { namespace, name: self.0.into(), id: self.0.into(), ..Known::default() }])
+        }
+        fn locate(&self, _: &Known) -> Result<Located, TargetError> {
+            Ok(Located { netns: None, host_network: false, addresses: Vec::new(), node: None })
+        }
+    }
+
+    #[test]
+    fn a_pod_of_another_node_is_not_taken_for_one_here_whose_name_begins_so() {
+        let pod = PodName { namespace: Some("default".into()), name: "client".into() };
+        let name = |elsewhere| {
+            let found = find(&Wanted::Pod(pod.clone()), &[&Pods("client2", false), &Pods(elsewhere, true)]);
+            found.unwrap()[0].name.clone()
+        };
+        assert_eq!(name("client"), "default/client");
+        // Nobody is called just so.
+        assert_eq!(name("client3"), "default/client2");
     }
 
     #[test]

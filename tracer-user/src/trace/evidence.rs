@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Snapshots of the node, read in a thread beside the event path.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -19,10 +20,15 @@ const SHARE: u32 = 16;
 /// How long the header waits for the first reading.
 const FIRST: Duration = Duration::from_millis(700);
 
+/// Addresses whose conntrack entries are read.
+const HOSTS: usize = 32;
+
 /// Reads in a thread of its own, one reading at a time.
 #[derive(Default)]
 pub(super) struct EvidenceReader {
     namespaces: Vec<Netns>,
+    /// Whose conntrack entries are read.
+    hosts: Vec<IpAddr>,
     latest: Option<Arc<Evidence>>,
     policies: Option<Arc<Objects>>,
     reading: Option<Receiver<Evidence>>,
@@ -39,6 +45,15 @@ impl EvidenceReader {
     pub(super) fn watch(&mut self, namespaces: Vec<Netns>) {
         self.namespaces = namespaces;
         self.start();
+    }
+
+    /// Addresses of the flow, also those that it was translated to: more of them, from the next reading on.
+    pub(super) fn follow(&mut self, hosts: impl IntoIterator<Item = IpAddr>) {
+        for host in hosts {
+            if self.hosts.len() < HOSTS && !self.hosts.contains(&host) {
+                self.hosts.push(host);
+            }
+        }
     }
 
     /// Something changed, rules for instance: it is read again soon. Call [`Self::tick`].
@@ -90,7 +105,12 @@ impl EvidenceReader {
         let (tell, told) = mpsc::channel();
         let namespaces = self.namespaces.clone();
         let before = self.latest.clone();
-        let read = move || drop(tell.send(Evidence::collect_again(&namespaces, before.as_deref())));
+        let hosts = self.hosts.clone();
+        let read = move || {
+            let mut evidence = Evidence::collect_again(&namespaces, before.as_deref());
+            evidence.read_connections(&namespaces, &hosts);
+            drop(tell.send(evidence));
+        };
         if thread::Builder::new().name("evidence".into()).spawn(read).is_ok() {
             self.reading = Some(told);
             self.last = Some(Instant::now());

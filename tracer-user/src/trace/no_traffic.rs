@@ -13,6 +13,8 @@ const PATIENCE_NS: u64 = 3_000_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Nothing {
     risen: BTreeMap<NetnsId, Sent>,
+    /// Before all programs were attached: what was sent then need not have been seen.
+    attaching: BTreeMap<NetnsId, Sent>,
     said: bool,
 }
 
@@ -27,13 +29,12 @@ struct Sent {
 impl Nothing {
     /// By how much counters rose, as [`crate::snapshot::CounterFiles::risen`] names them.
     pub(super) fn count(&mut self, counters: &[(NetnsId, BTreeMap<String, u64>)]) {
-        for (netns, risen) in counters {
-            let of = |names: &[&str]| names.iter().filter_map(|name| risen.get(*name)).sum::<u64>();
-            let sent = self.risen.entry(*netns).or_default();
-            sent.packets += of(&["Ip.OutRequests", "Ip6.OutRequests"]);
-            sent.connections += of(&["Tcp.ActiveOpens"]);
-            sent.failed += of(&["Tcp.AttemptFails"]);
-        }
+        add(&mut self.risen, counters);
+    }
+
+    /// The same, of the time before all programs were attached.
+    pub(super) fn count_attaching(&mut self, counters: &[(NetnsId, BTreeMap<String, u64>)]) {
+        add(&mut self.attaching, counters);
     }
 
     /// What to say, once. `since_ns`: how long nothing has come; `ends`: the run is over. `check`: the command that
@@ -57,9 +58,13 @@ impl Nothing {
             let Some(ns) = topology.namespaces.get(netns).filter(|ns| ns.role == Role::Pod) else { continue };
             let name = escape(&ns.name);
             let sent = self.risen.get(netns).copied().unwrap_or_default();
+            let before = self.attaching.get(netns).copied().unwrap_or_default();
             let down: Vec<_> = ns.devices.values().filter(|d| !d.up && !d.mac.is_empty()).collect();
             lines.push(match sent {
                 _ if !down.is_empty() => format!("{} of {name} is down", escape(&down[0].name)),
+                Sent { packets: 0, connections: 0, .. } if before.packets > 0 => {
+                    format!("{name} sent {} IP packet{} while the programs were being attached, too early to be seen, and none since: send again", before.packets, if before.packets == 1 { "" } else { "s" })
+                }
                 Sent { packets: 0, connections: 0, .. } => {
                     format!("{name} sent no IP packet at all meanwhile: its program did not try, or failed before (its own name lookup, its ip rules)")
                 }
@@ -78,12 +83,26 @@ impl Nothing {
     }
 }
 
+fn add(to: &mut BTreeMap<NetnsId, Sent>, counters: &[(NetnsId, BTreeMap<String, u64>)]) {
+    for (netns, risen) in counters {
+        let of = |names: &[&str]| names.iter().filter_map(|name| risen.get(*name)).sum::<u64>();
+        let sent = to.entry(*netns).or_default();
+        sent.packets += of(&["Ip.OutRequests", "Ip6.OutRequests"]);
+        sent.connections += of(&["Tcp.ActiveOpens"]);
+        sent.failed += of(&["Tcp.AttemptFails"]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::node::Namespace;
 
     fn said(counters: &[(&str, u64)]) -> Vec<String> {
+        said_after(&[], counters)
+    }
+
+    fn said_after(attaching: &[(&str, u64)], counters: &[(&str, u64)]) -> Vec<String> {
         let mut topology = Topology::default();
         let pod = Namespace {
             id: 7,
@@ -95,8 +114,10 @@ mod tests {
         };
         topology.namespaces.insert(7, pod);
         let mut nothing = Nothing::default();
-        let risen = counters.iter().map(|(name, by)| ((*name).to_owned(), *by)).collect();
-        nothing.count(&[(7, risen)]);
+        let risen =
+            |counters: &[(&str, u64)]| counters.iter().map(|(name, by)| ((*name).to_owned(), *by)).collect();
+        nothing.count_attaching(&[(7, risen(attaching))]);
+        nothing.count(&[(7, risen(counters))]);
         let early = nothing.remark(PATIENCE_NS - 1, false, &topology, &[7], "egwtrace check --pod web");
         assert!(early.is_empty(), "{early:?}");
         let said = nothing.remark(PATIENCE_NS, false, &topology, &[7], "egwtrace check --pod web");
@@ -116,6 +137,15 @@ mod tests {
         let said = said(&[("Ip.OutRequests", 5), ("Tcp.ActiveOpens", 1)]);
         assert!(
             said[1].starts_with("web sent 5 IP packets, began 1 TCP connection meanwhile, none of"),
+            "{said:?}"
+        );
+    }
+
+    #[test]
+    fn packets_sent_while_attaching_are_not_said_to_be_of_another_flow() {
+        let said = said_after(&[("Ip.OutRequests", 2)], &[]);
+        assert!(
+            said[1].starts_with("web sent 2 IP packets while the programs were being attached"),
             "{said:?}"
         );
     }

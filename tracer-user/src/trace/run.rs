@@ -20,7 +20,7 @@ use self::sink::Screen;
 use super::api::ApiWatch;
 use super::arp_listener::{Askers, Heard};
 use super::attach::{Attachments, Changes};
-use super::counters::CounterReader;
+use super::counters::{CounterReader, Unseen};
 use super::debug;
 use super::evidence::EvidenceReader;
 use super::header::header;
@@ -148,6 +148,7 @@ struct Run<'a> {
     counters_due: Instant,
     silence_due: Instant,
     kernel: CounterReader,
+    unseen: Unseen,
     askers: Askers,
     api: ApiWatch,
     policies: Policies,
@@ -193,6 +194,7 @@ impl<'a> Run<'a> {
         listeners.watch(netns.clone());
         // Read while programs are attached, so that the first packet can be explained.
         let mut reader = EvidenceReader::default();
+        reader.follow(filter.hosts());
         reader.watch(netns.clone());
         let mut kernel = CounterReader::default();
         kernel.watch(&netns);
@@ -218,6 +220,8 @@ impl<'a> Run<'a> {
         }));
 
         let ready_ns = monotonic_ns();
+        let mut nothing = Nothing::default();
+        nothing.count_attaching(&kernel.risen());
 
         let topology = Arc::new(topology);
         let json = plan.format == Format::Json;
@@ -279,10 +283,11 @@ impl<'a> Run<'a> {
             counters_due: Instant::now(),
             silence_due: Instant::now(),
             kernel,
+            unseen: Unseen::default(),
             askers,
             api,
             policies,
-            nothing: Nothing::default(),
+            nothing,
         })
     }
 
@@ -348,7 +353,9 @@ impl<'a> Run<'a> {
         if Instant::now() >= self.counters_due {
             self.counters_due = Instant::now() + COUNTERS;
             let counted_ns = monotonic_ns();
-            lost = Some((lost_by_cpu(&self.attachments.tracer().counters()?), counted_ns));
+            let counters = self.attachments.tracer().counters()?;
+            self.unseen.read(&counters);
+            lost = Some((lost_by_cpu(&counters), counted_ns));
         }
         for _ in 0..BATCHES {
             let (tracker, ready_ns) = (&mut self.tracker, self.ready_ns);
@@ -398,17 +405,20 @@ impl<'a> Run<'a> {
         let counters = self.kernel.risen();
         let hosts: Vec<_> = self.filter.dst.iter().map(IpPrefix::address).collect();
         let Heard { asked, answered } = self.askers.take();
+        self.unseen.lost(self.tracker.lost());
         let tick = Tick {
             now_ns: monotonic_ns(),
             counters: &counters,
             destinations: &hosts,
             asked: &asked,
             answered: &answered,
+            lost: self.unseen.risen(),
         };
         self.screen.tick(&self.topology, &tick);
         self.nothing.count(&counters);
         self.remark_on_silence(false);
-        self.screen.held(&self.topology, self.tracker.held(tick.now_ns, HELD_NS).take(HELD));
+        let waiting = self.screen.held(&self.topology, self.tracker.held(tick.now_ns, HELD_NS).take(HELD));
+        self.tracker.still_waiting(&waiting, tick.now_ns);
         self.screen.flush();
     }
 
@@ -507,6 +517,7 @@ impl<'a> Run<'a> {
         let leads = self.tracker.leads();
         if !leads.is_empty() {
             self.pods.look_for(&leads.ends);
+            self.screen.evidence.follow(leads.ends.iter().copied());
             watcher.follow(&leads.ends);
             self.observer.follow(leads.ends.iter().copied(), &leads.devices);
             self.look_again(false)?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reading a namespace. Nothing is changed; the sources are asked side by side.
 
+mod connections;
 mod counters;
 mod device_programs;
 mod firewall;
@@ -15,6 +16,7 @@ pub use ipset::parse as parse_ipset_dump;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
 
@@ -52,7 +54,36 @@ impl Evidence {
         });
         Self { netns, policies: None }
     }
+
+    /// Reads the conntrack entries that share an address with `hosts`, for [`NetnsEvidence::connections`].
+    pub fn read_connections(&mut self, namespaces: &[Netns], hosts: &[IpAddr]) {
+        if hosts.is_empty() {
+            return;
+        }
+        for netns in namespaces {
+            let Some(evidence) = self.netns.get_mut(&netns.id()).map(Arc::make_mut) else { continue };
+            // A dump walks the whole table.
+            if evidence.conntrack.count.is_some_and(|count| count > MAX_TABLE) {
+                let why = format!("conntrack entries: more than {MAX_TABLE}, they are not read");
+                evidence.unread_connections = Some(why);
+                continue;
+            }
+            match netns.run(|| connections::read(netns.name(), hosts)) {
+                Ok(Ok((entries, more))) => {
+                    evidence.connections = entries;
+                    let why =
+                        || format!("conntrack entries: only {} of the flow's are read", connections::MAX);
+                    evidence.unread_connections = more.then(why);
+                }
+                Ok(Err(error)) => evidence.unread_connections = Some(error.to_string()),
+                Err(error) => evidence.unread_connections = Some(error.to_string()),
+            }
+        }
+    }
 }
+
+/// Entries of a table that is read.
+const MAX_TABLE: u64 = 131_072;
 
 /// The rules of a namespace that are in nf_tables, as the kernel keeps them: what [`Evidence::collect`] has of it before
 /// a tool is asked about extensions of iptables that are known by name only.

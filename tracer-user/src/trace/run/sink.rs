@@ -119,20 +119,29 @@ impl Screen {
         !self.explainer.causes().is_empty()
     }
 
-    /// Packets that may wait for a neighbour.
-    pub(super) fn held<'j>(&mut self, topology: &Arc<Topology>, journeys: impl Iterator<Item = &'j Journey>) {
+    /// Packets that may wait for a neighbour. Returns the ids of those that do by the node's own tables.
+    pub(super) fn held<'j>(
+        &mut self,
+        topology: &Arc<Topology>,
+        journeys: impl Iterator<Item = &'j Journey>,
+    ) -> Vec<u64> {
+        let mut waiting = Vec::new();
         for journey in journeys {
-            if self.explainer.is_explained(journey) {
-                continue;
-            }
             let evidence = self.evidence.latest();
             // Neighbours come and go unannounced.
             self.evidence.refresh();
+            if self.explainer.waits_for_neighbour(journey, topology, &*self.names, evidence.as_deref()) {
+                waiting.push(journey.id);
+            }
+            if self.explainer.is_explained(journey) {
+                continue;
+            }
             let told = self.explainer.held(journey, topology, &*self.names, evidence.as_deref());
             if let Some(told) = told {
                 self.write(topology, |output, out, scene| output.cause(out, scene, &told));
             }
         }
+        waiting
     }
 
     /// As many journeys as were asked for have been shown to their end.

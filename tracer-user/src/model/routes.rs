@@ -36,8 +36,8 @@ impl Walker<'_> {
     /// The lookup for a packet that came in by `input`, or (0) is sent here. The error: there is no way.
     pub(crate) fn route(&mut self, host: &Arc<Host>, flight: &mut Flight, input: u32) -> Result<Way, Next> {
         let question = question(flight, input);
-        let evidence = host.evidence.clone();
-        let fib = evidence.fib();
+        let here = host.clone();
+        let fib = here.fib();
         let answer = fib.lookup(&question);
         if let Some(why) = answer.unknown() {
             self.open(format!("which route {} takes to {}: {why}", host.name(), question.destination));

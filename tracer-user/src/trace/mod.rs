@@ -11,7 +11,6 @@ mod listeners;
 mod names;
 mod no_traffic;
 mod pods;
-pub(crate) mod policies;
 mod privileges;
 mod recording;
 mod run;

@@ -235,7 +235,6 @@ fn other_source(view: &View<'_>) -> Option<Finding> {
     let evidence = view.of(hop.netns)?;
     let (before, after) = (hop.nat?.from.src.addr.ip(), hop.ends.src.addr.ip());
     let destination = hop.ends.dst.addr.ip();
-    let ipv6 = view.journey.packet.ipv6;
     let rules = chain_rules(evidence, "nat", SNAT_CHAIN)?;
     let (wanted, set): (IpRange, &str) = rules.iter().find_map(|rule| {
         let mut fits = false;

@@ -26,12 +26,12 @@ pub struct Told {
 
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    entries: Vec<Entry>,
+    entries: Vec<LedgerEntry>,
 }
 
 #[derive(Debug)]
-struct Entry {
-    key: Key,
+struct LedgerEntry {
+    key: LedgerKey,
     told: Told,
     /// Journeys come more than once.
     last: u64,
@@ -40,20 +40,20 @@ struct Entry {
     flows: BTreeSet<u32>,
 }
 
-impl Entry {
+impl LedgerEntry {
     fn is_only_of(&self, flow: u32) -> bool {
         self.flows.len() == 1 && self.flows.contains(&flow)
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Key {
+struct LedgerKey {
     id: &'static str,
     place: Place,
     subject: String,
 }
 
-impl Key {
+impl LedgerKey {
     fn of(finding: &Finding) -> Self {
         // Numbers in titles differ from packet to packet of one fault.
         let subject = if finding.subject.is_empty() {
@@ -92,7 +92,7 @@ impl Ledger {
             let followed = own && finding.kind().reroutes && known.kind().follows;
             !(covers(&finding, known) || followed || (better && guess))
         });
-        let key = Key::of(&finding);
+        let key = LedgerKey::of(&finding);
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == key) {
             if entry.flows.len() < FLOWS {
                 entry.flows.insert(journey.flow);
@@ -113,7 +113,7 @@ impl Ledger {
         }
         let told = Told { finding, count: 1 };
         let flows = BTreeSet::from([journey.flow]);
-        self.entries.push(Entry { key, told: told.clone(), last: journey.id, pending: false, flows });
+        self.entries.push(LedgerEntry { key, told: told.clone(), last: journey.id, pending: false, flows });
         Some(told)
     }
 
@@ -123,7 +123,7 @@ impl Ledger {
     }
 
     pub(super) fn knows(&self, finding: &Finding) -> bool {
-        let key = Key::of(finding);
+        let key = LedgerKey::of(finding);
         self.entries.iter().any(|entry| entry.key == key)
     }
 
@@ -134,7 +134,7 @@ impl Ledger {
 
     /// The same of a packet that is still under way.
     pub(super) fn expect(&mut self, finding: Finding, journey: &Journey) -> Option<Told> {
-        let key = Key::of(&finding);
+        let key = LedgerKey::of(&finding);
         let known = self.knows(&finding);
         let told = self.tell(finding, journey);
         if !known && let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == key) {

@@ -46,18 +46,18 @@ pub(crate) struct Change {
 pub(crate) struct Zooming {
     enabled: bool,
     learned: Generations<Change, (u64, i32, i32)>,
-    hooks: Vec<Watch>,
+    hooks: Vec<ZoomWatch>,
     requests: Vec<(Zoom, bool)>,
 }
 
 #[derive(Debug)]
-struct Watch {
+struct ZoomWatch {
     zoom: Zoom,
-    state: State,
+    state: ZoomState,
 }
 
 #[derive(Debug)]
-enum State {
+enum ZoomState {
     /// Asked for at `since`; what it is to tell.
     Looking { since: u64, wanted: Vec<Change> },
     /// Taken away at `since` without result.
@@ -85,14 +85,14 @@ impl Zooming {
     pub(crate) fn learn(&mut self, change: Change, at: &Interval, now: u64) {
         self.learned.insert(change, (now, at.after, at.until));
         let Some(i) = self.hooks.iter().position(|w| w.zoom == change.at) else { return };
-        if let State::Looking { wanted, .. } = &mut self.hooks[i].state {
+        if let ZoomState::Looking { wanted, .. } = &mut self.hooks[i].state {
             wanted.retain(|w| *w != change);
             if wanted.is_empty() {
                 self.requests.push((change.at, false));
                 if change.deed.is_drop() {
                     // Each flow that is dropped asks for itself; a flood of them must not ask all the time.
                     let since = now.saturating_sub(PAUSE - AFTER_DROP);
-                    self.hooks[i].state = State::Resting { since };
+                    self.hooks[i].state = ZoomState::Resting { since };
                 } else {
                     self.hooks.swap_remove(i);
                 }
@@ -108,20 +108,20 @@ impl Zooming {
         let room = self.hooks.len() < HOOKS;
         match self.hooks.iter_mut().find(|w| w.zoom == change.at) {
             Some(watch) => match &mut watch.state {
-                State::Looking { wanted, .. } => {
+                ZoomState::Looking { wanted, .. } => {
                     if wanted.len() < 8 && !wanted.contains(&change) {
                         wanted.push(change);
                     }
                 }
-                State::Resting { since } if now.saturating_sub(*since) < PAUSE => {}
-                State::Resting { .. } => {
-                    watch.state = State::Looking { since: now, wanted: vec![change] };
+                ZoomState::Resting { since } if now.saturating_sub(*since) < PAUSE => {}
+                ZoomState::Resting { .. } => {
+                    watch.state = ZoomState::Looking { since: now, wanted: vec![change] };
                     self.requests.push((change.at, true));
                 }
             },
             None if room => {
-                let state = State::Looking { since: now, wanted: vec![change] };
-                self.hooks.push(Watch { zoom: change.at, state });
+                let state = ZoomState::Looking { since: now, wanted: vec![change] };
+                self.hooks.push(ZoomWatch { zoom: change.at, state });
                 self.requests.push((change.at, true));
             }
             None => {}
@@ -134,13 +134,13 @@ impl Zooming {
             request(zoom, on);
         }
         self.hooks.retain_mut(|watch| match watch.state {
-            State::Looking { since, .. } if now.saturating_sub(since) >= GIVE_UP => {
+            ZoomState::Looking { since, .. } if now.saturating_sub(since) >= GIVE_UP => {
                 request(watch.zoom, false);
-                watch.state = State::Resting { since: now };
+                watch.state = ZoomState::Resting { since: now };
                 true
             }
-            State::Resting { since } => now.saturating_sub(since) < PAUSE,
-            State::Looking { .. } => true,
+            ZoomState::Resting { since } => now.saturating_sub(since) < PAUSE,
+            ZoomState::Looking { .. } => true,
         });
     }
 }

@@ -102,7 +102,7 @@ pub async fn trace(mut plan: Plan) -> Result<Outcome, TraceError> {
     let targets = std::mem::take(&mut plan.targets);
     // Before anything is attached or printed: who sees the header may end the run.
     let mut signals = Signals::new().map_err(TraceError::Signals)?;
-    let mut run = Run::start(&plan, targets)?;
+    let mut run = TraceRun::start(&plan, targets)?;
     let result = run.go(&mut signals).await;
     let outcome = run.finish();
     match result.and(outcome) {
@@ -123,7 +123,7 @@ impl Signals {
     }
 }
 
-struct Run<'a> {
+struct TraceRun<'a> {
     plan: &'a Plan,
     /// As in the plan, and with `--follow` as it is by now.
     filter: Filter,
@@ -154,7 +154,7 @@ struct Run<'a> {
     nothing: Nothing,
 }
 
-impl<'a> Run<'a> {
+impl<'a> TraceRun<'a> {
     fn start(plan: &'a Plan, targets: Vec<Target>) -> Result<Self, TraceError> {
         let btf = KernelBtf::load()?;
         let (fields, absent) = btf.resolve_fields();

@@ -39,7 +39,7 @@ pub enum FieldError {
 }
 
 /// What a member is, before its size is known.
-struct Found {
+struct FoundMember {
     bits: u64,
     type_id: u32,
     bit_field: bool,
@@ -80,7 +80,7 @@ impl Graph<'_> {
         name: &[u8],
         nesting: usize,
         budget: &mut u32,
-    ) -> Result<Option<Found>, Exhausted> {
+    ) -> Result<Option<FoundMember>, Exhausted> {
         let Some(ty) = self.resolve(id) else { return Ok(None) };
         if !matches!(ty.kind, Kind::Struct | Kind::Union) {
             return Ok(None);
@@ -92,11 +92,11 @@ impl Graph<'_> {
             if member_name == 0 {
                 let below = nesting.checked_sub(1).ok_or(Exhausted)?;
                 if let Some(found) = self.direct_member(type_id, name, below, budget)? {
-                    return Ok(Some(Found { bits: bits + found.bits, ..found }));
+                    return Ok(Some(FoundMember { bits: bits + found.bits, ..found }));
                 }
             } else if self.name(member_name) == Some(name) {
                 let bit_field = width != 0 || self.is_bit_field(type_id);
-                return Ok(Some(Found { bits, type_id, bit_field }));
+                return Ok(Some(FoundMember { bits, type_id, bit_field }));
             }
         }
         Ok(None)

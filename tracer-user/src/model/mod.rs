@@ -10,7 +10,6 @@ mod gateway;
 mod input;
 mod judge;
 mod link;
-mod listeners;
 mod nat;
 mod neighbours;
 mod packet_state;
@@ -27,7 +26,6 @@ mod walker;
 mod world;
 
 pub(crate) use egress_sets::policys_address;
-pub(crate) use listeners::listeners;
 pub(crate) use packet_state::{Flight, Mode};
 pub use run::Question;
 pub(crate) use run::{Prediction, Run, Start, Way, first_tuple, first_view, predict, predict_from, shown};

@@ -39,17 +39,8 @@ const CIRCLES: &[Circle] = &[
         ],
         "causes of several packets call causes of one",
     ),
-    ("explain", &["egress", "egress_reply", "fwmark"], "causes call causes"),
-    ("explain", &["firewall", "other_hooks"], "causes call causes"),
     ("explain", &["neighbour", "neighbour_owner"], "causes call causes"),
     ("model", &["egress_sets", "follow_up", "judge", "run", "start"], "the run's parts know the run"),
-    ("model", &["nat", "rules"], "one type, the walker, in several files"),
-    ("model", &["route_checks", "routes"], "one type, the walker, in several files"),
-    (
-        "output",
-        &["text", "text_cause", "text_hop", "text_policy", "text_summary"],
-        "one type, the text format, in several files",
-    ),
 ];
 
 struct Source {

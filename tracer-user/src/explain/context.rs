@@ -238,3 +238,11 @@ fn lookup(hop: &Hop) -> Option<Lookup> {
         _ => None,
     }
 }
+
+/// EgressGateway's tunnel device.
+pub(super) fn is_tunnel(view: &View<'_>, netns: NetnsId, ifindex: u32) -> bool {
+    view.device(netns, ifindex).is_some_and(|d| match d.kind {
+        DeviceKind::Vxlan { vni, port, .. } => d.name == DEVICE || (vni == VNI && port == PORT),
+        _ => false,
+    })
+}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What EgressGateway does to a packet, and where it first did something else.
 
-use super::context::{Entry, View};
+use super::context::{Entry, View, is_tunnel};
 use super::{egress_reply, fwmark};
 use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::catalogue as c;
@@ -15,13 +15,6 @@ use crate::snapshot::Routed;
 
 /// NF_IP_PRI_CONNTRACK: rules that turn tracking off stand before it.
 const CONNTRACK_PRIORITY: i32 = -200;
-
-pub(super) fn is_tunnel(view: &View<'_>, netns: NetnsId, ifindex: u32) -> bool {
-    view.device(netns, ifindex).is_some_and(|d| match d.kind {
-        DeviceKind::Vxlan { vni, port, .. } => d.name == DEVICE || (vni == VNI && port == PORT),
-        _ => false,
-    })
-}
 
 /// Where the packet came in by an egress tunnel.
 pub(super) fn came_by_tunnel(view: &View<'_>) -> Option<Entry> {

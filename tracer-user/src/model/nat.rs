@@ -4,8 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::packet_state::{Flight, Mode, Tuple};
-use super::rules::AtHook;
-use super::steps::Translation;
+use super::steps::{AtHook, Translation};
 use super::walker::Walker;
 use super::world::Host;
 use crate::cause::Certainty::Certain;

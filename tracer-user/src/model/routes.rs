@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::packet_state::Flight;
-use super::route_checks::{ip_command, words};
 use super::steps::{Place, Stage};
 use super::walker::{Next, Walker};
 use super::world::Host;
@@ -466,4 +465,22 @@ fn refusal_of(route: &Route) -> Option<i32> {
         libc::RTN_UNREACHABLE => Some(libc::EHOSTUNREACH),
         _ => None,
     }
+}
+
+pub(super) fn ip_command(address: IpAddr) -> &'static str {
+    if address.is_ipv6() { "ip -6" } else { "ip" }
+}
+
+/// As `ip route` words it.
+pub(super) fn words(host: &Host, route: &Route) -> String {
+    let hop = route.next_hops.first().copied().unwrap_or_default();
+    let to = if route.destination.is_empty() { "default".to_owned() } else { route.destination.to_string() };
+    let via = hop.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
+    let metric = if route.priority == 0 { String::new() } else { format!(" metric {}", route.priority) };
+    let table = if route.table == u32::from(libc::RT_TABLE_MAIN) {
+        String::new()
+    } else {
+        format!(" table {}", route.table)
+    };
+    format!("{to}{via} dev {}{metric}{table}", host.device(hop.ifindex))
 }

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use super::link::{NUD_FAILED, NUD_INCOMPLETE};
 use super::packet_state::{Flight, Inside, Mode};
-use super::rules::AtHook;
-use super::steps::Stage;
+use super::steps::{AtHook, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
 use crate::cause::Certainty::{Certain, Likely};

@@ -48,7 +48,7 @@ pub enum ApiError {
     #[error("no answer within {} s", .0.as_secs_f32())]
     Timeout(Duration),
     #[error("{code}{}{message}", if message.is_empty() { "" } else { ": " })]
-    ApiStatus { code: u16, message: String },
+    Status { code: u16, message: String },
     #[error("the answer cannot be read ({0})")]
     Unreadable(String),
     #[error("{0}")]

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use super::drop_rate::Odds;
 use crate::cause::Place;
+use crate::cluster::egress::datapath::{DEVICE, PORT, VNI};
 use crate::flow::Place as At;
 use crate::flow::{Addr, DropSite, Ending, Ends, Hop, Journey, Names, NoteKind, Scene};
 use crate::node::{Device, DeviceKind, Namespace, NetnsId, PathRole, Role, Topology};

@@ -7,10 +7,10 @@ use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::catalogue as c;
 use crate::cause::policies;
 use crate::cause::{Finding, Place};
-use crate::cluster::egress::datapath::{DEVICE, PORT, SNAT_CHAIN, VNI, expected_first, is_node_mark};
+use crate::cluster::egress::datapath::{DEVICE, SNAT_CHAIN, expected_first, is_node_mark};
 use crate::firewall::{Done, NatKind, PacketView, walk_hook};
 use crate::flow::{Hop, Place as At};
-use crate::node::{DeviceKind, Hook, NetnsId};
+use crate::node::{Hook, NetnsId};
 use crate::snapshot::Routed;
 
 /// NF_IP_PRI_CONNTRACK: rules that turn tracking off stand before it.

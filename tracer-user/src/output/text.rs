@@ -4,14 +4,14 @@
 use std::io;
 
 use super::format::{Explanation, Header, Output};
-use super::line::{Line, Style};
+use super::line::Style;
 use super::text_hop::HopLine;
 use super::text_state::{Before, Columns, Text};
 use super::time::{TimeFormat, Took, time_of_day};
 use super::words::{length, packet_kind};
 use super::{text_cause, text_policy, text_summary};
 use crate::explain::Told;
-use crate::flow::{ConntrackEntry, Ending, Journey, News, Notice, Place, Scene, Summary, is_folded};
+use crate::flow::{Ending, Journey, News, Notice, Place, Scene, Summary, is_folded};
 use crate::text::escape;
 
 fn unix(ns: u64) -> String {

@@ -3,6 +3,8 @@
 
 use serde::Serialize;
 
+use crate::node::Hook;
+
 /// One expected hop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {

@@ -42,7 +42,7 @@ fn session(feed: impl FnOnce(&mut World)) -> Vec<Value> {
         evidence: vec![Fact { text: "seen".to_owned(), check: "look".to_owned() }],
         fix: "this".to_owned(),
         place: Place { netns: "node1".to_owned(), ..Place::default() },
-        subject: String::new(),
+        ..Finding::default()
     };
     let told = Told { finding, count: 2 };
     let explanation = Explanation { causes: vec![told.clone()], ..Explanation::default() };

@@ -32,7 +32,7 @@ fn told() -> Told {
             device: Some("egress.vxlan".to_owned()),
             ..Place::default()
         },
-        subject: String::new(),
+        ..Finding::default()
     };
     Told { finding, count: 1 }
 }

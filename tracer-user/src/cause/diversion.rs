@@ -5,6 +5,8 @@ use super::catalogue as c;
 use super::finding::Certainty::Likely;
 use super::finding::{Finding, Place};
 use crate::firewall::RuleRef;
+use crate::node::NetnsId;
+use crate::snapshot::Change;
 
 /// Whose translations are as they should be: kube-proxy, network plugins, port mappings, sidecars, EgressGateway.
 const ORDINARY: [&str; 16] = [
@@ -31,6 +33,7 @@ const ORDINARY_TABLES: [&str; 3] = ["kube-proxy", "cilium", "netavark"];
 #[derive(Clone, Debug)]
 pub(crate) struct Diversion {
     pub(crate) rule: RuleRef,
+    pub(crate) id: NetnsId,
     pub(crate) netns: String,
     pub(crate) hook: &'static str,
     /// "source" or "destination".
@@ -68,6 +71,7 @@ impl Diversion {
                 "remove or correct that rule, then `{}`: connections that are known keep their translation",
                 self.forget
             ))
+            .change(self.id, Change::DeleteRule(rule.clone()))
             .about(rule.place())
             .at(Place {
                 netns: netns.clone(),

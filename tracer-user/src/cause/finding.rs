@@ -4,9 +4,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::CauseKind;
+use crate::node::NetnsId;
+use crate::snapshot::Change;
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
 
 /// How far the evidence goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Certainty {
     /// Nothing else explains what was seen.
@@ -14,6 +20,7 @@ pub enum Certainty {
     /// Other explanations are unusual.
     Likely,
     /// One of several.
+    #[default]
     Possible,
 }
 
@@ -40,7 +47,7 @@ pub struct Place {
 }
 
 /// A cause that was found. All text is safe to print.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Stable: see `docs/causes.md`.
     pub id: &'static str,
@@ -52,6 +59,16 @@ pub struct Finding {
     pub fix: String,
     #[serde(rename = "where")]
     pub place: Place,
+    /// The fix as commands, in order: the model has it that with them the flow works, and no other one that works now is
+    /// cut off. Empty: none was found, or nothing can be typed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
+    /// Changes that the model was walked with to find them.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub repairs_tried: u32,
+    /// Changes that may repair it; the model says which do.
+    #[serde(skip)]
+    pub changes: Vec<(NetnsId, Change)>,
     /// Tells faults of one kind at one place apart: a port, an address.
     #[serde(skip)]
     pub subject: String,
@@ -87,6 +104,9 @@ impl Finding {
             evidence: Vec::new(),
             fix: String::new(),
             place: Place::default(),
+            commands: Vec::new(),
+            repairs_tried: 0,
+            changes: Vec::new(),
             subject: String::new(),
         }
     }
@@ -104,6 +124,12 @@ impl Finding {
 
     pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = fix.into();
+        self
+    }
+
+    /// A change that may repair it.
+    pub(crate) fn change(mut self, netns: NetnsId, change: Change) -> Self {
+        self.changes.push((netns, change));
         self
     }
 

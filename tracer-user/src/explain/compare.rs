@@ -5,7 +5,9 @@
 use super::context::View;
 use crate::firewall::PacketView;
 use crate::flow::{Ending, Hop, Journey, Packet, Place as At};
-use crate::model::{Direction, End, Place, Prediction, Run, Snapshot, Start, Way, World as _, predict_from};
+use crate::model::{
+    Direction, End, Place, Prediction, Run, Snapshot, Start, Way, World as _, predict_from, search,
+};
 use crate::node::{Hook, Role};
 
 use crate::cause::catalogue::CauseKind;
@@ -116,6 +118,20 @@ pub(super) fn hold_against_model(
             ),
             check: String::new(),
         });
+    }
+}
+
+/// Looks for what repairs the flow, where the model finds the same cause.
+pub(super) fn repair(opening: &Opening, snapshot: &mut Snapshot, found: &mut [Finding]) {
+    let Some(prediction) = predict(opening, snapshot) else { return };
+    let same = |finding: &&mut Finding| {
+        finding.certainty != Certainty::Possible
+            && prediction.ways.iter().flat_map(|way| &way.found).any(|known| {
+                known.finding.id == finding.id && known.finding.place.netns == finding.place.netns
+            })
+    };
+    if let Some(finding) = found.iter_mut().find(same) {
+        search(snapshot, &prediction).put_into(finding);
     }
 }
 

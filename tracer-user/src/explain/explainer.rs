@@ -132,6 +132,12 @@ impl Explainer {
             let mut snapshot = Snapshot::new(evidence, topology, &|netns| view.prefix(netns));
             compare::hold_against_model(&view, &opening, &mut snapshot, &mut found);
         }
+        let opening = self.connections.flow(journey.flow).opening;
+        let new = found.iter().any(|found| found.breaks() && !self.ledger.knows(found));
+        if let (true, Some(opening), Some(evidence)) = (new, opening, evidence) {
+            let mut snapshot = Snapshot::new(evidence, topology, &|netns| view.prefix(netns));
+            compare::repair(&opening, &mut snapshot, &mut found);
+        }
         if found.iter().any(Finding::breaks) {
             self.connections.flow(journey.flow).explained = true;
             self.connections.unanswered.over(journey.flow);

@@ -104,6 +104,7 @@ impl Translation {
         };
         let diversion = Diversion {
             rule: rule.clone(),
+            id: self.netns,
             netns: view.netns(self.netns),
             hook: self.interval.hook.name(),
             what,

@@ -15,6 +15,7 @@ use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::node::Hook;
 use crate::node::rtnl::Link;
+use crate::snapshot::Change;
 
 impl Walker<'_> {
     /// A frame of the bridge's own host, to the port behind which the next hop is.
@@ -93,7 +94,8 @@ impl Walker<'_> {
         {
             return None;
         }
-        let (device, bridge) = (host.device(link.ifindex), host.device(bridge.ifindex));
+        let port_of = bridge.ifindex;
+        let (device, bridge) = (host.device(link.ifindex), host.device(port_of));
         let finding = Finding::new(
             &c::PORT_NOT_IN_BRIDGE,
             Likely,
@@ -102,6 +104,7 @@ impl Walker<'_> {
         .checked(format!("{device} is in no bridge"), host.command(format!("ip -d link show {device}")))
         .checked(format!("{hop} is on {bridge}"), host.command(format!("ip addr show {bridge}")))
         .fix(host.command(format!("ip link set {device} master {bridge}")))
+        .change(host.id, Change::JoinBridge { port: link.ifindex, bridge: port_of })
         .at(Self::place(host, link.ifindex));
         let stage = self.stage(host, Stage::Marking, flight);
         Some(self.stop(host, stage, finding))

@@ -14,6 +14,7 @@ use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::cause::listening::{self, Near};
 use crate::node::{Hook, Role};
+use crate::snapshot::Change;
 
 const LOOPBACK: u32 = 1;
 
@@ -122,6 +123,7 @@ impl Walker<'_> {
             host.command(format!("ip link set {device} up"))
                 + "; its routes went with it: restart the pod, or add the default route again",
         )
+        .change(host.id, Change::DeviceUp(first.ifindex))
         .at(Self::place(host, first.ifindex));
         let stage = self.stage(host, Stage::Sending, flight);
         Some(self.stop(host, stage, finding))
@@ -144,11 +146,13 @@ impl Walker<'_> {
         };
         if let Some(key) = ping.filter(|key| flight.mode != Mode::Reply && host.sysctl(key).unwrap_or(0) != 0)
         {
+            let change = Change::Sysctl { path: key.to_owned(), value: 0 };
             let (name, key) = (host.name(), key.replace('/', "."));
             let title = format!("{name} ({}) does not answer pings: {key} is 1", packet.dst);
             let finding = Finding::new(&c::PINGS_IGNORED, Certain, title)
                 .checked("it would take the ping and say nothing", host.command(format!("sysctl {key}")))
-                .fix(host.command(format!("sysctl -w {key}=0")));
+                .fix(host.command(format!("sysctl -w {key}=0")))
+                .change(host.id, change);
             return self.stop(host, Stage::Arriving, finding.at(Self::place(host, 0)));
         }
         if flight.mode == Mode::Reply || !matches!(packet.proto, 6 | 17) {
@@ -257,6 +261,7 @@ impl Walker<'_> {
                 host.command(format!("ip addr show to {address}")),
             )
             .fix(host.command(format!("ip addr del {address} dev {device}")) + ", if a pod has that address")
+            .change(host.id, Change::DeleteAddress { ifindex: own, address })
             .at(Self::place(host, own)),
         )
     }

@@ -13,6 +13,7 @@ use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::node::Role;
 use crate::node::rtnl::Link;
+use crate::snapshot::Change;
 
 // include/uapi/linux/neighbour.h
 pub(crate) const NUD_INCOMPLETE: u16 = 0x01;
@@ -61,6 +62,7 @@ impl Walker<'_> {
         let finding = Finding::new(&c::SIMPLE, Certain, format!("{device} of {} is down", host.name()))
             .checked(why, host.command(format!("ip link show {device}")))
             .fix(host.command(format!("ip link set {device} up")))
+            .change(host.id, Change::DeviceUp(link.ifindex))
             .at(Self::place(host, link.ifindex));
         let stage = self.stage(host, own, flight);
         self.stop(host, stage, finding)

@@ -16,6 +16,7 @@ use crate::cause::diversion::{Diversion, is_ordinary};
 use crate::cause::kube_proxy;
 use crate::firewall::{Backend, RuleRef, Target};
 use crate::node::Hook;
+use crate::snapshot::Change;
 
 impl Walker<'_> {
     /// Translations that a connection has from its first packet.
@@ -158,6 +159,7 @@ impl Walker<'_> {
         };
         let diversion = Diversion {
             rule: rule.clone(),
+            id: host.id,
             netns: host.name(),
             hook: hook.name(),
             what,
@@ -223,6 +225,8 @@ pub(crate) fn dropped(
     } else {
         format!("remove or correct that rule, or accept {what} before it")
     };
+    // A rule of a NetworkPolicy or a service does what it is for.
+    let deletable = rule.number != 0 && fix.starts_with("remove");
     let finding = Finding::new(kind, Certain, title)
         .checked(format!("{} of {} ends there for it", hook.name(), host.name()), host.command(list));
     let finding =
@@ -231,6 +235,7 @@ pub(crate) fn dropped(
         Some(led_by) => finding.fact(format!("{} is reached by {led_by}", rule.chain)),
         None => finding,
     };
+    let finding = if deletable { finding.change(host.id, Change::DeleteRule(rule.clone())) } else { finding };
     finding.fix(fix).at(At {
         netns: host.name(),
         hook: Some(hook.name().to_owned()),

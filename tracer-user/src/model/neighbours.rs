@@ -13,6 +13,7 @@ use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::node::rtnl::Link;
+use crate::snapshot::Change;
 use crate::text::mac;
 
 /// BR_STATE_FORWARDING, include/uapi/linux/if_bridge.h.
@@ -57,6 +58,7 @@ impl Walker<'_> {
             )
             .checked(format!("{theirs} of {there} has MAC {right}"), host.command(format!("ip link show {theirs}")))
             .fix(asker.command(format!("ip neigh del {hop} dev {device}")))
+            .change(asker.id, Change::DeleteNeighbour { ifindex: out.ifindex, address: hop })
             .at(Self::place(&asker, out.ifindex));
             return Some(self.stop(&asker, stage, finding));
         }
@@ -111,6 +113,7 @@ impl Walker<'_> {
                 host.command(format!("bridge link set dev {device} state 3"))
                     + " (or wait for the spanning tree; or find what blocks it)",
             )
+            .change(host.id, Change::ForwardAtPort(port.ifindex))
         } else if known.isolated
             && let Some(other) = other.filter(|other| other.port.is_some_and(|port| port.isolated))
         {
@@ -118,6 +121,7 @@ impl Walker<'_> {
             Finding::new(&c::PORT_BLOCKED, Certain, format!("{one} and {device} are isolated ports of the same bridge on {name}: nothing passes between them"))
                 .checked("both ports are isolated", host.command("bridge -d link show"))
                 .fix(host.command(format!("bridge link set dev {device} isolated off")))
+                .change(host.id, Change::EndIsolation(port.ifindex))
         } else {
             return None;
         };

@@ -69,6 +69,7 @@ pub(crate) enum Start {
 pub(crate) struct Prediction {
     /// The first packet as it begins; its source is unspecified where the kernel chooses it.
     pub(crate) packet: PacketView,
+    pub(crate) start: Start,
     /// What had to be assumed, one sentence each.
     pub(crate) assumed: Vec<String>,
     /// One for each choice that rules make by chance.
@@ -106,7 +107,7 @@ pub(crate) fn predict_from(
         }
     }
     let cut = chances.is_cut();
-    Prediction { packet, assumed, ways, cut }
+    Prediction { packet, start, assumed, ways, cut }
 }
 
 /// All about one choice of chance.

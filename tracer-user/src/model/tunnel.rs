@@ -16,6 +16,7 @@ use crate::cause::catalogue as c;
 use crate::firewall::PacketView;
 use crate::node::rtnl::Link;
 use crate::node::{Hook, Role};
+use crate::snapshot::Change;
 
 impl Walker<'_> {
     /// Into a VXLAN device.
@@ -213,6 +214,7 @@ impl Walker<'_> {
                 )
                 .checked("the device is there and not up", show)
                 .fix(host.command(format!("ip link set {} up", link.name)))
+                .change(host.id, Change::DeviceUp(link.ifindex))
                 .at(Self::place(host, link.ifindex)),
             ),
             Some(link) if !inside.to.is_empty() && link.mac != inside.to => Some(

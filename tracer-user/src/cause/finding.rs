@@ -133,6 +133,17 @@ impl Finding {
         self
     }
 
+    /// A repair is looked for once for each fault: what was found for it before holds for it again.
+    pub(crate) fn or_repaired_as(mut self, before: &Self) -> Self {
+        if self.repairs_tried == 0 && before.repairs_tried > 0 {
+            self.repairs_tried = before.repairs_tried;
+            if !before.commands.is_empty() {
+                (self.fix, self.commands) = (before.fix.clone(), before.commands.clone());
+            }
+        }
+        self
+    }
+
     pub(crate) fn about(mut self, subject: impl ToString) -> Self {
         self.subject = subject.to_string();
         self

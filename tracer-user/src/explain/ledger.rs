@@ -101,7 +101,7 @@ impl Ledger {
             if entry.last != journey.id || journey.id == 0 {
                 entry.last = journey.id;
                 entry.told.count += 1;
-                entry.told.finding = finding;
+                entry.told.finding = finding.or_repaired_as(&entry.told.finding);
             } else if entry.pending {
                 entry.told.finding = finding;
             }

@@ -341,7 +341,7 @@ causes! {
 /// `docs/causes.md`.
 pub fn markdown() -> String {
     let mut text = String::from(
-        "# Causes\n\nMade from `tracer-user/src/explain/catalogue.rs`; `UPDATE_DOCS=1 cargo test -p tracer-user --test causes` \
+        "# Causes\n\nMade from `tracer-user/src/cause/catalogue.rs`; `UPDATE_DOCS=1 cargo test -p tracer-user --test suite causes` \
          writes it again.\n\nIds are stable. A cause is certain, likely or possible, depending on how far the evidence goes.\n\n\
          | id | what is wrong | told by |\n|---|---|---|\n",
     );

@@ -66,19 +66,15 @@ impl Diversion {
             self.list.clone(),
         );
         finding.evidence.extend(found.evidence.iter().take(1).cloned());
-        finding
-            .fix(format!(
-                "remove or correct that rule, then `{}`: connections that are known keep their translation",
-                self.forget
-            ))
-            .change(self.id, Change::DeleteRule(rule.clone()))
-            .about(rule.place())
-            .at(Place {
-                netns: netns.clone(),
-                hook: Some(self.hook.to_owned()),
-                rule: Some(rule.place()),
-                ..Place::default()
-            })
+        finding.besides =
+            format!("then `{}`: connections that are known keep their translation", self.forget);
+        let fix = format!("remove or correct that rule, {}", finding.besides);
+        finding.fix(fix).change(self.id, Change::DeleteRule(rule.clone())).about(rule.place()).at(Place {
+            netns: netns.clone(),
+            hook: Some(self.hook.to_owned()),
+            rule: Some(rule.place()),
+            ..Place::default()
+        })
     }
 }
 

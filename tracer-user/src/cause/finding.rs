@@ -69,6 +69,9 @@ pub struct Finding {
     /// Changes that may repair it; the model says which do.
     #[serde(skip)]
     pub changes: Vec<(NetnsId, Change)>,
+    /// What to know or do besides a repair by commands.
+    #[serde(skip)]
+    pub besides: String,
     /// Tells faults of one kind at one place apart: a port, an address.
     #[serde(skip)]
     pub subject: String,
@@ -107,6 +110,7 @@ impl Finding {
             commands: Vec::new(),
             repairs_tried: 0,
             changes: Vec::new(),
+            besides: String::new(),
             subject: String::new(),
         }
     }

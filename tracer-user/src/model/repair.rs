@@ -56,6 +56,9 @@ impl Searched {
             // Writing to a String cannot fail.
             let _ = write!(finding.fix, " ({} wrote that, and may do so again)", owners.join(", "));
         }
+        if !finding.besides.is_empty() {
+            let _ = write!(finding.fix, "; {}", finding.besides);
+        }
         finding.commands = commands;
     }
 }
@@ -240,12 +243,12 @@ fn ends(world: &mut dyn World, host: &Arc<Host>, packet: &PacketView) -> Option<
 impl Prediction {
     /// The request arrives or leaves for another machine, the reply comes back, and nothing is wrong on the way.
     pub(crate) fn works(&self) -> bool {
-        !self.ways.is_empty() && self.ways.iter().all(Way::works)
+        !self.ways.is_empty() && self.ways.iter().all(|way| way.works(&self.start))
     }
 }
 
 impl Way {
-    fn works(&self) -> bool {
+    fn works(&self, start: &Start) -> bool {
         let wrong = |found: &super::walker::Found| {
             let finding = &found.finding;
             !finding.kind().harmless && finding.certainty != Possible
@@ -257,7 +260,11 @@ impl Way {
             End::Left(host, device) => host.role == Role::Node || host.uplinks.contains(device),
             End::Stopped(_) | End::Unknown(_) => false,
         };
-        let back = self.reply.as_ref().is_none_or(|reply| !matches!(reply.end, End::Stopped(_)));
+        let back = self.reply.as_ref().is_none_or(|reply| match (&reply.end, start) {
+            (End::Delivered(host), Start::Sent(client)) => host.id == client.id,
+            (End::Left(host, device), Start::Arrives(first, by)) => host.id == first.id && device == by,
+            _ => false,
+        });
         there && back && !self.found.iter().any(wrong)
     }
 }

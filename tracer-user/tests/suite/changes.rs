@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is watched changes while packets are under way.
 
-mod world;
+use crate::world;
 
 use tracer_user::flow::Ending;
 use tracer_user::node::{Hook, Topology};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The walk of `check` on hand-made nodes: rules as iptables-save prints them, routes by a lookup as the kernel's.
 
-mod schema;
+use crate::schema;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -345,7 +345,7 @@ fn nobody_has_the_address() {
 #[test]
 fn reports_fit_the_schema() {
     let root: serde_json::Value =
-        serde_json::from_str(include_str!("../schema/check.schema.json")).expect("a schema");
+        serde_json::from_str(include_str!("../../schema/check.schema.json")).expect("a schema");
     let mut missing = Machine::new().rules(NODE, MARKS);
     missing.evidence(NODE).fdb.clear();
     for report in [

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Whatever comes, the tracker stands, stays small, and counts every packet once.
 
-mod world;
+use crate::world;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One packet several times, without its sender having sent it again; and one that is cut up below the hooks.
 
-mod world;
+use crate::world;
 
 use tracer_user::flow::{Ending, NoteKind};
 use tracer_user::node::Hook;

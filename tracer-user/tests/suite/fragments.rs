@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Fragments on the way: put together by conntrack, cut up anew, waiting for the rest.
 
-mod world;
+use crate::world;
 
 use tracer_user::flow::{Ending, NoteKind};
 use tracer_user::node::Hook;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where a flow leads: lookups before there is a packet, translations, routes.
 
-mod world;
+use crate::world;
 
 use tracer_user::node::Hook;
 use world::*;

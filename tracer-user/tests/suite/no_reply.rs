@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! When it may be said that nothing came back.
 
-mod world;
+use crate::world;
 
 use std::net::SocketAddr;
 

@@ -12,7 +12,7 @@ use tracer_user::firewall::{
 use tracer_user::node::{Family, Hook, Interval};
 use tracer_user::snapshot::NetnsEvidence;
 
-const TEXT: &str = include_str!("fixtures/firewall/native.nft.json");
+const TEXT: &str = include_str!("../fixtures/firewall/native.nft.json");
 
 fn node() -> NetnsEvidence {
     let listed = nft::parse(TEXT);
@@ -138,8 +138,8 @@ proptest! {
 
     #[test]
     fn damaged_rules_never_panic(at in 0usize..8000, with in "[ -~\n]{0,3}", length in 0usize..4) {
-        let whole = include_str!("fixtures/firewall/node2.iptables");
-        let sets = include_str!("fixtures/firewall/node2.ipset");
+        let whole = include_str!("../fixtures/firewall/node2.iptables");
+        let sets = include_str!("../fixtures/firewall/node2.ipset");
         let mut text = whole.as_bytes().to_vec();
         let at = at % text.len();
         let end = (at + length).min(text.len());

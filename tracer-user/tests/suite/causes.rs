@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Causes from hand-made journeys: each is named for its kind of evidence, and nothing healthy has one.
 
-mod world;
+use crate::world;
 
 use std::sync::Arc;
 

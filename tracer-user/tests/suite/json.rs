@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The JSON output against its schema, and against the text.
 
-mod schema;
-mod world;
+use crate::schema;
+use crate::world;
 
 use serde_json::Value;
 use tracer_common::Kind;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The egress path on one node and on two, as a user sees it.
 
-mod world;
+use crate::world;
 
 use tracer_user::firewall::NatKind;
 use tracer_user::flow::{Cause, Ending, Options, Place};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that die: by drop at every hook, by vanishing; what is healthy; what was lost of the trace itself.
 
-mod world;
+use crate::world;
 
 use tracer_common::Kind;
 use tracer_user::flow::{Deed, Ending, Expected, NoteKind, Options, tables};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Other paths through a node: services, sidecars, ping, fragments, merged and split segments.
 
-mod world;
+use crate::world;
 
 use tracer_common::Kind;
 use tracer_user::firewall::NatKind;

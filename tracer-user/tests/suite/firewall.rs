@@ -25,11 +25,17 @@ fn node(rules: &str, sets: &str) -> NetnsEvidence {
 }
 
 fn node1() -> NetnsEvidence {
-    node(include_str!("fixtures/firewall/node1.iptables"), include_str!("fixtures/firewall/node1.ipset"))
+    node(
+        include_str!("../fixtures/firewall/node1.iptables"),
+        include_str!("../fixtures/firewall/node1.ipset"),
+    )
 }
 
 fn node2() -> NetnsEvidence {
-    node(include_str!("fixtures/firewall/node2.iptables"), include_str!("fixtures/firewall/node2.ipset"))
+    node(
+        include_str!("../fixtures/firewall/node2.iptables"),
+        include_str!("../fixtures/firewall/node2.ipset"),
+    )
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -183,7 +189,7 @@ fn a_rule_that_comes_first_is_told() {
         -A PREROUTING -m comment --comment \"cali:6gwbT8clXdHdC1b1\" -j cali-PREROUTING\n\
         -A PREROUTING -m set --match-set egress-src-v4-738bb014438bdbfe7 src -j MARK --set-xmark 0x26b7b4e4/0xffffffff\n\
         -A cali-PREROUTING -m comment --comment \"cali:6BJqBjBC7crtA-7-\" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n";
-    let evidence = node(calico, include_str!("fixtures/firewall/node1.ipset"));
+    let evidence = node(calico, include_str!("../fixtures/firewall/node1.ipset"));
     let packet = request().conntrack(CtState::Established, CtDirection::Original);
     let near = misses(&near_misses(&evidence, Hook::Prerouting, "mangle", &packet));
     assert_eq!(
@@ -194,7 +200,8 @@ fn a_rule_that_comes_first_is_told() {
 
 #[test]
 fn a_policy_is_named() {
-    let rules = include_str!("fixtures/firewall/node1.iptables").replace(":FORWARD ACCEPT", ":FORWARD DROP");
+    let rules =
+        include_str!("../fixtures/firewall/node1.iptables").replace(":FORWARD ACCEPT", ":FORWARD DROP");
     let evidence = node(&rules, "");
     let mut packet = request().devices("eth0", "nerdctl0");
     packet.src = ip("8.8.8.8");

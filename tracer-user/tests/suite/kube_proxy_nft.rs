@@ -14,7 +14,7 @@ use tracer_user::firewall::{
 use tracer_user::node::{Family, Hook, Interval};
 use tracer_user::snapshot::NetnsEvidence;
 
-const DUMP: &[u8] = include_bytes!("fixtures/firewall/kube-proxy.nftables");
+const DUMP: &[u8] = include_bytes!("../fixtures/firewall/kube-proxy.nftables");
 
 fn node() -> NetnsEvidence {
     let evidence = read(DUMP);

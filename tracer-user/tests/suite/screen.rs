@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The text around and in journeys: header, rules, causes, colours, widths.
 
-mod world;
+use crate::world;
 
 use std::sync::Arc;
 

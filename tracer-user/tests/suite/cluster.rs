@@ -3,7 +3,7 @@
 #![cfg(feature = "kube")]
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-mod api;
+use crate::api;
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Recordings: they say what the run said, and whatever else they hold, they do no harm.
 
-mod schema;
-mod world;
+use crate::schema;
+use crate::world;
 
 use std::io::Cursor;
 use std::path::PathBuf;
@@ -92,7 +92,7 @@ fn a_recording_says_what_the_run_said() {
 #[test]
 fn every_line_fits_the_schema() {
     let root: Value =
-        serde_json::from_str(include_str!("../schema/recording.schema.json")).expect("a schema");
+        serde_json::from_str(include_str!("../../schema/recording.schema.json")).expect("a schema");
     let (bytes, _) = record(&eventful());
     for (at, line) in bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()).enumerate() {
         let value: Value = serde_json::from_slice(line).expect("JSON");

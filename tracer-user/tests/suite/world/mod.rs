@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Two nodes of an EgressGateway cluster as plain data, and packets that walk through them: the records that
 //! the kernel side would send.
-#![expect(dead_code, unreachable_pub, reason = "each test file uses its own part of the world")]
+#![expect(unreachable_pub, reason = "each test file uses its own part of the world")]
 
 pub mod egress;
 

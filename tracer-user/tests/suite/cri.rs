@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Container runtimes that misbehave, and big ones: a server of our own speaks the interface.
 
-mod runtime;
+use crate::runtime;
 
 use std::time::{Duration, Instant};
 

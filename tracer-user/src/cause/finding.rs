@@ -66,6 +66,9 @@ pub struct Finding {
     /// Changes that the model was walked with to find them.
     #[serde(skip_serializing_if = "is_zero")]
     pub repairs_tried: u32,
+    /// What else could be the cause by what was seen, and is not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ruled_out: Vec<String>,
     /// Changes that may repair it; the model says which do.
     #[serde(skip)]
     pub changes: Vec<(NetnsId, Change)>,
@@ -109,6 +112,7 @@ impl Finding {
             place: Place::default(),
             commands: Vec::new(),
             repairs_tried: 0,
+            ruled_out: Vec::new(),
             changes: Vec::new(),
             besides: String::new(),
             subject: String::new(),
@@ -145,6 +149,11 @@ impl Finding {
                 (self.fix, self.commands) = (before.fix.clone(), before.commands.clone());
             }
         }
+        self
+    }
+
+    pub(crate) fn rules_out(mut self, text: impl Into<String>) -> Self {
+        self.ruled_out.push(text.into());
         self
     }
 

@@ -2,11 +2,13 @@
 //! The model of the node beside what was seen: the same packet is walked over the snapshot of the moment, and both
 //! journeys are laid side by side, place by place.
 
+use std::net::IpAddr;
+
 use super::context::View;
 use crate::firewall::PacketView;
 use crate::flow::{Ending, Hop, Journey, Packet, Place as At};
 use crate::model::{
-    Direction, End, Place, Prediction, Run, Snapshot, Start, Way, World as _, predict_from, search,
+    Direction, End, Place, Prediction, Run, Snapshot, Stage, Start, Way, World as _, predict_from, search,
 };
 use crate::node::{Hook, Role};
 
@@ -132,6 +134,50 @@ pub(super) fn repair(opening: &Opening, snapshot: &mut Snapshot, found: &mut [Fi
     };
     if let Some(finding) = found.iter_mut().find(same) {
         search(snapshot, &prediction).put_into(finding);
+    }
+}
+
+/// A guess about a request without an answer gives way to what the model finds on the same way; where the model finds
+/// nothing, it says what that rules out, or where the packet was not as expected.
+pub(super) fn instead_of_guess(
+    view: &View<'_>,
+    opening: &Opening,
+    snapshot: &mut Snapshot,
+    guess: Finding,
+) -> Finding {
+    let to = opening.packet.ends.dst.addr.ip();
+    let everybody = to.is_multicast() || matches!(to, IpAddr::V4(to) if to.is_broadcast());
+    if everybody || !(guess.kind().guess || guess.certainty == Certainty::Possible) {
+        return guess;
+    }
+    let Some(prediction) = predict(opening, snapshot) else { return guess };
+    let Some(compared) = compare(view, opening, &prediction) else { return guess };
+    if !compared.unknown.is_empty() {
+        return guess;
+    }
+    // A reply that came in would have been seen; one that was never sent would not.
+    let here = matches!(view.journey.ending, Ending::Delivered { .. });
+    let found = prediction.ways.iter().flat_map(|way| &way.found);
+    let found = found.filter(|found| {
+        let finding = &found.finding;
+        finding.certainty != Certainty::Possible
+            && !finding.kind().harmless
+            && (here || found.stage != Stage::Returning)
+    });
+    match compared.outcome {
+        Outcome::Wrong => match found.map(|found| found.finding.clone()).next() {
+            Some(mut finding) => {
+                search(snapshot, &prediction).put_into(&mut finding);
+                finding.fact("seen: the packets go this way, and no answer came")
+            }
+            None => guess,
+        },
+        Outcome::Passes { expected } => guess.rules_out(format!(
+            "routes, rules, neighbours and sysctls of the node, as they were read: by them {expected}, and so it was seen"
+        )),
+        Outcome::Parts { expected } => {
+            guess.fact(format!("by what was read of the node {expected}; the packet was seen elsewhere"))
+        }
     }
 }
 

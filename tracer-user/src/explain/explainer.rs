@@ -109,7 +109,7 @@ impl Explainer {
         if found.iter().any(|f| f.breaks() || nobodys(f)) {
             self.connections.flow(journey.flow).explained = true;
         }
-        let together = self.connections.observe(&view);
+        let together = self.connections.observe(&view).map(|found| self.by_model(&view, found));
         // The ICMP error that was dropped is a fault of its own only for what it would have told.
         if journey.packet.icmp_error.is_some() && (together.is_some() || !view.is_too_big()) {
             found.clear();
@@ -149,6 +149,18 @@ impl Explainer {
             self.connections.askers.silence(finding, journey);
         }
         found.into_iter().filter_map(|found| self.ledger.tell(found, journey)).collect()
+    }
+
+    fn by_model(&self, view: &View<'_>, found: Finding) -> Finding {
+        let (Some(opening), Some(evidence)) = (self.connections.opening(view.journey.flow), view.evidence)
+        else {
+            return found;
+        };
+        if view.journey.reply || self.ledger.knows(&found) {
+            return found;
+        }
+        let mut snapshot = Snapshot::new(evidence, view.topology, &|netns| view.prefix(netns));
+        compare::instead_of_guess(view, &opening, &mut snapshot, found)
     }
 
     /// A packet of what is followed was seen: guesses about why there is none are over.
@@ -215,6 +227,7 @@ impl Explainer {
             };
             let view = View { journey: &journey, topology, names, evidence, routes: &[], exit, tunnel, odds };
             if let Some(found) = no_reply::lone(&view, &mut self.connections) {
+                let found = self.by_model(&view, found);
                 let translation = self.connections.translation(&view);
                 let found = translation.and_then(|t| t.explains(&view, &found)).unwrap_or(found);
                 self.connections.flow(journey.flow).explained = true;

@@ -100,6 +100,11 @@ impl Connections {
         self.flows.entry(flow).or_default()
     }
 
+    /// How the flow began here.
+    pub(super) fn opening(&self, flow: u32) -> Option<Opening> {
+        self.flows.get(&flow)?.opening
+    }
+
     /// Takes note of a journey, and tells what it shows together with earlier ones.
     pub(super) fn observe(&mut self, view: &View<'_>) -> Option<Finding> {
         let journey = view.journey;

@@ -5,6 +5,7 @@ use std::io;
 
 use super::line::Style;
 use super::text::Text;
+use crate::cause::Finding;
 use crate::explain::Told;
 
 /// Facts shown without -v.
@@ -32,7 +33,35 @@ pub(crate) fn write(text: &Text, out: &mut dyn io::Write, told: &Told) -> io::Re
         }
         word = "";
     }
-    if finding.fix.is_empty() { Ok(()) } else { row(out, "fix", &finding.fix, Style::Plain) }
+    for text in &finding.ruled_out {
+        row(out, "ruled out", text, Style::Dim)?;
+    }
+    if finding.fix.is_empty() {
+        return Ok(());
+    }
+    row(out, "fix", &finding.fix, Style::Plain)?;
+    match tried(finding).filter(|_| verbose) {
+        Some(tried) => row(out, "", &tried, Style::Dim),
+        None => Ok(()),
+    }
+}
+
+/// How the fix was found.
+pub(crate) fn tried(finding: &Finding) -> Option<String> {
+    let tried = match finding.repairs_tried {
+        0 => return None,
+        1 => "1 change was".to_owned(),
+        more => format!("{more} changes were"),
+    };
+    Some(if finding.commands.is_empty() {
+        format!(
+            "{tried} tried in the model of the node; none repairs request and reply without cutting off another flow"
+        )
+    } else {
+        format!(
+            "{tried} tried in the model of the node: with this, request and reply pass, and no other flow is cut off"
+        )
+    })
 }
 
 /// Before the sums.

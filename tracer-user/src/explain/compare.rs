@@ -147,7 +147,7 @@ pub(super) fn instead_of_guess(
 ) -> Finding {
     let to = opening.packet.ends.dst.addr.ip();
     let everybody = to.is_multicast() || matches!(to, IpAddr::V4(to) if to.is_broadcast());
-    if everybody || !(guess.kind().guess || guess.certainty == Certainty::Possible) {
+    if everybody || guess.certainty != Certainty::Possible {
         return guess;
     }
     let Some(prediction) = predict(opening, snapshot) else { return guess };
@@ -162,6 +162,8 @@ pub(super) fn instead_of_guess(
         let finding = &found.finding;
         finding.certainty != Certainty::Possible
             && !finding.kind().harmless
+            // What else would have been seen: a neighbour that failed, a drop.
+            && !finding.kind().follows
             && (here || found.stage != Stage::Returning)
     });
     match compared.outcome {

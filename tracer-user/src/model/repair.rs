@@ -227,15 +227,20 @@ fn standing(host: &Host, others: &[IpAddr]) -> Vec<PacketView> {
         .collect()
 }
 
-/// Where a packet that is sent here ends well: namespace and device; `None`: it does not.
-fn ends(world: &mut dyn World, host: &Arc<Host>, packet: &PacketView) -> Option<(NetnsId, u32)> {
+/// Where a packet that is sent here ends well: namespace, device, next hop; `None`: it does not.
+fn ends(
+    world: &mut dyn World,
+    host: &Arc<Host>,
+    packet: &PacketView,
+) -> Option<(NetnsId, u32, Option<IpAddr>)> {
     let prediction = predict_from(world, Start::Sent(host.clone()), packet.clone(), Vec::new());
     if !prediction.works() {
         return None;
     }
-    match &prediction.ways.first()?.main().end {
-        End::Left(host, device) => Some((host.id, *device)),
-        End::Delivered(host) => Some((host.id, 0)),
+    let run = prediction.ways.first()?.main();
+    match &run.end {
+        End::Left(host, device) => Some((host.id, *device, run.flight.next_hop)),
+        End::Delivered(host) => Some((host.id, 0, None)),
         End::Stopped(_) | End::Unknown(_) => None,
     }
 }

@@ -76,6 +76,17 @@ impl Change {
             Self::EndIsolation(ifindex) => port(&mut after, *ifindex, |port| port.isolated = false),
             Self::Sysctl { path, value } => {
                 after.sysctls.insert(path.clone(), value.to_string());
+                // These two are written to every device's own, too.
+                let devices = match path.as_str() {
+                    "net/ipv4/ip_forward" => "net/ipv4/conf/",
+                    "net/ipv6/conf/all/forwarding" => "net/ipv6/conf/",
+                    _ => return after,
+                };
+                for (other, own) in &mut after.sysctls {
+                    if other.starts_with(devices) && other.ends_with("/forwarding") {
+                        *own = value.to_string();
+                    }
+                }
             }
             Self::DeleteNeighbour { ifindex, address } => {
                 after.neighbours.retain(|entry| entry.ifindex != *ifindex || entry.address != *address);

@@ -399,41 +399,46 @@ proptest! {
     }
 }
 
-/// A device of the node that is down, with a route that leads to it all the same.
-fn with_a_device_that_is_down(own: &str, prefix_len: u8) -> Machine {
-    let mut machine = Machine::new();
-    let node = machine.evidence(NODE);
-    node.links.push(Link { flags: 0, ..link(7, "eth1", None, 1500) });
-    node.addresses.push(Address { ifindex: 7, address: ip(own), prefix_len, ..Address::default() });
-    node.routes.push(route(254, "10.9.9.0/24", 1, 7, None));
-    machine.hosts.get_mut(&NODE).expect("a host").uplinks.insert(7);
-    machine
-}
-
 #[test]
 fn a_repair_is_one_command_that_the_model_tried() {
-    let report = with_a_device_that_is_down("10.9.9.1", 24).ask("10.9.9.5", 80);
-    assert_eq!(report.causes[0].commands, ["ip link set eth1 up"], "{report:#?}");
-    assert_eq!(report.causes[0].fix, "ip link set eth1 up");
-    assert_eq!(report.causes[0].repairs_tried, 1);
-}
-
-#[test]
-fn a_command_that_cuts_off_other_flows_is_no_repair() {
-    // With its network, eth1 would take what goes to the gateway of the node.
-    let report = with_a_device_that_is_down("172.16.25.2", 25).ask("10.9.9.5", 80);
-    assert_eq!(report.causes[0].commands, Vec::<String>::new(), "{report:#?}");
+    let mut machine = Machine::new();
+    machine.evidence(NODE).sysctls.insert("net/ipv4/ip_forward".to_owned(), "0".to_owned());
+    let report = machine.ask("172.16.25.183", 80);
+    assert_eq!(report.causes[0].commands, ["sysctl -w net.ipv4.ip_forward=1"], "{report:#?}");
+    assert_eq!(report.causes[0].fix, "sysctl -w net.ipv4.ip_forward=1");
     assert_eq!(report.causes[0].repairs_tried, 1);
 }
 
 #[test]
 fn two_faults_on_the_way_are_repaired_in_order() {
-    let mut machine = with_a_device_that_is_down("10.9.9.1", 24);
+    let drops = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p tcp -j DROP\nCOMMIT\n";
+    let mut machine = Machine::new().rules(NODE, drops);
     machine.evidence(NODE).sysctls.insert("net/ipv4/ip_forward".to_owned(), "0".to_owned());
-    let report = machine.ask("10.9.9.5", 80);
-    assert_eq!(
-        report.causes[0].commands,
-        ["sysctl -w net.ipv4.ip_forward=1", "ip link set eth1 up"],
-        "{report:#?}"
-    );
+    let commands = machine.ask("172.16.25.183", 80).causes[0].commands.clone();
+    assert_eq!(commands, ["sysctl -w net.ipv4.ip_forward=1", "iptables-nft -t filter -D FORWARD 1"]);
+}
+
+#[test]
+fn a_command_that_cuts_off_other_flows_is_no_repair() {
+    // The node has the address of the other pod, on its uplink.
+    let taken = |prefix_len: u8, network: &str| {
+        let mut machine = Machine::new();
+        let node = machine.evidence(NODE);
+        node.addresses.push(Address {
+            ifindex: 2,
+            address: ip("10.200.0.23"),
+            prefix_len,
+            ..Address::default()
+        });
+        node.routes.push(route(255, "10.200.0.23/32", 2, 2, None));
+        node.routes.push(Route { protocol: 2, ..route(254, network, 1, 2, None) });
+        let (address, mac) = (ip("10.200.9.9"), vec![2, 0, 0, 0, 9, 9]);
+        node.neighbours.push(Neighbour { ifindex: 2, address, mac, state: 2 });
+        machine.ask("10.200.0.23", 80).causes[0].clone()
+    };
+    assert_eq!(taken(32, "10.200.0.23/32").commands, ["ip addr del 10.200.0.23/32 dev eth0"]);
+    // With this one goes the route to a neighbour that can be reached now.
+    let kept = taken(16, "10.200.0.0/16");
+    assert_eq!(kept.commands, Vec::<String>::new(), "{kept:#?}");
+    assert!(kept.repairs_tried > 0);
 }

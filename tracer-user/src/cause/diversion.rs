@@ -4,6 +4,7 @@
 use super::catalogue as c;
 use super::finding::Certainty::Likely;
 use super::finding::{Finding, Place};
+use crate::cluster::egress::datapath::CHAIN_PREFIX;
 use crate::firewall::RuleRef;
 use crate::node::NetnsId;
 use crate::snapshot::Change;
@@ -24,7 +25,7 @@ const ORDINARY: [&str; 16] = [
     "LINKERD",
     "CUSTOM_",
     "OUTPUT_direct",
-    "EGRESSGATEWAY-",
+    CHAIN_PREFIX,
     "IP-MASQ-AGENT",
 ];
 const ORDINARY_TABLES: [&str; 3] = ["kube-proxy", "cilium", "netavark"];

@@ -4,6 +4,8 @@
 #[cfg(feature = "kube")]
 #[path = "../api/mod.rs"]
 mod api;
+#[path = "../listings/mod.rs"]
+mod listings;
 #[path = "../runtime/mod.rs"]
 mod runtime;
 #[path = "../schema/mod.rs"]
@@ -22,6 +24,7 @@ mod copies;
 mod cri;
 mod egress;
 mod evidence;
+mod explain_text;
 mod faults;
 mod fib;
 mod firewall;
@@ -37,5 +40,4 @@ mod policies;
 mod policy_causes;
 mod programs;
 mod record;
-mod recordings;
 mod screen;

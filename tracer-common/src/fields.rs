@@ -12,7 +12,8 @@ pub struct FieldSpec {
     /// Member path, dots between levels; anonymous members are looked through. Empty: not an offset but
     /// the size of the structure.
     pub path: &'static str,
-    /// Sizes in bytes that the programs can read; empty: only the offset matters (an embedded structure).
+    /// Sizes in bytes that the programs can read; empty: only the offset matters (an embedded structure); 0: one bit,
+    /// and the offset is in bits.
     pub sizes: &'static [u32],
 }
 
@@ -62,6 +63,8 @@ fields! {
     skb_nfct: "sk_buff", "_nfct", [8];
     skb_dst: "sk_buff", "_skb_refdst", [8];
     skb_cb: "sk_buff", "cb", [];
+    skb_csum_valid: "sk_buff", "csum_valid", [0];
+    skb_csum_complete_sw: "sk_buff", "csum_complete_sw", [0];
     shinfo_gso_size: "skb_shared_info", "gso_size", [2];
     shinfo_gso_segs: "skb_shared_info", "gso_segs", [2];
     dev_ifindex: "net_device", "ifindex", [4];

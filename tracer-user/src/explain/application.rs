@@ -5,7 +5,7 @@ use super::catalogue as c;
 use super::context::View;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::{Finding, Place};
-use super::unanswered;
+use super::{invalid, unanswered};
 use crate::flow::{DropSite, Ending, Endpoint, NoteKind, Packet};
 
 /// A program that takes longer is worth a word.
@@ -214,6 +214,9 @@ fn forgotten(view: &View<'_>, programs: &mut Programs) {
         matches!(&*view.reason(site), "NO_SOCKET" | "TCP_FLAGS") && site.encap.is_none() && view.was_reset()
     };
     let Some(site) = view.dropped().filter(refused) else { return };
+    if invalid::untranslated(view, site).is_some() {
+        return;
+    }
     if has_data(packet) && programs.forgotten.is_none() {
         programs.forgotten = Some((at, unknown(view, site)));
     }

@@ -9,9 +9,11 @@ use super::context::View;
 use super::finding::Certainty::Likely;
 use super::finding::{Finding, Place};
 use super::packet::before_hop;
-use crate::firewall::{Attribution, NatKind, PacketView, RuleRef, attribute_nat};
+use crate::firewall::{
+    Attribution, Backend, Hiding, NatKind, NodeFacts, PacketView, RuleRef, attribute_nat, hides,
+};
 use crate::flow::{Endpoint, Ends, Hop, Place as At};
-use crate::node::{Interval, NetnsId};
+use crate::node::{Hook, Interval, NetnsId};
 use crate::snapshot::{ConnectionTuple, NetnsEvidence, TrackedConnection};
 
 /// Whose translations are as they should be: kube-proxy, network plugins, port mappings, sidecars, EgressGateway.
@@ -97,8 +99,13 @@ impl Translation {
         let evidence = view.of(self.netns)?;
         let by = self.ask(evidence, true);
         match by.rules.first() {
-            Some(rule) if is_ordinary(rule) => None,
-            Some(rule) => Some(self.by_rule(view, rule, &by, found)),
+            Some(rule) => {
+                let hides = hides_another(evidence, self.interval.hook, &self.packet, rule);
+                if is_ordinary(rule) && hides.is_none() {
+                    return None;
+                }
+                Some(self.by_rule(view, rule, &by, hides, found))
+            }
             None if by.undecided.is_empty() && evidence.unreadable.is_empty() => {
                 // Where the kernel has the entry, a rule that would send a new connection elsewhere is no near miss.
                 let elsewhere = || self.entry(view, evidence).is_some() && self.goes_elsewhere(evidence);
@@ -116,7 +123,14 @@ impl Translation {
         }
     }
 
-    fn by_rule(&self, view: &View<'_>, rule: &RuleRef, by: &Attribution, found: &Finding) -> Finding {
+    fn by_rule(
+        &self,
+        view: &View<'_>,
+        rule: &RuleRef,
+        by: &Attribution,
+        hides: Option<Hiding>,
+        found: &Finding,
+    ) -> Finding {
         let (what, from, to) = self.change();
         let forget = match self.kind {
             NatKind::Snat => format!("conntrack -D -s {}", self.from.src.addr),
@@ -131,6 +145,9 @@ impl Translation {
             to,
             list: view.command(self.netns, super::firewall::list_of(view, rule)),
             forget: view.command(self.netns, forget),
+            hides: hides.map(|hides| {
+                (view.command(self.netns, removal(&hides.rule, view.journey.packet.ipv6)), hides)
+            }),
         };
         let finding = diversion.led_to(found);
         if by.rules.len() == 1 {
@@ -216,6 +233,8 @@ pub(crate) struct Diversion {
     /// Commands: shows the rule; makes conntrack forget.
     pub(crate) list: String,
     pub(crate) forget: String,
+    /// Another rule for the same packets comes after it; the command that takes it away.
+    pub(crate) hides: Option<(String, Hiding)>,
 }
 
 impl Diversion {
@@ -239,19 +258,50 @@ impl Diversion {
             self.list.clone(),
         );
         finding.evidence.extend(found.evidence.iter().take(1).cloned());
+        let place = Place {
+            netns: netns.clone(),
+            hook: Some(self.hook.to_owned()),
+            rule: Some(rule.place()),
+            ..Place::default()
+        };
+        if let Some((remove, Hiding { rule: first, hidden, to })) = &self.hides {
+            return finding
+                .checked(
+                    format!("{hidden} comes after it and would send the same packets to {to}: {first} was left behind, or is too early"),
+                    self.list.clone(),
+                )
+                .fix(remove)
+                .about(rule.place())
+                .at(place);
+        }
         finding
             .fix(format!(
                 "remove or correct that rule, then `{}`: connections that are known keep their translation",
                 self.forget
             ))
             .about(rule.place())
-            .at(Place {
-                netns: netns.clone(),
-                hook: Some(self.hook.to_owned()),
-                rule: Some(rule.place()),
-                ..Place::default()
-            })
+            .at(place)
     }
+}
+
+/// A rule for a mapped port before another one for it. kube-proxy writes all of its rules anew, and leaves none behind.
+pub(crate) fn hides_another(
+    node: &dyn NodeFacts,
+    hook: Hook,
+    packet: &PacketView,
+    rule: &RuleRef,
+) -> Option<Hiding> {
+    if rule.chain.starts_with("KUBE-") || rule.backend == Backend::Nft {
+        return None;
+    }
+    hides(node, hook, packet, rule)
+}
+
+/// The command that takes a rule of iptables away.
+pub(crate) fn removal(rule: &RuleRef, ipv6: bool) -> String {
+    let tool = if ipv6 { "ip6tables" } else { "iptables" };
+    let legacy = if rule.backend == Backend::IptablesLegacy { "-legacy" } else { "" };
+    format!("{tool}{legacy} -t {} -D {} {}", rule.table, rule.chain, rule.number)
 }
 
 /// Masquerading, and rules of those whose business it is.

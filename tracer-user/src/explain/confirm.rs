@@ -5,12 +5,12 @@
 use std::net::SocketAddr;
 
 use super::attribution;
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::Certain;
-use super::finding::Finding;
 use super::packet::before_hop;
 use super::tracking::sure;
+use crate::cause::Certainty::Certain;
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::firewall::{Backend, NatKind, PortRange, RuleRef, Table, Target, attribute_nat};
 use crate::flow::{DropSite, Endpoint, Hop, Place as At};
 use crate::node::Hook;

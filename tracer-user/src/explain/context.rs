@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use super::drop_rate::Odds;
-use super::finding::Place;
 use super::tracking::TrackingHistory;
+use crate::cause::Place;
 use crate::flow::Place as At;
 use crate::flow::{Addr, DropSite, Ending, Ends, Hop, Journey, Names, NoteKind, Scene};
 use crate::node::{Device, DeviceKind, Namespace, NetnsId, PathRole, Role, Topology};

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that the kernel dropped: what the reason, the place and the packet itself say.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::Finding;
 use super::unanswered;
 use super::{
     drop_reasons, duplicate, egress_reply, firewall, hairpin, invalid, ipsec, listeners, loops, mtu,
-    nat_addresses, neighbour, neighbour_entries, no_reply, other_hooks, programs, routing, tunnel,
-    wrong_route,
+    neighbour, neighbour_entries, no_reply, other_hooks, programs, routing, tunnel, wrong_route,
 };
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
+use crate::cause::nat_addresses;
 use crate::firewall::NatKind;
 use crate::flow::{DropSite, Endpoint, Hop, Place as At};
 use crate::node::{DeviceKind, NetnsId, PathRole};
@@ -349,7 +349,7 @@ fn unasked(view: &View<'_>, site: &DropSite, from: Endpoint, name: &str) -> Find
 }
 
 /// It left a host with a loopback address as source.
-fn loopback_left(view: &View<'_>) -> Option<Finding> {
+pub(super) fn loopback_left(view: &View<'_>) -> Option<Finding> {
     let leaves = |hop: &&Hop| {
         let At::Device { ifindex, egress: true } = hop.place else { return false };
         let out = view.device(hop.netns, ifindex);

@@ -3,13 +3,14 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::{Finding, Place};
 use super::other_hooks;
 use super::packet;
-use super::{confirm, invalid, kube_proxy, nat_addresses, spared};
+use super::{confirm, invalid};
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::catalogue as c;
+use crate::cause::{Finding, Place};
+use crate::cause::{kube_proxy, nat_addresses, spared};
 use crate::firewall::{Backend, CtState, Done, PacketView, RuleRef, Target, attribute_drop, walk_hook};
 use crate::flow::{DropSite, Place as At, candidates};
 use crate::node::{Family, Hook, HookEntry, HookOwner, Interval, Role};

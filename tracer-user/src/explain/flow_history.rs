@@ -5,18 +5,18 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::arp_watch::Askers;
-use super::catalogue as c;
 use super::compare::Opening;
 use super::context::{Entry, Exit, Lookup, Risen, View};
-use super::egress::is_node_mark;
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::Finding;
 use super::large_lost::{self, LargePackets};
 use super::nat_detour::Translation;
 use super::source_ports::Ports;
 use super::tracking::TrackingHistory;
 use super::unanswered::{self, ExpectedReplies, Receivers, Waiting};
 use super::{application, egress, egress_policy_match, lost, mtu, no_reply, remote_errors};
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
+use crate::cluster::egress::datapath::is_node_mark;
 use crate::firewall::NatKind;
 use crate::flow::{Addr, Endpoint, Ends, Hop, Place};
 use crate::node::{Hook, NetnsId};
@@ -255,6 +255,10 @@ impl Connections {
     pub(super) fn translation(&mut self, view: &View<'_>) -> Option<Translation> {
         match view.journey.packet.icmp_error {
             Some(_) => self.flow(view.journey.flow).translation.clone(),
+            // Its beginning was told before.
+            None if view.journey.resumed && !view.journey.reply => {
+                self.flow(view.journey.flow).translation.clone()
+            }
             None => Translation::of(view),
         }
     }

@@ -3,11 +3,11 @@
 
 use std::net::SocketAddr;
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{self, Certain, Likely};
-use super::finding::{Fact, Finding};
 use super::tracking::{is_invalid, sure};
+use crate::cause::Certainty::{self, Certain, Likely};
+use crate::cause::catalogue as c;
+use crate::cause::{Fact, Finding};
 use crate::flow::{DropSite, Endpoint, Hop, Place};
 use crate::node::NetnsId;
 use crate::snapshot::{ConnectionTuple, NetnsEvidence, TrackedConnection};

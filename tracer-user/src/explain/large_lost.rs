@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Large packets that leave and do not arrive, where small ones of the same connection do.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::Likely;
-use super::finding::Finding;
+use crate::cause::Certainty::Likely;
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::flow::{Ending, NoteKind, Place as At};
 
 /// Less fits into every network (RFC 8200, section 5); and what is dropped for its size is larger.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What conntrack of each namespace showed of one flow so far.
 
-use super::finding::Certainty::{self, Certain, Likely};
+use crate::cause::Certainty::{self, Certain, Likely};
 use crate::firewall::CtState;
 use crate::flow::{Ends, Hop, Journey};
 use crate::node::NetnsId;

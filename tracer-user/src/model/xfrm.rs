@@ -7,8 +7,8 @@ use super::packet_state::Flight;
 use super::steps::Stage;
 use super::walker::{End, Next, Walker};
 use super::world::Host;
-use crate::explain::Finding;
-use crate::explain::ipsec::{self, Node};
+use crate::cause::Finding;
+use crate::cause::ipsec::{self, Node};
 use crate::snapshot::XfrmDirection;
 
 impl Walker<'_> {

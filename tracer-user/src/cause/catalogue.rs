@@ -97,6 +97,10 @@ causes! {
         "An IPsec policy wants the packet encrypted and it is not, or there is no state to do it with; or it blocks the packet."
         "Drop reason XFRM_POLICY; the policies and states of the namespace."
         [modelled: true]
+    MARKED_BEFORE_DNAT "marked-before-dnat"
+        "A rule marks a packet for the destination that it has before DNAT, and the mark sends the translated packet by another route than that of its source."
+        "The walk of PREROUTING with the destination before and after; the lookups with and without the mark."
+        [reroutes: true]
     REDIRECT_WITHOUT_ADDRESS "redirect-without-address"
         "A REDIRECT rule takes what comes in by a device that has no address to redirect to."
         "The REDIRECT rule that the packet meets at PREROUTING; the addresses of the device that it came in by."

@@ -3,6 +3,7 @@
 
 pub(crate) mod catalogue;
 pub(crate) mod diversion;
+pub(crate) mod early_mark;
 mod finding;
 pub(crate) mod ipsec;
 pub(crate) mod kube_proxy;

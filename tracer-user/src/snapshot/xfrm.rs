@@ -6,7 +6,6 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::model::NetnsEvidence;
 use crate::firewall::PacketView;
 use crate::node::IpPrefix;
 use crate::text::protocol_name;
@@ -64,7 +63,7 @@ pub struct XfrmState {
 
 impl XfrmPolicy {
     /// `None`: it depends on what is not known of the packet.
-    fn selects(&self, packet: &PacketView, ifindex: Option<u32>) -> Option<bool> {
+    pub(super) fn selects(&self, packet: &PacketView, ifindex: Option<u32>) -> Option<bool> {
         let port = |(wanted, mask): (u16, u16), has: Option<u16>| match has {
             _ if mask == 0 => Some(true),
             Some(port) => Some(port & mask == wanted & mask),
@@ -139,38 +138,5 @@ impl fmt::Display for XfrmTemplate {
             return f.write_str(&what);
         }
         write!(f, "{what} {} → {}", self.src, self.dst)
-    }
-}
-
-impl NetnsEvidence {
-    /// The policy that a packet meets; `Err`: one before it may be, but that is not known.
-    pub fn xfrm_policy(
-        &self,
-        direction: XfrmDirection,
-        packet: &PacketView,
-        ifindex: Option<u32>,
-    ) -> Result<Option<&XfrmPolicy>, &XfrmPolicy> {
-        let mut fitting: Vec<&XfrmPolicy> =
-            self.xfrm_policies.iter().filter(|policy| policy.direction == direction).collect();
-        fitting.sort_by_key(|policy| policy.priority);
-        for policy in fitting {
-            match policy.selects(packet, ifindex) {
-                Some(true) => return Ok(Some(policy)),
-                Some(false) => {}
-                None => return Err(policy),
-            }
-        }
-        Ok(None)
-    }
-
-    /// A state that a template can use.
-    pub fn xfrm_state(&self, template: &XfrmTemplate) -> Option<&XfrmState> {
-        let fits = |wanted: IpAddr, has: IpAddr| wanted.is_unspecified() || wanted == has;
-        self.xfrm_states.iter().find(|state| {
-            state.proto == template.proto
-                && fits(template.src, state.src)
-                && fits(template.dst, state.dst)
-                && (template.reqid == 0 || template.reqid == state.reqid)
-        })
     }
 }

@@ -3,10 +3,14 @@
 
 pub(crate) mod catalogue;
 pub(crate) mod diversion;
+pub(crate) mod early_mark;
 mod finding;
+pub(crate) mod ipsec;
 pub(crate) mod kube_proxy;
 pub(crate) mod listening;
+pub(crate) mod nat_addresses;
 pub(crate) mod policies;
+pub(crate) mod spared;
 
 pub use catalogue::{CATALOGUE, CauseKind, markdown};
 pub use finding::{Certainty, Fact, Finding, Place};

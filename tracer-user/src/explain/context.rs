@@ -2,9 +2,12 @@
 //! One journey with everything needed to judge it: names, devices, the snapshot.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use super::drop_rate::Odds;
+use super::tracking::TrackingHistory;
 use crate::cause::Place;
 use crate::flow::Place as At;
 use crate::flow::{Addr, DropSite, Ending, Ends, Hop, Journey, Names, NoteKind, Scene};
@@ -26,7 +29,16 @@ pub(super) struct View<'a> {
     pub(super) odds: &'a Odds,
     /// Where the flow's forward direction came in by the egress tunnel.
     pub(super) tunnel: Option<Entry>,
+    /// What conntrack showed of the flow so far.
+    pub(super) tracking: &'a TrackingHistory,
+    /// By how much counters rose since the start.
+    pub(super) risen: &'a Risen,
 }
+
+/// Counters by namespace.
+pub(super) type Risen = HashMap<NetnsId, BTreeMap<String, u64>>;
+
+static NO_HISTORY: LazyLock<(TrackingHistory, Risen)> = LazyLock::new(Default::default);
 
 /// A packet's coming out of a tunnel.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +74,34 @@ pub(super) struct Lookup {
 }
 
 impl<'a> View<'a> {
+    /// Of a journey by itself.
+    pub(super) fn new(
+        journey: &'a Journey,
+        topology: &'a Topology,
+        names: &'a dyn Names,
+        evidence: Option<&'a Evidence>,
+        odds: &'a Odds,
+    ) -> Self {
+        let (tracking, risen) = &*NO_HISTORY;
+        Self {
+            journey,
+            topology,
+            names,
+            evidence,
+            odds,
+            routes: &[],
+            exit: None,
+            tunnel: None,
+            tracking,
+            risen,
+        }
+    }
+
+    /// By how much a counter of a namespace rose since the start.
+    pub(super) fn counted(&self, netns: NetnsId, name: &str) -> u64 {
+        self.risen.get(&netns).and_then(|all| all.get(name)).copied().unwrap_or(0)
+    }
+
     pub(super) fn scene(&self) -> Scene<'a> {
         Scene::new(self.topology, self.names)
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -94,13 +95,18 @@ impl Explainer {
         let odds = &self.odds;
         let state = self.connections.flow(journey.flow);
         state.opening = state.opening.or_else(|| Opening::of(journey));
+        Arc::make_mut(&mut state.tracking).observe(journey);
         let (exit, tunnel) = (state.exit, state.tunnelled_into);
         let routes = std::mem::take(&mut state.routes);
-        let view = View { journey, topology, names, evidence, routes: &routes, exit, tunnel, odds };
+        let (tracking, risen) = (Arc::clone(&state.tracking), Arc::clone(&self.connections.counters));
+        let (tracking, risen) = (&*tracking, &*risen);
+        let seen =
+            View { exit, tunnel, tracking, risen, ..View::new(journey, topology, names, evidence, odds) };
+        let view = View { routes: &routes, ..seen };
         let mut found = explain(&view);
         found.extend(slow::explain(&view, &mut self.whole));
         self.connections.flow(journey.flow).routes.clone_from(&routes);
-        let view = View { routes: &[], ..view };
+        let view = seen;
         // Of an address that nobody has, no answer is to be expected.
         let nobodys = |f: &Finding| {
             f.id == crate::cause::catalogue::SNAT_TO_ANOTHER_ADDRESS.id
@@ -183,8 +189,7 @@ impl Explainer {
         names: &dyn Names,
         evidence: Option<&Evidence>,
     ) -> bool {
-        let odds = &self.odds;
-        let view = View { journey, topology, names, evidence, routes: &[], exit: None, tunnel: None, odds };
+        let view = View::new(journey, topology, names, evidence, &self.odds);
         neighbour::waits(&view)
     }
 
@@ -197,8 +202,7 @@ impl Explainer {
         evidence: Option<&Evidence>,
     ) -> Option<Told> {
         self.came();
-        let odds = &self.odds;
-        let view = View { journey, topology, names, evidence, routes: &[], exit: None, tunnel: None, odds };
+        let view = View::new(journey, topology, names, evidence, &self.odds);
         let found = neighbour::pending(&view)?;
         let translation = self.connections.translation(&view);
         let found = translation.and_then(|t| t.explains(&view, &found)).unwrap_or(found);
@@ -221,11 +225,15 @@ impl Explainer {
         }
         let odds = &self.odds;
         for journey in self.connections.unanswered.overdue(now.now_ns) {
-            let (exit, tunnel) = {
-                let state = self.connections.flow(journey.flow);
-                (state.exit, state.tunnelled_into)
+            let state = self.connections.flow(journey.flow);
+            let (exit, tunnel) = (state.exit, state.tunnelled_into);
+            let tracking = Arc::clone(&state.tracking);
+            let view = View {
+                exit,
+                tunnel,
+                tracking: &tracking,
+                ..View::new(&journey, topology, names, evidence, odds)
             };
-            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit, tunnel, odds };
             if let Some(found) = no_reply::lone(&view, &mut self.connections) {
                 let found = self.by_model(&view, found);
                 let translation = self.connections.translation(&view);
@@ -245,31 +253,21 @@ impl Explainer {
         self.connections.askers.hear(now.asked, now.now_ns);
         self.connections.askers.hear_answers(now.answered, now.now_ns);
         for journey in self.connections.askers.silent() {
-            let view = View {
-                journey: &journey,
-                topology,
-                names,
-                evidence,
-                routes: &[],
-                exit: None,
-                tunnel: None,
-                odds,
-            };
+            let view = View::new(&journey, topology, names, evidence, odds);
             if let Some(found) = no_reply::unclaimed(&view, &self.connections) {
                 told.extend(self.ledger.tell(found, &journey));
                 self.connections.askers.over(journey.flow);
             }
         }
         for (netns, risen) in now.counters {
-            let known = self.connections.counters.entry(*netns).or_default();
+            let known = Arc::make_mut(&mut self.connections.counters).entry(*netns).or_default();
             for (name, by) in risen {
                 let sum = known.entry(name.clone()).or_default();
                 *sum = sum.saturating_add(*by);
             }
         }
         let nobody = Journey::default();
-        let view =
-            View { journey: &nobody, topology, names, evidence, routes: &[], exit: None, tunnel: None, odds };
+        let view = View::new(&nobody, topology, names, evidence, odds);
         for (netns, risen) in now.counters {
             for destination in now.destinations {
                 if let Some(found) = never_sent::nowhere_to_go(&view, *netns, *destination, risen) {

@@ -4,13 +4,16 @@
 use super::context::View;
 use super::flow_history::Connections;
 use super::unanswered;
+use super::{attribution, packet};
 use super::{
-    delivered_unanswered, duplicate, lost, neighbour_entries, remote_errors, tunnel, unmasqueraded,
+    delivered_unanswered, drops, duplicate, lost, neighbour_entries, remote_errors, tunnel, unmasqueraded,
     wrong_route,
 };
 use crate::cause::Certainty::{Certain, Likely, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
+use crate::cause::early_mark;
+use crate::cause::ipsec::Node;
 use crate::firewall::NatKind;
 use crate::flow::{Ending, NoteKind, Place as At};
 use crate::node::{NetnsId, PathRole};
@@ -54,6 +57,9 @@ pub(super) fn lone(view: &View<'_>, seen: &mut Connections) -> Option<Finding> {
 
 fn say(view: &View<'_>, seen: &Connections, count: u32) -> Option<Finding> {
     let journey = view.journey;
+    if let Some(found) = drops::loopback_left(view) {
+        return Some(found);
+    }
     match journey.ending {
         Ending::Left { .. } => not_masqueraded(view)
             .or_else(|| unclaimed(view, seen))
@@ -132,6 +138,9 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
     {
         return found;
     }
+    if bare && let Some(found) = marked_before_dnat(view, netns) {
+        return found.at(place);
+    }
     if bare && let Some(found) = detoured(view, netns, ends.dst.addr.ip()) {
         return found;
     }
@@ -192,6 +201,17 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
             )
         })
         .at(place)
+}
+
+/// They leave by the route of a mark that they got for their destination before DNAT.
+fn marked_before_dnat(view: &View<'_>, netns: NetnsId) -> Option<Finding> {
+    let at = view.journey.hops.iter().position(|h| {
+        h.netns == netns && h.mark_change.is_some() && h.nat.is_some_and(|n| n.kind == NatKind::Dnat)
+    })?;
+    let packet = attribution::first_packet(&packet::before_hop(view, at)?);
+    let (evidence, name) = (view.of(netns)?, view.netns(netns));
+    let command = |command: String| view.command(netns, command);
+    early_mark::find(&Node { evidence, name: &name, command: &command }, &packet)
 }
 
 /// A pod's packets leave by another route than the one made for them.

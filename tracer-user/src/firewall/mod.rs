@@ -25,7 +25,7 @@ mod xt;
 
 pub use at::At;
 pub use attribute::{
-    Attribution, attribute_drop, attribute_mark, attribute_nat, attribute_queue, lowers_ttl,
+    Attribution, Hiding, attribute_drop, attribute_mark, attribute_nat, attribute_queue, hides, lowers_ttl,
 };
 pub use effect::{Done, Effect};
 pub use facts::NodeFacts;
@@ -33,7 +33,7 @@ pub use matching::Matched;
 pub use membership::in_set;
 pub use names::RuleRef;
 pub use nat_kind::NatKind;
-pub use near::{Miss, NearMiss, near_misses};
+pub use near::{Miss, NearMiss, near_misses, nearly_spared};
 pub use other_hooks::{Beside, attribute_beside};
 pub use packet::{CtDirection, CtState, PacketView};
 pub use rule::{

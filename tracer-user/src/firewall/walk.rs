@@ -94,13 +94,34 @@ pub fn walk_hook_by_chance<'e>(
     walk_chains(node, bases(node, hook, priorities, packet), packet, chance)
 }
 
+/// [`walk_hook`] as if one rule were not there.
+pub(super) fn walk_hook_without<'e>(
+    node: &'e dyn NodeFacts,
+    hook: Hook,
+    packet: &PacketView,
+    rule: &Rule,
+) -> Walk<'e> {
+    walk_chains_without(node, bases(node, hook, i32::MIN..i32::MAX, packet), packet, &|_| None, Some(rule))
+}
+
 pub(super) fn walk_chains<'e>(
     node: &'e dyn NodeFacts,
     chains: impl IntoIterator<Item = (&'e Table, &'e Chain, &'e Base)>,
     packet: &PacketView,
     chance: Chance<'_>,
 ) -> Walk<'e> {
+    walk_chains_without(node, chains, packet, chance, None)
+}
+
+fn walk_chains_without<'e>(
+    node: &'e dyn NodeFacts,
+    chains: impl IntoIterator<Item = (&'e Table, &'e Chain, &'e Base)>,
+    packet: &PacketView,
+    chance: Chance<'_>,
+    without: Option<&Rule>,
+) -> Walk<'e> {
     let mut walker = Walker {
+        without: without.map(std::ptr::from_ref),
         node,
         chance,
         packet: packet.clone(),
@@ -140,6 +161,8 @@ enum Flow<'e> {
 struct Walker<'e, 'c> {
     node: &'e dyn NodeFacts,
     chance: Chance<'c>,
+    /// This one is not there.
+    without: Option<*const Rule>,
     packet: PacketView,
     /// Chains by name, of the tables that were needed so far.
     index: FxHashMap<usize, FxHashMap<&'e str, &'e Chain>>,
@@ -195,6 +218,9 @@ impl<'e> Walker<'e, '_> {
             if depth > MAX_DEPTH || self.out.trace.len() >= MAX_STEPS {
                 self.out.cut = true;
                 return Flow::Back;
+            }
+            if self.without == Some(std::ptr::from_ref(rule)) {
+                continue;
             }
             let at = At { table, chain, rule: Some(rule) };
             let matched = self.matched(rule);

@@ -14,7 +14,7 @@ use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::cause::listening::{self, Near};
 use crate::node::{Hook, Role};
-use crate::snapshot::Change;
+use crate::snapshot::{Change, XfrmDirection};
 
 const LOOPBACK: u32 = 1;
 
@@ -43,6 +43,12 @@ impl Walker<'_> {
     pub(crate) fn onward(&mut self, host: &Arc<Host>, flight: &mut Flight, device: u32, way: Way) -> Next {
         if way.local {
             return self.deliver(host, flight, device);
+        }
+        if let Err(next) = self
+            .xfrm_in(host, XfrmDirection::Fwd, flight, device)
+            .and_then(|()| self.xfrm_out(host, flight, way.output))
+        {
+            return next;
         }
         for at in
             [AtHook::new(Hook::Forward, device, way.output), AtHook::new(Hook::Postrouting, 0, way.output)]
@@ -79,6 +85,9 @@ impl Walker<'_> {
             }
         }
         let output = if way.local { LOOPBACK } else { way.output };
+        if let Err(next) = self.xfrm_out(host, flight, output) {
+            return next;
+        }
         let before = (flight.packet.dst, flight.packet.mark);
         if let Err(next) = self.hook(host, AtHook::new(Hook::Output, 0, output), flight) {
             return next;
@@ -132,6 +141,9 @@ impl Walker<'_> {
     /// To a socket of this host, or out of a tunnel.
     fn deliver(&mut self, host: &Arc<Host>, flight: &mut Flight, device: u32) -> Next {
         if let Err(next) = self.hook(host, AtHook::new(Hook::Input, device, 0), flight) {
+            return next;
+        }
+        if let Err(next) = self.xfrm_in(host, XfrmDirection::In, flight, device) {
             return next;
         }
         if flight.inside.is_some() {

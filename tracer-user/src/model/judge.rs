@@ -14,6 +14,8 @@ use super::world::Host;
 use crate::cause::Certainty::{Certain, Likely, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
+use crate::cause::early_mark;
+use crate::cause::ipsec::Node;
 use crate::cause::policies::{self, Bare, Said};
 use crate::cluster::egress::Objects;
 use crate::cluster::egress::datapath::{
@@ -50,6 +52,7 @@ impl Judge<'_> {
             None
         };
         let mut out = vec![
+            self.marked_before_dnat(),
             masqueraded,
             self.wrong_gateway(),
             self.mark_after_routing(),
@@ -226,6 +229,23 @@ impl Judge<'_> {
             return Some(Found { stage: Stage::Marking, finding: finding.at(at) });
         }
         None
+    }
+
+    /// Left by another device than its source's, for a mark of its destination before DNAT.
+    fn marked_before_dnat(&self) -> Option<Found> {
+        let (host, device) = self.bare_exit()?;
+        if Some(host.id) != self.run.first_node || !self.is_translated(host) {
+            return None;
+        }
+        let name = host.name();
+        let node = Node { evidence: &host.evidence, name: &name, command: &|command| host.command(command) };
+        let input = self.steps().find_map(|(at, step)| match &step.place {
+            Place::Hook { hook: "PREROUTING", input, .. } if at.id == host.id => Some(input.clone()),
+            _ => None,
+        })?;
+        let packet = PacketView { input: Some(input), ..self.packet.clone() };
+        let finding = early_mark::find(&node, &packet)?;
+        Some(Found { stage: Stage::Marking, finding: finding.at(Walker::place(host, device)) })
     }
 
     /// Marked for another node than the one by which the policy's traffic leaves.

@@ -11,6 +11,7 @@ use super::world::Host;
 use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
+use crate::cause::nat_addresses;
 use crate::node::Role;
 use crate::node::rtnl::Link;
 use crate::snapshot::Change;
@@ -38,6 +39,16 @@ impl Walker<'_> {
         };
         if !link.is_up() {
             return self.down(host, flight, &link, Stage::Passing, "packets are routed to it");
+        }
+        if flight.packet.src.is_loopback() && !link.is_loopback() {
+            let entry = flight.entries.get(&host.id).filter(|entry| entry.before.dst != entry.after.dst);
+            let asked = entry.map(|entry| entry.before.ends().dst.to_string());
+            let (name, device) = (host.name(), host.device(output));
+            let ends = (flight.packet.src, flight.packet.dst);
+            let command = |command: String| host.command(command);
+            let finding = nat_addresses::loopback_source((&name, &device), ends, asked, &command);
+            let stage = self.stage(host, Stage::Passing, flight);
+            return self.stop(host, stage, finding.at(Self::place(host, output)));
         }
         self.fit(host, flight, &link);
         flight.asker = Some((host.id, output));

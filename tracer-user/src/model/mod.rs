@@ -26,6 +26,7 @@ mod tunnel;
 mod unexpected_exit;
 mod walker;
 mod world;
+mod xfrm;
 
 pub(crate) use egress_sets::policys_address;
 pub(crate) use listeners::listeners;

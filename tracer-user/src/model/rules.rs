@@ -77,7 +77,7 @@ impl Walker<'_> {
             let walk = by_chance(self.chances, |chance| {
                 walk_hook_by_chance(evidence, at.hook, range.clone(), &flight.packet, chance)
             });
-            self.effects(host, at, flight, &walk, index);
+            self.effects(host, at, flight, &walk, index)?;
             self.verdict(host, at, flight, &walk, index)?;
         }
         self.settle(index, flight);
@@ -149,12 +149,12 @@ impl Walker<'_> {
 
     pub(crate) fn effects(
         &mut self,
-        host: &Host,
+        host: &Arc<Host>,
         at: AtHook<'_>,
         flight: &mut Flight,
         walk: &Walk<'_>,
         step: usize,
-    ) {
+    ) -> Result<(), Next> {
         for effect in &walk.effects {
             let rule = effect.at.name();
             if !effect.certain {
@@ -171,7 +171,7 @@ impl Walker<'_> {
                 Done::Connmark { from, to } if from != to => {
                     note_mark(self.steps.get_mut(step), MarkOf::Connection, (from, to), &rule);
                 }
-                Done::Nat(target) => self.by_rule(host, at, flight, target, &rule, step),
+                Done::Nat(target) => self.by_rule(host, at, flight, target, &rule, step)?,
                 Done::TcpMss(_) => flight.clamped = true,
                 Done::Tproxy(_) => {
                     self.open(format!(
@@ -191,6 +191,7 @@ impl Walker<'_> {
         if let Some(entry) = flight.entries.get_mut(&host.id) {
             entry.mark = walk.ct_mark;
         }
+        Ok(())
     }
 
     pub(crate) fn verdict(

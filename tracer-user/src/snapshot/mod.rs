@@ -10,9 +10,11 @@ mod connection;
 mod facts;
 mod model;
 mod routing;
+mod xfrm;
 
 pub use change::{Change, route_words};
 pub use collect::{CounterFiles, parse_ipset_dump, read_nftables};
 pub use connection::{ConnectionDirection, ConnectionTuple, TrackedConnection};
 pub use model::{AttachPoint, Attached, Conntrack, Evidence, NetnsEvidence};
 pub use routing::Routed;
+pub use xfrm::{XfrmDirection, XfrmPolicy, XfrmState, XfrmTemplate};

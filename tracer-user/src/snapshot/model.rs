@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::connection::TrackedConnection;
+use super::xfrm::{XfrmPolicy, XfrmState};
 use crate::cluster::egress::Objects;
 use crate::firewall::{IpSet, Member, MemberField, Table};
 use crate::node::rtnl::{Address, FdbEntry, Link, Neighbour, Nexthop, Qdisc, Route, Rule};
@@ -67,6 +68,11 @@ pub struct NetnsEvidence {
     /// Why [`Self::connections`] may lack some.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unread_connections: Option<String>,
+    /// IPsec policies, but those of single sockets; and, where there are any, states.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub xfrm_policies: Vec<XfrmPolicy>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub xfrm_states: Vec<XfrmState>,
     /// Queueing disciplines that are not the device's default.
     pub qdiscs: Vec<Qdisc>,
     /// What looks at packets on devices besides netfilter; this tracer's own programs are not in it.

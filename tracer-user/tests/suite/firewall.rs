@@ -8,8 +8,9 @@ use std::net::IpAddr;
 
 use listings::parse_ipset_save;
 use tracer_user::firewall::{
-    Attribution, Backend, CtDirection, CtState, Miss, NatKind, NearMiss, PacketView, TableFamily, Verdict,
-    attribute_drop, attribute_mark, attribute_nat, iptables, near_misses, walk,
+    Attribution, Backend, CtDirection, CtState, Miss, NatKind, NearMiss, PacketView, RuleRef, TableFamily,
+    Verdict, attribute_drop, attribute_mark, attribute_nat, hides, iptables, near_misses, nearly_spared,
+    walk,
 };
 use tracer_user::node::{Family, Hook, Interval};
 use tracer_user::snapshot::NetnsEvidence;
@@ -240,4 +241,45 @@ fn evidence_survives_a_recording() {
     let evidence = node2();
     let text = serde_json::to_string(&evidence).unwrap();
     assert_eq!(serde_json::from_str::<NetnsEvidence>(&text).unwrap(), evidence);
+}
+
+#[test]
+fn a_rule_that_was_left_behind_hides_the_one_for_the_same_port() {
+    let node = node(
+        "*nat\n:PREROUTING ACCEPT [0:0]\n:MAPPED - [0:0]\n:OLD - [0:0]\n:NEW - [0:0]\n-A PREROUTING -j MAPPED\n\
+         -A MAPPED -p tcp -m multiport --dports 80 -j OLD\n-A MAPPED -p tcp -m multiport --dports 80 -j NEW\n\
+         -A OLD -p tcp -j DNAT --to-destination 10.0.0.7:80\n-A NEW -p tcp -j DNAT --to-destination 10.0.0.8:80\nCOMMIT\n",
+        "",
+    );
+    let old = attribute_nat(&node, &all_of(Hook::Prerouting), &request(), NatKind::Dnat, None);
+    assert_eq!(names(&old), ["nat OLD rule 1"]);
+    let hides = hides(&node, Hook::Prerouting, &request(), &old.rules[0]).unwrap();
+    assert_eq!(
+        (hides.rule.to_string(), hides.hidden.to_string()),
+        ("nat MAPPED rule 1".into(), "nat NEW rule 1".into())
+    );
+    assert!(hides.to.contains("10.0.0.8"), "{}", hides.to);
+    assert_eq!(hidden_by(&node, &hides.hidden), None);
+}
+
+/// What a rule hides that nothing comes after.
+fn hidden_by(node: &NetnsEvidence, rule: &RuleRef) -> Option<String> {
+    hides(node, Hook::Prerouting, &request(), rule).map(|hides| hides.to)
+}
+
+#[test]
+fn a_set_that_lacks_the_source_is_why_a_rule_did_not_spare_it() {
+    let node = node(
+        "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m set --match-set allowed src -j ACCEPT\n-A FORWARD -s 1.2.3.4/32 -j ACCEPT\n-A FORWARD -j DROP\nCOMMIT\n",
+        "create allowed hash:net family inet\nadd allowed 10.200.0.99\n",
+    );
+    let packet = request().devices("cni0", "eth0");
+    let dropped = attribute_drop(&node, &all_of(Hook::Forward), &packet);
+    let near = nearly_spared(&node, &packet, &dropped.rules[0]);
+    assert_eq!(near.len(), 1, "{near:?}");
+    assert!(
+        misses(&near)[0].starts_with("filter FORWARD rule 1: source 10.200.0.22 is not in"),
+        "{:?}",
+        misses(&near)
+    );
 }

@@ -3,14 +3,14 @@
 
 #[cfg(feature = "kube")]
 #[path = "../api/mod.rs"]
-mod api;
+use crate::api;
 #[path = "../listings/mod.rs"]
-mod listings;
+use crate::listings;
 #[path = "../runtime/mod.rs"]
-mod runtime;
+use crate::runtime;
 #[path = "../schema/mod.rs"]
-mod schema;
-mod world;
+use crate::schema;
+use crate::world;
 
 mod arbitrary;
 mod architecture;
@@ -29,6 +29,7 @@ mod faults;
 mod fib;
 mod firewall;
 mod fragments;
+mod invalid;
 mod json;
 mod kube_proxy_nft;
 mod leads;

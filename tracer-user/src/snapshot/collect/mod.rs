@@ -10,6 +10,7 @@ mod nftables;
 mod packet_sockets;
 mod sysctl;
 mod tool;
+mod xfrm;
 
 pub use counters::CounterFiles;
 pub use ipset::parse as parse_ipset_dump;
@@ -121,6 +122,10 @@ impl NetnsEvidence {
             out.read_proc();
             let sockets = listening_sockets(name, &mut out.unreadable);
             out.sockets = sockets.into_iter().map(|(socket, _)| socket).collect();
+            match xfrm::read(name) {
+                Ok((policies, states)) => (out.xfrm_policies, out.xfrm_states) = (policies, states),
+                Err(error) => out.unreadable.push(error.to_string()),
+            }
             out.packet_sockets = packet_sockets::read();
             match ipsets.join() {
                 Ok(Ok(read)) => sets = read,

@@ -306,7 +306,7 @@ impl Pkt {
         Self { proto: 17, flags: 0, seq: 0, len, ..Self::tcp(src, sport, dst, dport) }
     }
 
-    fn event(&self, kind: Kind) -> Event {
+    pub fn event(&self, kind: Kind) -> Event {
         let mut e = Event {
             skb: self.skb,
             flow: self.flow,

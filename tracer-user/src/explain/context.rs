@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::drop_rate::Odds;
-use super::finding::Place;
+use crate::cause::Place;
 use crate::fib::Question;
 use crate::flow::Place as At;
 use crate::flow::{Addr, DropSite, Ending, Ends, Hop, Journey, Names, NoteKind, Scene};
@@ -123,13 +123,9 @@ impl<'a> View<'a> {
     pub(super) fn host(&self, netns: NetnsId) -> Option<Host> {
         let space = self.namespace(netns)?;
         let uplink = |d: &&Device| d.watched == Some(PathRole::Uplink);
-        Some(Host {
-            id: netns,
-            role: space.role,
-            prefix: self.prefix(netns),
-            evidence: self.evidence?.netns.get(&netns)?.clone(),
-            uplinks: space.devices.values().filter(uplink).map(|d| d.ifindex).collect(),
-        })
+        let uplinks = space.devices.values().filter(uplink).map(|d| d.ifindex).collect();
+        let evidence = self.evidence?.netns.get(&netns)?.clone();
+        Some(Host::new(netns, space.role, self.prefix(netns), evidence, uplinks))
     }
 
     pub(super) fn place(&self, netns: NetnsId, ifindex: u32) -> Place {

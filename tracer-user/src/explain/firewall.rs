@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Drops by netfilter: a rule, a policy, a REJECT, conntrack itself, NAT itself.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::{Finding, Place};
-use super::kube_proxy;
 use super::other_hooks;
 use super::packet;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::catalogue as c;
+use crate::cause::kube_proxy;
+use crate::cause::{Finding, Place};
 use crate::firewall::{Backend, RuleRef, attribute_drop};
 use crate::flow::{DropSite, Place as At, candidates};
 use crate::node::{Hook, HookEntry, HookOwner, Interval};

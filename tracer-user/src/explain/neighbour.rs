@@ -4,11 +4,11 @@
 
 use std::net::IpAddr;
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{Certain, Likely, Possible};
-use super::finding::Finding;
 use super::{neighbour_owner, tunnel};
+use crate::cause::Certainty::{Certain, Likely, Possible};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::firewall::NatKind;
 use crate::flow::{DropSite, Hop, Place as At};
 use crate::model::{Asked, Preempted, Snapshot, World as _};

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::world::{Host, World};
-use crate::explain::Certainty::{Certain, Likely};
-use crate::explain::Finding;
-use crate::explain::catalogue as c;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::node::rtnl::Link;
 
 /// A bridge, and the port of it by which the asker's frames come; `None`: the asker is the bridge's own host.
@@ -94,10 +94,10 @@ impl Segment {
                     self.host.command(format!("bridge mdb show dev {bridge}")),
                 )
                 .fix(self.host.command(format!("bridge link set dev {device} {flag} on")))
-                .at(crate::explain::Place {
+                .at(crate::cause::Place {
                     netns: name,
                     device: Some(device),
-                    ..crate::explain::Place::default()
+                    ..crate::cause::Place::default()
                 }),
         )
     }

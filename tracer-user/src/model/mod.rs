@@ -17,6 +17,7 @@ mod neighbours;
 mod packet_state;
 mod preempted;
 mod route_checks;
+mod route_words;
 mod routes;
 mod rules;
 mod run;

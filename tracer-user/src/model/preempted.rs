@@ -2,12 +2,12 @@
 //! Routes that another agent puts before those that would lead there: an ip rule with a table of its own, the network of
 //! a bridge that nobody is behind, a next hop that a redirect told.
 
-use super::route_checks::{ip_command, words};
+use super::route_words::{ip_command, words};
 use super::world::Host;
-use crate::explain::Certainty::{self, Likely, Possible};
-use crate::explain::Finding;
-use crate::explain::catalogue as c;
-use crate::explain::egress::is_node_mark;
+use crate::cause::Certainty::{self, Likely, Possible};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
+use crate::cluster::egress::datapath::is_node_mark;
 use crate::fib::{Answer, Decision, Outcome, Question, Routed};
 use crate::node::IpPrefix;
 use crate::node::rtnl::{Route, Rule};
@@ -204,10 +204,10 @@ impl Preempted {
                 ))
             )),
         };
-        finding.about(to).at(crate::explain::Place {
+        finding.about(to).at(crate::cause::Place {
             netns: name,
             device: Some(out),
-            ..crate::explain::Place::default()
+            ..crate::cause::Place::default()
         })
     }
 
@@ -309,8 +309,7 @@ mod tests {
     }
 
     fn find(evidence: NetnsEvidence, to: &str) -> Option<(Option<Certainty>, String)> {
-        let host =
-            Host { id: 1, role: Role::Node, prefix: None, evidence: Arc::new(evidence), uplinks: [2].into() };
+        let host = Host::new(1, Role::Node, None, Arc::new(evidence), [2].into());
         let found =
             Preempted::find(&host, &Question::to(to.parse().unwrap()).from("10.200.0.23".parse().unwrap()))?;
         let finding = found.say(&host, Likely, "");

@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::bridge_ports::Segment;
-use super::route_checks::ip_command;
+use super::route_words::ip_command;
 use super::world::{Host, World};
-use crate::explain::Certainty::{Certain, Likely};
-use crate::explain::Finding;
-use crate::explain::catalogue as c;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::fib::{Decision, Question, RefusedBy};
 use crate::firewall::{CtState, PacketView, attribute_drop};
 use crate::node::rtnl::{Address, Link};
@@ -245,11 +245,11 @@ impl Asked {
                     .join("; "),
             )
             .about(rule.place())
-            .at(crate::explain::Place {
+            .at(crate::cause::Place {
                 netns: name,
                 hook: Some("FORWARD".to_owned()),
                 rule: Some(rule.place()),
-                ..crate::explain::Place::default()
+                ..crate::cause::Place::default()
             }),
         )
     }
@@ -375,10 +375,10 @@ impl Asked {
     }
 
     fn at(&self, finding: Finding) -> Finding {
-        finding.about(self.address).at(crate::explain::Place {
+        finding.about(self.address).at(crate::cause::Place {
             netns: self.asker.name(),
             device: Some(self.device()),
-            ..crate::explain::Place::default()
+            ..crate::cause::Place::default()
         })
     }
 }
@@ -437,10 +437,6 @@ fn not_used(host: &Host, address: &Address) -> Option<Finding> {
             )
             .fix(fix)
             .about(own)
-            .at(crate::explain::Place {
-                netns: name,
-                device: Some(device),
-                ..crate::explain::Place::default()
-            }),
+            .at(crate::cause::Place { netns: name, device: Some(device), ..crate::cause::Place::default() }),
     )
 }

@@ -63,7 +63,7 @@ fn address(ifindex: u32, text: &str) -> Address {
 fn host(id: NetnsId, name: &str, links: Vec<Link>, addresses: Vec<Address>) -> Host {
     let evidence = NetnsEvidence { name: name.to_owned(), links, addresses, ..NetnsEvidence::default() };
     let role = if id == 1 { Role::Pod } else { Role::Node };
-    Host { id, role, prefix: None, evidence: Arc::new(evidence), uplinks: [].into() }
+    Host::new(id, role, None, Arc::new(evidence), [].into())
 }
 
 fn reason(pod: Host, node: Host, wanted: &str, is_gateway: bool) -> Option<String> {

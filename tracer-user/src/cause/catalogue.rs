@@ -19,6 +19,8 @@ pub struct CauseKind {
     pub follows: bool,
     /// Sends packets along another route than theirs: a cause that `follows` is its consequence.
     pub reroutes: bool,
+    /// Only packets above some size are lost: it is no cause of what happens to a small one.
+    pub large_only: bool,
     /// The model of the node computes all that it depends on: where the model says that the packet passes, it is no
     /// longer certain.
     pub modelled: bool,
@@ -43,6 +45,7 @@ impl CauseKind {
         guess: false,
         follows: false,
         reroutes: false,
+        large_only: false,
         modelled: false,
         covers: &[],
     };
@@ -136,6 +139,9 @@ causes! {
         "Nobody answers for the next hop's (or the destination's) address on that network."
         "Drop reason NEIGH_FAILED; the lookup that named the next hop."
         [follows: true]
+    ADDRESS_NOT_USED "address-not-used"
+        "A host has an IPv6 address and does not use it: duplicate address detection failed or is not over."
+        "The flags of the address (dadfailed, tentative)."
     DUPLICATE_ADDRESS "duplicate-address"
         "Two hosts have one address."
         "The address on two devices that are watched; a packet from the host's own address (IP_LOCAL_SOURCE); two MACs that answer for it."
@@ -146,6 +152,10 @@ causes! {
         "A route sends the packet where its destination is not: another one than the CNI's, one that takes a far network for the device's own, or one into the loopback."
         "The lookup, and the routes that fit; where the destination really is, when that is watched."
         [follows: true, covers: &[(Same::Subject, "wrong-route")]]
+    ROUTE_PREEMPTED "route-preempted"
+        "Another program's ip rule, the network of a bridge that nobody is behind, or a next hop told by an ICMP redirect comes before the route that would lead there."
+        "The rule or route in use, and the one that applies without it; no answer."
+        [reroutes: true]
     TRANSLATED_ASTRAY "translated-astray"
         "A NAT rule gives the packet another destination or source, and with that it does not get through. Rules of services, sidecars and the CNI are not meant."
         "The translation and its rule; the drop, the refusal or the silence after it."
@@ -182,7 +192,7 @@ causes! {
         "The host's end of the pod's veth is not in the bridge that the pod's gateway address is on."
         "OTHERHOST on a veth without a master."
     PORT_BLOCKED "bridge-port-blocked"
-        "A port of the bridge does not forward: its state is not \"forwarding\", or both ends' ports are isolated."
+        "A port of the bridge does not forward: its state is not \"forwarding\", both ends' ports are isolated, or questions for addresses are not flooded to it."
         "Who is asked for is on the same bridge and silent; the state and the flags of both ports."
     DEVICE_DOWN "device-down"
         "The pod's device is down: nothing can be sent."
@@ -207,10 +217,11 @@ causes! {
     PACKET_TOO_BIG "packet-too-big"
         "The packet does not fit into the next device or route, and may not be fragmented; the sender was told."
         "PKT_TOO_BIG; MTU of the device; ICMP frag-needed or packet-too-big."
+        [large_only: true]
     PATH_MTU_BLACK_HOLE "path-mtu-black-hole"
         "Large packets are dropped and the ICMP message that would tell the sender does not reach it."
         "PKT_TOO_BIG, and a drop of the ICMP error about it."
-        [covers: &[(Same::Subject, "packet-too-big")]]
+        [large_only: true, covers: &[(Same::Subject, "packet-too-big")]]
     LARGE_LOST "large-packets-lost"
         "Large packets are lost in the network between two nodes, or beyond, and nobody says so: a link there takes only smaller ones."
         "Large segments are sent again and leave the node each time; smaller ones of the same connection are acknowledged; no ICMP error."

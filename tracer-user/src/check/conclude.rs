@@ -26,8 +26,11 @@ pub(super) fn conclude(report: &mut Report, ways: &[Way], packet: &PacketView) {
                 finding.fact(format!("so for {count} of {} ways that rules choose by chance", ways.len()));
         }
     }
-    // What is only possible does not come first.
-    causes.sort_by_key(|(found, _)| (found.finding.certainty == Possible, found.stage));
+    // What is only possible does not come first, nor what is wrong for large packets only.
+    causes.sort_by_key(|(found, _)| {
+        let large_only = found.finding.kind().large_only;
+        (found.finding.certainty == Possible, large_only, found.stage)
+    });
     let Some(shown_way) = ways.iter().find(|way| !way.found.is_empty()).or_else(|| ways.first()) else {
         return;
     };

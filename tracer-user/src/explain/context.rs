@@ -9,10 +9,14 @@ use std::sync::LazyLock;
 use super::drop_rate::Odds;
 use super::tracking::TrackingHistory;
 use crate::cause::Place;
+use crate::fib::Question;
 use crate::flow::Place as At;
 use crate::flow::{Addr, DropSite, Ending, Ends, Hop, Journey, Names, NoteKind, Scene};
+use crate::model::Host;
 use crate::node::{Device, DeviceKind, Namespace, NetnsId, PathRole, Role, Topology};
 use crate::snapshot::{Evidence, NetnsEvidence};
+
+const UDP: u8 = 17;
 
 /// One journey and what is known besides.
 #[derive(Clone, Copy)]
@@ -155,6 +159,15 @@ impl<'a> View<'a> {
         self.evidence?.of(netns)
     }
 
+    /// The namespace as the model of the node takes it.
+    pub(super) fn host(&self, netns: NetnsId) -> Option<Host> {
+        let space = self.namespace(netns)?;
+        let uplink = |d: &&Device| d.watched == Some(PathRole::Uplink);
+        let uplinks = space.devices.values().filter(uplink).map(|d| d.ifindex).collect();
+        let evidence = self.evidence?.netns.get(&netns)?.clone();
+        Some(Host::new(netns, space.role, self.prefix(netns), evidence, uplinks))
+    }
+
     pub(super) fn place(&self, netns: NetnsId, ifindex: u32) -> Place {
         let device = (ifindex != 0).then(|| self.device_name(netns, ifindex));
         Place { netns: self.netns(netns), device, ..Place::default() }
@@ -193,6 +206,31 @@ impl<'a> View<'a> {
     /// The last lookup of the way forward in a namespace, of the inner or outer packet.
     pub(super) fn last_lookup(&self, netns: NetnsId, encap: bool) -> Option<Lookup> {
         self.lookups().rev().find(|l| l.netns == netns && l.encap == encap && !l.reverse)
+    }
+
+    /// The last lookup of the way forward, as a question for the tables that were read, and where it was.
+    pub(super) fn way_out(&self) -> Option<(NetnsId, Question)> {
+        let hop =
+            self.journey.hops.iter().rfind(|hop| matches!(hop.place, At::Route { reverse: false, .. }))?;
+        let At::Route { in_ifindex, local: false, error: 0, .. } = hop.place else { return None };
+        // 1: the loopback, by which the host's own packets come.
+        let input = if in_ifindex == 1 { 0 } else { in_ifindex };
+        let packet = &self.journey.packet;
+        let question = match hop.encap {
+            Some(index) => {
+                let outer = self.journey.encaps.get(usize::from(index))?;
+                Question::to(outer.dst.addr.ip()).from(outer.src.addr.ip()).ports(UDP, None, None)
+            }
+            None => {
+                let port = |port| Some(if packet.has_ports() { port } else { 0 });
+                Question::to(hop.ends.dst.addr.ip()).from(hop.ends.src.addr.ip()).ports(
+                    packet.proto,
+                    port(hop.ends.src.port),
+                    port(hop.ends.dst.port),
+                )
+            }
+        };
+        Some((hop.netns, question.input(input).mark(hop.mark)))
     }
 
     pub(super) fn icmp_sent(&self) -> Option<(u8, u8)> {

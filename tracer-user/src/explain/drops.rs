@@ -43,9 +43,7 @@ fn by_reason(view: &View<'_>) -> Option<Finding> {
         | "ip6_pkt_discard_out"
         | "ip6_pkt_prohibit"
         | "ip6_pkt_prohibit_out" => routing::refused(view, site),
-        "neigh_invalidate" | "arp_error_report" | "ndisc_error_report" => {
-            firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour::failed(view, site)))
-        }
+        "neigh_invalidate" | "arp_error_report" | "ndisc_error_report" => Some(neighbour::failed(view, site)),
         "ip6_forward" => routing::forwarding_off(view, site, Likely),
         "nf_queue" => other_hooks::queued(view, site),
         "br_handle_frame_finish" | "br_forward" | "__br_forward" => hairpin::off(view, site),
@@ -64,7 +62,7 @@ fn by_reason(view: &View<'_>) -> Option<Finding> {
             routing::forwarding_off(view, site, Certain)
         }
         "NEIGH_FAILED" | "NEIGH_QUEUEFULL" | "NEIGH_DEAD" | "NEIGH_CREATEFAIL" => {
-            firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour::failed(view, site)))
+            Some(neighbour::failed(view, site))
         }
         // What else is in the queue when resolution fails, and a packet that came meanwhile began it anew.
         "QUEUE_PURGE" if matches!(symbol.as_str(), "neigh_invalidate" | "neigh_timer_handler") => {

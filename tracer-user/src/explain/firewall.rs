@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Drops by netfilter: a rule, a policy, a REJECT, conntrack itself, NAT itself.
 
-use std::net::{IpAddr, Ipv6Addr};
-
 use super::context::View;
 use super::other_hooks;
 use super::packet;
@@ -11,9 +9,9 @@ use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::catalogue as c;
 use crate::cause::{Finding, Place};
 use crate::cause::{kube_proxy, nat_addresses, spared};
-use crate::firewall::{Backend, CtState, Done, PacketView, RuleRef, Target, attribute_drop, walk_hook};
+use crate::firewall::{Backend, Done, PacketView, RuleRef, Target, attribute_drop, walk_hook};
 use crate::flow::{DropSite, Place as At, candidates};
-use crate::node::{Family, Hook, HookEntry, HookOwner, Interval, Role};
+use crate::node::{Hook, HookEntry, HookOwner, Interval};
 
 pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let Some(at) = site.interval else { return other_hooks::dropped(view, site) };
@@ -294,57 +292,4 @@ pub(super) fn list_of(view: &View<'_>, rule: &RuleRef) -> String {
     }
 }
 
-/// IPv6: a pod's neighbour solicitation is a packet like any other, and where the bridge asks netfilter, a rule there
-/// may drop it. Then nobody hears the question.
-pub(super) fn unasked_neighbour(view: &View<'_>, site: &DropSite) -> Option<Finding> {
-    const SOLICITATION: (u8, u8) = (135, 0);
-    let ends = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends);
-    let (source, to) = (ends.src.addr.ip(), ends.dst.addr.ip());
-    let IpAddr::V6(wanted) = to else { return None };
-    let (node, port) = view.device(site.netns, site.ifindex)?.link?;
-    let node = node?;
-    let bridge = view.device(node, port)?.master?;
-    let evidence = view.of(node)?;
-    if view.role_of(site.netns) != Some(Role::Pod)
-        || evidence.sysctl("net/bridge/bridge-nf-call-ip6tables") != Some(1)
-    {
-        return None;
-    }
-    // The solicited-node multicast address (RFC 4291, 2.7.1).
-    let low = wanted.octets();
-    let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, low[13], low[14], low[15]]);
-    let bridge = view.device_name(node, bridge);
-    let mut packet = PacketView::new(58, source, group.into()).mark(0).devices(&bridge, &bridge);
-    packet.icmp = Some(SOLICITATION);
-    packet.ct_state = Some(CtState::Untracked);
-    let at = Interval {
-        netns: node,
-        family: Family::Ipv6,
-        hook: Hook::Forward,
-        after: i32::MIN,
-        until: i32::MAX,
-        learned: false,
-    };
-    let found = attribute_drop(evidence, &at, &packet);
-    let rule = found.rules.first().filter(|_| found.certain)?;
-    let kind = if rule.number == 0 { &c::POLICY } else { &c::RULE };
-    let name = view.netns(node);
-    Some(
-        Finding::new(
-            kind,
-            Likely,
-            format!("{rule} on {name} drops the neighbour solicitations for {to}: nobody on {bridge} hears who is asked for"),
-        )
-        .checked(
-            format!("{} got no answer to its question for {to}", view.netns(site.netns)),
-            view.command(site.netns, format!("ip -6 neigh show {to}")),
-        )
-        .checked(
-            format!("{bridge} hands bridged packets to ip6tables, and the walk of a solicitation ends there"),
-            view.command(node, format!("ip6tables -t {} -vnL {} --line-numbers", rule.table, rule.chain)),
-        )
-        .fix(format!("accept ICMPv6 types 135 and 136 before it, or sysctl -w net.bridge.bridge-nf-call-ip6tables=0 on {name}"))
-        .about(rule.place())
-        .at(Place { hook: Some("FORWARD".to_owned()), rule: Some(rule.place()), ..view.place(node, 0) }),
-    )
 }

@@ -16,6 +16,7 @@ use crate::cause::early_mark;
 use crate::cause::ipsec::Node;
 use crate::firewall::NatKind;
 use crate::flow::{Ending, NoteKind, Place as At};
+use crate::model::Preempted;
 use crate::node::{NetnsId, PathRole};
 
 /// Nothing came back for so long after the first packet.
@@ -62,20 +63,30 @@ fn say(view: &View<'_>, seen: &Connections, count: u32) -> Option<Finding> {
     }
     match journey.ending {
         Ending::Left { .. } => not_masqueraded(view)
+            .or_else(|| preempted(view, "nothing came back from there"))
             .or_else(|| unclaimed(view, seen))
             .or_else(|| contested(view, seen))
             .or_else(|| tunnel::wrong_peer(view))
             .or_else(|| lost::never_arrived(view))
             .or_else(|| remote_errors::redirected(view, seen.redirected_by(journey.flow), None))
             .or_else(|| Some(after_leaving(view, count))),
-        Ending::Delivered { .. } | Ending::Unwatched { .. } => {
-            not_masqueraded(view).or_else(|| contested(view, seen)).or_else(|| {
+        Ending::Delivered { .. } | Ending::Unwatched { .. } => not_masqueraded(view)
+            .or_else(|| preempted(view, "nothing came back from there"))
+            .or_else(|| contested(view, seen))
+            .or_else(|| {
                 let alive = seen.receivers.is_alive(journey);
                 delivered_unanswered::explain(view, seen, alive, count)
-            })
-        }
+            }),
         _ => None,
     }
+}
+
+/// Another program's rule or route took it to where nothing came back from.
+pub(super) fn preempted(view: &View<'_>, seen: &str) -> Option<Finding> {
+    let (netns, question) = view.way_out()?;
+    let host = view.host(netns)?;
+    let preempted = Preempted::find(&host, &question)?;
+    Some(preempted.say(&host, preempted.after_silence(&host), seen))
 }
 
 /// Two hosts answer for the next hop.

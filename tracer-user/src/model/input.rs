@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::packet_state::{Flight, Mode};
 use super::routes::Way;
 use super::rules::AtHook;
+use super::silence::no_usable_address;
 use super::steps::{Direction, Place, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
@@ -65,6 +66,13 @@ impl Walker<'_> {
         self.enter(host, flight);
         if let Some(next) = self.nothing_up(host, flight) {
             return next;
+        }
+        if flight.mode == Mode::First
+            && flight.inside.is_none()
+            && let Some(finding) = no_usable_address(host, flight.packet.dst)
+        {
+            let stage = self.stage(host, Stage::Sending, flight);
+            return self.stop(host, stage, finding);
         }
         let mut way = match self.route(host, flight, 0) {
             Ok(way) => way,

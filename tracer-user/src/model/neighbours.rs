@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::link::{NUD_FAILED, NUD_INCOMPLETE};
 use super::packet_state::{Flight, Mode};
+use super::silence::Asked;
 use super::steps::Stage;
 use super::walker::{Next, Walker};
 use super::world::Host;
@@ -75,7 +76,17 @@ impl Walker<'_> {
                 let key = format!("net.ipv4.conf.{}.arp_ignore", key.replace('.', "/"));
                 (format!("{key} is 8"), host.command(format!("sysctl -w {key}=0")))
             }
-            (false, None) => return None,
+            (false, None) => {
+                let question = Asked {
+                    asker: asker.clone(),
+                    ifindex: by,
+                    address: hop,
+                    source: flight.packet.src,
+                    is_gateway: hop != flight.packet.dst,
+                };
+                let finding = question.reason(self.world)?;
+                return Some(self.stop(&asker, stage, finding));
+            }
         };
         let finding = Finding::new(
             &c::NEIGHBOUR_SILENT,

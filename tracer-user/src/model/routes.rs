@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::packet_state::Flight;
-use super::route_checks::{ip_command, words};
+use super::preempted::Preempted;
+use super::route_words::{ip_command, words};
 use super::steps::{Place, Stage};
 use super::walker::{Next, Walker};
 use super::world::Host;
@@ -73,6 +74,12 @@ impl Walker<'_> {
                         device: host.device(way.output),
                     },
                 );
+                if let Some(preempted) = Preempted::of(host, &question, outcome)
+                    && let Some(certainty) = preempted.suspicion(host)
+                {
+                    let stage = self.stage(host, Stage::Routing, flight);
+                    self.wrong(stage, preempted.say(host, certainty, ""));
+                }
                 self.judge_mark(host, flight, &question, way)?;
                 self.judge_way(host, flight, &question, way)?;
                 flight.next_hop = Some(way.next_hop);

@@ -13,7 +13,7 @@ use super::start::start;
 use super::steps::{Direction, Place, Stage, Step};
 use super::walker::{End, Found, Next, Walker};
 use super::world::{Host, World};
-use crate::cause::Certainty::Likely;
+use crate::cause::Certainty::{Likely, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::cause::diversion::Diversion;
@@ -163,9 +163,7 @@ impl Way {
         found.extend(judged);
         // What only makes packets too large lets the others through.
         let ends = matches!(main.end, End::Left(..) | End::Delivered(_));
-        let breaks = found
-            .iter()
-            .any(|f| f.finding.id != c::PACKET_TOO_BIG.id && f.finding.id != c::PATH_MTU_BLACK_HOLE.id);
+        let breaks = found.iter().any(|f| !f.finding.kind().large_only);
         if ends && !breaks {
             let (later, more) = later(world, start, main, way.proxied.is_some());
             found.extend(more);
@@ -181,8 +179,10 @@ impl Way {
         }
         found.sort_by_key(|f| f.stage);
         // What leads a packet astray comes first, and what then becomes of it follows.
-        if found.iter().any(|f| f.finding.kind().reroutes) {
-            found.retain(|f| !f.finding.kind().follows);
+        let astray = |f: &Found| f.finding.kind().reroutes;
+        if found.iter().any(astray) {
+            let sure = found.iter().any(|f| astray(f) && f.finding.certainty != Possible);
+            found.retain(|f| !(sure && f.finding.kind().follows) && !f.finding.kind().large_only);
         }
         way.found = found;
         way

@@ -17,6 +17,8 @@ pub struct Snapshot {
     hosts: BTreeMap<NetnsId, Arc<Host>>,
     /// The other ends of veths, by namespace and ifindex of the one.
     peers: BTreeMap<(NetnsId, u32), (NetnsId, u32)>,
+    /// The devices below others, likewise.
+    lower: BTreeMap<(NetnsId, u32), (NetnsId, u32)>,
     policies: Option<Arc<Objects>>,
 }
 
@@ -40,12 +42,14 @@ impl Snapshot {
             (*id, Arc::new(host))
         });
         let devices = topology.namespaces.values().flat_map(|ns| ns.devices.values().map(|d| (ns.id, d)));
-        let peers = devices.filter_map(|(id, device)| {
-            let (there, ifindex) = device.link.filter(|_| matches!(device.kind, DeviceKind::Veth))?;
-            Some(((id, device.ifindex), (there?, ifindex)))
-        });
-        let peers = peers.collect();
-        Self { hosts: hosts.collect(), peers, policies: evidence.policies.clone() }
+        let (mut peers, mut lower) = (BTreeMap::new(), BTreeMap::new());
+        for (id, device) in devices {
+            if let Some((Some(there), ifindex)) = device.link {
+                let map = if matches!(device.kind, DeviceKind::Veth) { &mut peers } else { &mut lower };
+                map.insert((id, device.ifindex), (there, ifindex));
+            }
+        }
+        Self { hosts: hosts.collect(), peers, lower, policies: evidence.policies.clone() }
     }
 }
 
@@ -60,6 +64,11 @@ impl World for Snapshot {
 
     fn peer(&mut self, host: &Host, link: &Link) -> Option<(Arc<Host>, u32)> {
         let (id, ifindex) = self.peers.get(&(host.id, link.ifindex))?;
+        Some((self.hosts.get(id)?.clone(), *ifindex))
+    }
+
+    fn lower(&mut self, host: &Host, link: &Link) -> Option<(Arc<Host>, u32)> {
+        let (id, ifindex) = self.lower.get(&(host.id, link.ifindex))?;
         Some((self.hosts.get(id)?.clone(), *ifindex))
     }
 

@@ -37,6 +37,11 @@ pub trait World {
     /// The other end of a veth: its namespace, also when it was not asked for, and its ifindex there.
     fn peer(&mut self, host: &Host, link: &Link) -> Option<(Arc<Host>, u32)>;
 
+    /// The device that a macvlan or VLAN device is on: its namespace, and its ifindex there.
+    fn lower(&mut self, _: &Host, _: &Link) -> Option<(Arc<Host>, u32)> {
+        None
+    }
+
     /// The addresses of the namespace at the other end of a veth; cheaper than [`World::peer`].
     fn peer_addresses(&mut self, host: &Host, link: &Link) -> Option<Vec<IpAddr>>;
 

@@ -7,6 +7,7 @@ use super::model::NetnsEvidence;
 use super::xfrm::{XfrmDirection, XfrmPolicy, XfrmState, XfrmTemplate};
 use crate::fib::{Fib, Question, ReversePath, Sources};
 use crate::firewall::{IpSet, NodeFacts, PacketView, Table};
+use crate::node::rtnl::{Route, Rule};
 
 impl NetnsEvidence {
     /// Routing of this namespace, to be asked as the kernel is. Sorts all routes once: keep it for further questions.
@@ -17,6 +18,11 @@ impl NetnsEvidence {
     /// The same for questions about these addresses only, sources and destinations: quick to make.
     pub fn fib_about(&self, addresses: &[IpAddr]) -> Fib<'_> {
         Fib::about(self.routing(), addresses)
+    }
+
+    /// The same with other rules and routes than those that were read.
+    pub fn fib_with<'e>(&'e self, rules: &'e [Rule], routes: &'e [Route], addresses: &[IpAddr]) -> Fib<'e> {
+        Fib::about(Sources { rules, routes, ..self.routing() }, addresses)
     }
 
     /// What routing is decided from.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::arp_watch::Askers;
+use super::came_back::CameBack;
 use super::catalogue as c;
 use super::compare::Opening;
 use super::context::{Entry, Exit, Lookup, View};
@@ -72,6 +73,8 @@ pub(super) struct FlowState {
     pub(super) opening: Option<Opening>,
     /// Where its first packet was for.
     pub(super) asked: Option<Endpoint>,
+    /// What was heard after a request without an answer.
+    pub(super) came_back: Vec<CameBack>,
 }
 
 /// Memory of the run, bounded.

@@ -8,6 +8,7 @@
 mod application;
 mod arp_watch;
 mod attribution;
+mod came_back;
 pub(crate) mod catalogue;
 mod compare;
 mod context;
@@ -53,6 +54,7 @@ mod unmasqueraded;
 mod wrong_route;
 
 pub use attribution::HopAuthors;
+pub use came_back::{Heard, HeardError, Relation, Request};
 pub use catalogue::{CATALOGUE, CauseKind, markdown};
 pub use explainer::{Answered, Asked, Explainer, Tick};
 pub use finding::{Certainty, Fact, Finding, Place};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that were retransmitted because no reply came.
 
+use super::came_back;
 use super::catalogue as c;
 use super::context::View;
 use super::finding::Certainty::{Certain, Likely, Possible};
@@ -52,8 +53,15 @@ pub(super) fn lone(view: &View<'_>, seen: &mut Connections) -> Option<Finding> {
     finding.map(|found| found.fact(format!("the packet that waits is #{}", view.journey.id)))
 }
 
-fn say(view: &View<'_>, seen: &Connections, count: u32) -> Option<Finding> {
+fn say(view: &View<'_>, seen: &mut Connections, count: u32) -> Option<Finding> {
     let journey = view.journey;
+    let came = seen.flow(journey.flow).came_back.clone();
+    if came_back::is_answered(journey, &came) {
+        return None;
+    }
+    if let Some(found) = came_back::explain(view, &came) {
+        return Some(found);
+    }
     match journey.ending {
         Ending::Left { .. } => not_masqueraded(view)
             .or_else(|| unclaimed(view, seen))

@@ -11,10 +11,12 @@ mod header;
 mod listeners;
 mod names;
 mod no_traffic;
+mod packet_socket;
 mod pods;
 pub(crate) mod policies;
 mod privileges;
 mod recording;
+mod reply_listener;
 mod run;
 mod terminal;
 

@@ -4,10 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::Finding;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::flow::{Addr, Ends, Journey};
 use crate::node::NetnsId;
 use crate::text::{icmp_name, protocol_name};

@@ -13,7 +13,6 @@ mod names;
 mod no_traffic;
 mod packet_socket;
 mod pods;
-pub(crate) mod policies;
 mod privileges;
 mod recording;
 mod reply_listener;

@@ -200,7 +200,6 @@ fn node_with_entry() -> Evidence {
         mark: 0,
         timeout_s: 100,
         tcp_state: Some(1),
-        began_unix_ns: None,
     };
     let node = NetnsEvidence {
         rulesets: iptables::parse(rule, TableFamily::Ip, Backend::IptablesNft).tables.into(),

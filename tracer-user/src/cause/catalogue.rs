@@ -360,6 +360,10 @@ causes! {
         "Nobody answers for the address that a packet left with (an egress IP): its answers find no host."
         "ARP requests or neighbour solicitations for it again and again on the node's network; no answer to the packet."
         [follows: true]
+    ANSWER_ELSEWHERE "answer-elsewhere"
+        "The server answers from another port or address than the one that was asked: no conntrack entry and no connected socket takes it."
+        "Packets from that host to the port that asked, heard after the request; ICMP port-unreachable for them."
+        [follows: true]
     NO_ANSWER "no-answer"
         "Packets leave the node as they should and nothing comes back."
         "Sent more than once; no reply, no drop, no ICMP error."

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::attribution::{Authors, HopAuthors};
+use super::came_back::{self, Heard, Request};
 use super::compare::{self, Opening};
 use super::context::View;
 use super::drop_rate::Odds;
@@ -37,6 +38,8 @@ pub struct Tick<'a> {
     pub asked: &'a [Asked],
     /// Who answered.
     pub answered: &'a [Answered],
+    /// What came back after requests that have no answer.
+    pub heard: &'a [Heard],
     /// Records that were lost, and flows forgotten for lack of room, since the last time.
     pub lost: u64,
 }
@@ -70,6 +73,9 @@ pub struct Explainer {
     whole: slow::Whole,
     odds: Odds,
 }
+
+/// Requests that are listened for at once.
+const LISTENED: usize = 8;
 
 /// Silence that is not explained by what is certain to refuse.
 const PATIENCE_NS: u64 = 1_000_000_000;
@@ -146,6 +152,9 @@ impl Explainer {
         }
         if found.iter().any(Finding::breaks) {
             self.connections.flow(journey.flow).explained = true;
+        }
+        // Of a guess, what comes back may tell more.
+        if found.iter().any(|f| f.breaks() && !f.kind().guess) {
             self.connections.unanswered.over(journey.flow);
         }
         if journey.reply && journey.packet.icmp_error.is_none() && !found.iter().any(Finding::breaks) {
@@ -211,6 +220,59 @@ impl Explainer {
         self.ledger.expect(found, journey)
     }
 
+    /// Requests that have no answer: what comes back for them is worth listening for ([`Tick::heard`]).
+    pub fn unanswered(&mut self, now_ns: u64) -> Vec<Request> {
+        let open = self.connections.unanswered.open(now_ns).map(Request::of);
+        open.take(LISTENED).collect()
+    }
+
+    /// Packets that came back, though not as the filter expects them.
+    fn hear(
+        &mut self,
+        heard: &[Heard],
+        topology: &Topology,
+        names: &dyn Names,
+        evidence: Option<&Evidence>,
+    ) -> Vec<Told> {
+        let mut news: Vec<Journey> = Vec::new();
+        let requests = self.connections.unanswered.requests();
+        for one in heard {
+            for request in &requests {
+                let Some(relation) = request.relation(one) else { continue };
+                let known = &mut self.connections.flow(request.flow).came_back;
+                came_back::note(known, *one, relation);
+                if news.iter().all(|journey| journey.flow != request.flow) {
+                    news.extend(self.connections.unanswered.of(request.flow).cloned());
+                }
+            }
+        }
+        let mut told = Vec::new();
+        for journey in news {
+            let state = self.connections.flow(journey.flow);
+            let came = state.came_back.clone();
+            if came_back::is_answered(&journey, &came) {
+                state.answered = true;
+                self.connections.unanswered.over(journey.flow);
+                self.ledger.answered(journey.flow);
+                continue;
+            }
+            let view = View {
+                journey: &journey,
+                topology,
+                names,
+                evidence,
+                routes: &[],
+                exit: None,
+                tunnel: None,
+                odds: &self.odds,
+            };
+            if let Some(found) = came_back::explain(&view, &came) {
+                told.extend(self.ledger.tell(found, &journey));
+            }
+        }
+        told
+    }
+
     /// Looks at what no packet shows: answers that do not come, counters. Call it every half second or so.
     pub fn tick(
         &mut self,
@@ -222,6 +284,9 @@ impl Explainer {
         let mut told = Vec::new();
         if now.lost > 0 {
             self.connections.lost(now.now_ns);
+        }
+        if !now.heard.is_empty() {
+            told.extend(self.hear(now.heard, topology, names, evidence));
         }
         let odds = &self.odds;
         for journey in self.connections.unanswered.overdue(now.now_ns) {

@@ -291,5 +291,3 @@ pub(super) fn list_of(view: &View<'_>, rule: &RuleRef) -> String {
         }
     }
 }
-
-}

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::arp_watch::Askers;
+use super::came_back::CameBack;
 use super::compare::Opening;
 use super::context::{Entry, Exit, Lookup, Risen, View};
 use super::large_lost::{self, LargePackets};
@@ -77,6 +78,8 @@ pub(super) struct FlowState {
     pub(super) asked: Option<Endpoint>,
     pub(super) tracking: Arc<TrackingHistory>,
     pub(super) large: [LargePackets; 2],
+    /// What was heard after a request without an answer.
+    pub(super) came_back: Vec<CameBack>,
 }
 
 /// Memory of the run, bounded.

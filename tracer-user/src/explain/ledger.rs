@@ -83,11 +83,15 @@ impl Ledger {
             return None;
         }
         let better = finding.certainty != Certainty::Possible && finding.breaks();
-        self.entries.retain(|entry| {
-            let known = &entry.told.finding;
+        self.entries.retain_mut(|entry| {
             let own = entry.is_only_of(journey.flow);
-            let guess =
-                own && known.kind().guess && known.id != finding.id && known.certainty > finding.certainty;
+            let known = &entry.told.finding;
+            let guess = known.kind().guess && known.id != finding.id && known.certainty > finding.certainty;
+            if better && guess && !own {
+                entry.flows.remove(&journey.flow);
+            }
+            let known = &entry.told.finding;
+            let guess = own && guess;
             // An answer may be over, and told of, before its request is.
             let followed = own && finding.kind().reroutes && known.kind().follows;
             !(covers(&finding, known) || followed || (better && guess))

@@ -8,6 +8,7 @@
 mod application;
 mod arp_watch;
 mod attribution;
+mod came_back;
 mod compare;
 mod confirm;
 mod context;
@@ -54,5 +55,6 @@ mod unmasqueraded;
 mod wrong_route;
 
 pub use attribution::HopAuthors;
+pub use came_back::{Heard, HeardError, Relation, Request};
 pub use explainer::{Answered, Asked, Explainer, Tick};
 pub use ledger::Told;

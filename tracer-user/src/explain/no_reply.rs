@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that were retransmitted because no reply came.
 
+use super::came_back;
 use super::context::View;
 use super::flow_history::Connections;
 use super::unanswered;
@@ -56,9 +57,13 @@ pub(super) fn lone(view: &View<'_>, seen: &mut Connections) -> Option<Finding> {
     finding.map(|found| found.fact(format!("the packet that waits is #{}", view.journey.id)))
 }
 
-fn say(view: &View<'_>, seen: &Connections, count: u32) -> Option<Finding> {
+fn say(view: &View<'_>, seen: &mut Connections, count: u32) -> Option<Finding> {
     let journey = view.journey;
-    if let Some(found) = drops::loopback_left(view) {
+    let came = seen.flow(journey.flow).came_back.clone();
+    if came_back::is_answered(journey, &came) {
+        return None;
+    }
+    if let Some(found) = drops::loopback_left(view).or_else(|| came_back::explain(view, &came)) {
         return Some(found);
     }
     match journey.ending {

@@ -118,6 +118,7 @@ impl Recorder {
             destinations: tick.destinations.to_vec(),
             asked: tick.asked.to_vec(),
             answered: tick.answered.to_vec(),
+            heard: tick.heard.to_vec(),
             lost: tick.lost,
         }))
     }

@@ -5,7 +5,7 @@ use crate::world;
 
 use std::net::SocketAddr;
 
-use tracer_user::explain::{Explainer, Tick, Told};
+use tracer_user::explain::{Explainer, Heard, HeardError, Tick, Told};
 use tracer_user::firewall::{Backend, NatKind, TableFamily, iptables};
 use tracer_user::flow::{Ending, Endpoint, Ends, Hop, Journey, Nat, Note, NoteKind, Packet, Place};
 use tracer_user::node::{Family, Hook, Interval};
@@ -200,7 +200,6 @@ fn node_with_entry() -> Evidence {
         mark: 0,
         timeout_s: 100,
         tcp_state: Some(1),
-        began_unix_ns: None,
     };
     let node = NetnsEvidence {
         rulesets: iptables::parse(rule, TableFamily::Ip, Backend::IptablesNft).tables.into(),
@@ -240,4 +239,48 @@ fn an_entry_that_still_translates_to_a_former_endpoint_is_named_beside_its_new_r
     let [told] = &told[..] else { panic!("{told:?}") };
     assert_eq!(told.finding.id, "stale-connection-entry");
     assert_eq!(told.finding.fix, "conntrack -D -p tcp -s 10.200.0.22 -d 10.96.0.7 --sport 40001 --dport 80");
+}
+
+/// A datagram of a pod to 192.0.2.1:69, masqueraded as 172.16.25.11:5000.
+fn tftp(at: u64) -> Journey {
+    let ends = (ends("10.200.0.22:4000", "192.0.2.1:69"), ends("172.16.25.11:5000", "192.0.2.1:69"));
+    let mut request = journey(1, false, at, ends);
+    request.packet.proto = 17;
+    request
+}
+
+fn from_another_port(netns: u32, to: &str) -> Heard {
+    let ends = ends("192.0.2.1:7777", to);
+    Heard { netns, ifindex: ETH0, outgoing: false, proto: 17, ends, error: None }
+}
+
+#[test]
+fn an_answer_from_another_port_that_the_node_refuses_is_the_cause() {
+    let mut run = Run::default();
+    assert_eq!(run.see(&tftp(SECOND)), []);
+    assert_eq!(run.0.unanswered(SECOND + SECOND / 10), []);
+    assert_eq!(run.0.unanswered(SECOND + SECOND / 2).len(), 1);
+    let answer = from_another_port(NODE1, "172.16.25.11:5000");
+    let error = HeardError { from: endpoint("172.16.25.11:1").addr, icmp_type: 3, code: 3 };
+    let heard = [answer, Heard { outgoing: true, error: Some(error), ..answer }];
+    let tick = Tick { now_ns: 2 * SECOND, heard: &heard, ..Tick::default() };
+    let told = run.0.tick(&tick, &topology(false), &Kernel, None);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].finding.id, "answer-elsewhere");
+    assert!(told[0].finding.title.contains("from port 7777, not from port 69"), "{told:?}");
+    // In place of "nothing came back".
+    assert!(run.see(&tftp(3 * SECOND)).iter().all(|told| told.finding.id != "no-answer"));
+    assert_eq!(run.0.causes().len(), 1);
+}
+
+#[test]
+fn an_answer_from_another_port_that_its_receiver_gets_is_an_answer() {
+    let mut run = Run::default();
+    let mut request = tftp(SECOND);
+    request.hops.truncate(1);
+    assert_eq!(run.see(&request), []);
+    let heard = [from_another_port(NODE1, "10.200.0.22:4000")];
+    let tick = Tick { now_ns: 2 * SECOND, heard: &heard, ..Tick::default() };
+    assert_eq!(run.0.tick(&tick, &topology(false), &Kernel, None), []);
+    assert_eq!(run.tick(4 * SECOND, 0), []);
 }

@@ -81,15 +81,15 @@ impl Run<'_> {
     }
 }
 
-/// Where no container runtime tells which pods run here: with a pod as target, watches the one at the other end too,
-/// by its address, and says so. Who only names addresses looks at the node.
+/// Where no container runtime tells which pods run here: watches those at the ends of the flow too, by their addresses,
+/// and says so.
 pub(super) fn add_found_ends(
     plan: &Plan,
     observer: &mut Observer,
     topology: &Topology,
     addresses: &[IpAddr],
 ) -> Vec<String> {
-    if !plan.runtimes.is_empty() || !observer.has_pods() {
+    if !plan.runtimes.is_empty() {
         return Vec::new();
     }
     let found = observer.find_ends(topology, addresses);

@@ -3,10 +3,12 @@
 //! product (charts' defaults, agent/pkg/...): marks, names of its device, chains and sets.
 
 use super::catalogue as c;
+use super::cluster_address::sent_to_gateway;
 use super::context::{Entry, View};
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::{Finding, Place};
-use super::{egress_reply, fwmark, policies};
+use super::policies::{self, Bare};
+use super::{egress_policy_match, egress_reply, fwmark};
 use crate::firewall::{Done, NatKind, PacketView, walk_hook};
 use crate::flow::{Hop, Place as At};
 use crate::node::rtnl::Link;
@@ -62,10 +64,27 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
         return fwmark::explain(view)
             .or_else(|| egress_reply::reply_not_marked(view).filter(|_| view.dropped().is_some()));
     }
-    masqueraded(view)
+    takes_cluster(view)
+        .or_else(|| masqueraded(view))
         .or_else(|| fwmark::explain(view))
         .or_else(|| without_snat(view))
         .or_else(|| wrong_gateway(view))
+}
+
+/// Marked for a gateway, and its destination is an address of the cluster.
+fn takes_cluster(view: &View<'_>) -> Option<Finding> {
+    let marked = view.journey.hops.iter().find(|h| is_node_mark(h.mark) && h.encap.is_none())?;
+    let first = view.journey.hops.iter().find(|h| h.netns == marked.netns)?;
+    if tunnel_entry(view, marked.netns).is_some() {
+        return None;
+    }
+    let name = view.netns(marked.netns);
+    let (source, destination) = (first.ends.src.addr.ip(), first.ends.dst.addr.ip());
+    let node = view.of(marked.netns)?;
+    let bare = Bare { node, name: &name, source, destination, left_as: source, left: "" };
+    let others = egress_policy_match::others(view, marked.netns);
+    let found = sent_to_gateway(&bare, &others, &|command| view.command(marked.netns, command))?;
+    Some(found.at(Place { hook: Some("PREROUTING".to_owned()), ..view.place(marked.netns, 0) }))
 }
 
 /// As the objects have it, it should leave by another node.

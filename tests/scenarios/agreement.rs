@@ -150,7 +150,12 @@ fn agree(rows: impl Iterator<Item = Row>) -> Result<()> {
     let unexpected: Vec<_> = differ.iter().filter(|(name, _)| !listed(name)).collect();
     let closed: Vec<_> =
         rows.iter().map(|row| row.name).filter(|name| listed(name) && !differ.contains_key(name)).collect();
-    println!("they differ for {} of {}, {} of these listed", differ.len(), rows.len(), differ.len() - unexpected.len());
+    println!(
+        "they differ for {} of {}, {} of these listed",
+        differ.len(),
+        rows.len(),
+        differ.len() - unexpected.len()
+    );
     assert!(unexpected.is_empty(), "trace and check differ: {unexpected:#?}");
     assert!(closed.is_empty(), "they agree by now, take them out of the list: {closed:?}");
     Ok(())
@@ -170,7 +175,8 @@ fn trace_and_check_agree_on_each_fault() -> Result<()> {
 #[test]
 fn each_listed_difference_is_a_row() {
     for (name, why) in DIFFER {
-        let known = Setup::all().any(|setup| setup.name == *name) || CASES.iter().any(|case| case.name == *name);
+        let known =
+            Setup::all().any(|setup| setup.name == *name) || CASES.iter().any(|case| case.name == *name);
         assert!(known && !why.is_empty(), "{name}");
     }
 }

@@ -1,16 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How long reading a namespace takes: `snapshot FILE`, where FILE is a namespace (`/run/netns/NAME`). Reads it once,
-//! again, and again for each line on stdin; prints one line of JSON for each reading.
+//! How long reading a namespace takes, what it needs of memory, and how long the model walks over it: `snapshot FILE
+//! [SOURCE DESTINATION PORT]`, where FILE is a namespace (`/run/netns/NAME`). Reads it once, again, and again for each
+//! line on stdin; prints one line of JSON for each reading, and before these one for the walk of a TCP packet.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Instant;
 
-use tracer_user::node::Netns;
+use tracer_user::check::check;
+use tracer_user::model::{Question, Snapshot};
+use tracer_user::node::{Netns, Observer};
 use tracer_user::snapshot::{Evidence, NetnsEvidence};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let file = std::env::args_os().nth(1).ok_or("which namespace? Give its file, /run/netns/NAME")?;
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Failure> {
+    let mut args = std::env::args().skip(1);
+    let file = args.next().ok_or("which namespace? Give its file, /run/netns/NAME")?;
     let netns = Netns::open(Path::new(&file), "node")?;
     let mut before = None;
     let mut read = |what: &str| {
@@ -22,12 +29,56 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             of.iter().flat_map(|n| n.rulesets.iter()).flat_map(|t| &t.chains).map(|c| c.rules.len()).sum();
         let unreadable = of.map_or(0, |n: &NetnsEvidence| n.unreadable.len());
         println!(r#"{{"read":"{what}","ms":{took:.2},"rules":{rules},"unreadable":{unreadable}}}"#);
-        before = Some(now);
+        before = Some(now.clone());
+        now
     };
+    if let (Some(source), Some(destination), Some(port)) = (args.next(), args.next(), args.next()) {
+        let (source, destination): (IpAddr, IpAddr) = (source.parse()?, destination.parse()?);
+        let question = Question {
+            source: Some(source),
+            sport: Some(40_000),
+            destination,
+            dport: Some(port.parse()?),
+            protocol: 6,
+            pod: None,
+            assumed: Vec::new(),
+        };
+        walks(&netns, &question)?;
+    }
     read("first");
     read("again");
     for line in io::stdin().lines() {
         read(line?.trim());
     }
     Ok(())
+}
+
+/// The memory that a snapshot holds, the first question about it, one more, and a search through snapshots that each
+/// differ from it in one rule, one route and one sysctl.
+fn walks(netns: &Netns, question: &Question) -> Result<(), Failure> {
+    let topology = Observer::open(std::slice::from_ref(netns), [])?.observe(&[])?.topology;
+    let empty = held();
+    let evidence = Evidence::collect(std::slice::from_ref(netns));
+    let bytes = held().saturating_sub(empty);
+    let mut world = Snapshot::new(&evidence, &topology, &|_| None);
+    let time = |world: &mut Snapshot| {
+        let start = Instant::now();
+        let report = check(world, question);
+        (start.elapsed().as_secs_f64() * 1e3, report)
+    };
+    let (first, report) = time(&mut world);
+    let (again, _) = time(&mut world);
+    let steps: usize = report.paths.iter().map(|path| path.steps.len()).sum();
+    eprintln!("{report:#?}");
+    println!(
+        r#"{{"bytes":{bytes},"first_ms":{first:.3},"walk_ms":{again:.3},"paths":{},"steps":{steps}}}"#,
+        report.paths.len()
+    );
+    Ok(())
+}
+
+/// Bytes that the heap gave out.
+fn held() -> usize {
+    // SAFETY: it only reads the allocator's own counters.
+    unsafe { libc::mallinfo2() }.uordblks
 }

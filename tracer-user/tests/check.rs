@@ -94,7 +94,7 @@ fn host(id: NetnsId, name: &str, role: Role, links: Vec<Link>, addresses: &[(u32
         evidence.sysctls.insert(path.to_owned(), value.to_owned());
     }
     let uplinks = BTreeSet::new();
-    Host { id, role, prefix: None, evidence: evidence.into(), uplinks }
+    Host::new(id, role, None, evidence.into(), uplinks)
 }
 
 fn listens(port: u16) -> Socket {

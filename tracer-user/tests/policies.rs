@@ -5,11 +5,11 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, from_value as read, json};
+use tracer_user::cluster::Meta;
 use tracer_user::cluster::egress::{
     ClusterInfo, Eip, Endpoint, EndpointSlice, Gateway, LabelSelector, Objects, Pod, Policy, PolicyRef,
     Tunnel, judge, lines, owners, set_names,
 };
-use tracer_user::cluster::Meta;
 use tracer_user::node::IpPrefix;
 
 fn policy(changes: &Value) -> Policy {

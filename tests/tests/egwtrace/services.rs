@@ -318,7 +318,8 @@ fn answered_requests_to_services_have_no_cause_in_any_line() -> Result<()> {
                 thread::sleep(Duration::from_millis(500));
             }
             let traced = trace.stop()?.clean()?;
-            let wrong: Vec<&String> = traced.lines.iter().filter(|line| line.contains("\"certainty\"")).collect();
+            let wrong: Vec<&String> =
+                traced.lines.iter().filter(|line| line.contains("\"certainty\"")).collect();
             assert!(traced.journeys.len() >= 5, "{line}: {}", traced.list());
             assert!(wrong.is_empty(), "nft {nft}, {line}: {wrong:#?}");
         }

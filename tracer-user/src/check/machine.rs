@@ -16,8 +16,8 @@ use crate::node::{
     NetlinkError, Netns, NetnsError, NetnsId, Observation, ObserveError, Observer, PathRole, Role, named,
 };
 use crate::snapshot::Evidence;
+use crate::target::egress_policies::Policies;
 use crate::text::escape;
-use crate::trace::policies::Policies;
 
 /// Namespaces that are looked through for the other end of a veth.
 const MAX_NAMESPACES: usize = 8192;
@@ -88,13 +88,9 @@ impl Machine {
                 .filter(|d| d.watched == Some(PathRole::Uplink))
                 .map(|d| d.ifindex)
                 .collect();
-            let host = Host {
-                id,
-                role,
-                prefix: (role == Role::Pod || machine.nodes > 1).then(|| enter(&netns)),
-                evidence: evidence.netns.remove(&id).unwrap_or_default(),
-                uplinks,
-            };
+            let prefix = (role == Role::Pod || machine.nodes > 1).then(|| enter(&netns));
+            let evidence = evidence.netns.remove(&id).unwrap_or_default();
+            let host = Host::new(id, role, prefix, evidence, uplinks);
             machine.hosts.insert(id, Arc::new(host));
             machine.watched.push(id);
             let rtnl = netns.run(|| Rtnl::open(netns.name()))??;
@@ -132,13 +128,8 @@ impl Machine {
         }
         let rtnl = netns.run(|| Rtnl::open(netns.name())).ok()?.ok()?;
         let mut evidence = Evidence::collect(std::slice::from_ref(netns));
-        let host = Host {
-            id,
-            role: Role::Pod,
-            prefix: Some(enter(netns)),
-            evidence: evidence.netns.remove(&id)?,
-            uplinks: BTreeSet::new(),
-        };
+        let evidence = evidence.netns.remove(&id)?;
+        let host = Host::new(id, Role::Pod, Some(enter(netns)), evidence, BTreeSet::new());
         self.open.insert(id, (netns.clone(), rtnl));
         let host = Arc::new(host);
         self.hosts.insert(id, host.clone());

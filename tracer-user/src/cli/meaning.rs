@@ -174,11 +174,7 @@ fn chosen(service: &Service, port: &Port) -> Result<Option<Chosen>, String> {
     if let (None, Port::Name(name)) = (found, port) {
         return Err(format!("has no port {} (it has {})", quoted(name), ports_words(service)));
     }
-    Ok(found.map(|known| Chosen {
-        name: known.name.clone(),
-        port: known.port,
-        protocol: number(known),
-    }))
+    Ok(found.map(|known| Chosen { name: known.name.clone(), port: known.port, protocol: number(known) }))
 }
 
 fn number(port: &ServicePort) -> u8 {
@@ -325,7 +321,9 @@ mod tests {
         let meaning = of_service(&headless, Ok(&slices()), Some(&name("http"))).unwrap();
         assert_eq!(meaning.addresses, ["10.0.1.4", "10.0.1.5"].map(|a| a.parse::<IpAddr>().unwrap()));
         assert_eq!(meaning.port, Some(8080));
-        assert!(of_service(&headless, Ok(&[]), None).unwrap_err().contains("headless and has no ready endpoint"));
+        assert!(
+            of_service(&headless, Ok(&[]), None).unwrap_err().contains("headless and has no ready endpoint")
+        );
     }
 
     #[test]
@@ -333,7 +331,10 @@ mod tests {
         let headless = service(r#"{"spec": {"clusterIP": "None", "ports": [{"port": 80}]}}"#);
         let refused = "403 Forbidden";
         let error = of_service(&headless, Err(refused), None).unwrap_err();
-        assert!(error.contains("not known: 403 Forbidden") && !error.contains("no ready endpoint"), "{error}");
+        assert!(
+            error.contains("not known: 403 Forbidden") && !error.contains("no ready endpoint"),
+            "{error}"
+        );
         let meaning = of_service(&web(), Err(refused), Some(&Port::Number(80))).unwrap();
         assert_eq!(meaning.notices, ["endpoints of service shop/web are not known: 403 Forbidden"]);
         assert_eq!(meaning.addresses.len(), 2);

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that EgressGateway's rules and sets did not select, or that got another source address than the policy's.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::Finding;
 use super::packet::before_hop;
-use super::policies::{self, Bare, Said};
-use super::policy_sets;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
+use crate::cause::policies::{self, Bare, Said};
+use crate::cause::policy_sets;
+use crate::cluster::egress::datapath::SNAT_CHAIN;
 use crate::firewall::{
     Criterion, CtDirection, CtState, Done, IpRange, Miss, NatKind, PacketView, Rule, RuleRef, Target,
     attribute_nat, near_misses, walk_hook,
@@ -15,8 +16,6 @@ use crate::firewall::{
 use crate::flow::{Hop, Place as At};
 use crate::node::{Hook, NetnsId, PathRole, Role};
 use crate::snapshot::NetnsEvidence;
-
-const SNAT_CHAIN: &str = "EGRESSGATEWAY-SNAT-EIP";
 
 /// The prefix of a policy's set; its sets of sources and of destinations end alike.
 fn set_prefix(source: bool, ipv6: bool) -> &'static str {

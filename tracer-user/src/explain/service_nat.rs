@@ -4,12 +4,12 @@
 
 use std::net::IpAddr;
 
-use super::catalogue as c;
-use super::cluster_address::cluster_set;
 use super::context::View;
-use super::finding::Certainty::{self, Certain, Likely};
-use super::finding::{Finding, Place};
 use super::packet::before_hop;
+use crate::cause::Certainty::{self, Certain, Likely};
+use crate::cause::catalogue as c;
+use crate::cause::{Finding, Place};
+use crate::cluster::egress::datapath::cluster_set;
 use crate::firewall::{
     Criterion, IpRange, Match, MemberField, Miss, NatKind, PacketView, Rule, Target, near_misses,
 };
@@ -185,19 +185,6 @@ fn known(evidence: &NetnsEvidence, address: IpAddr, packet: &PacketView) -> Opti
             evidence.routes.iter().any(|r| !r.destination.is_empty() && r.destination.contains(address));
         (member && !routed).then(|| Known::Cluster { set: set.to_owned() })
     })
-}
-
-/// kube-proxy's rules name the address as a service's.
-pub(crate) fn is_service(evidence: &NetnsEvidence, address: IpAddr) -> bool {
-    let alone = |range: &IpRange| range.first == range.last && range.first == address;
-    let names = |rule: &Rule| {
-        let mut all = rule.matches.iter().filter(|m| !m.negated);
-        all.any(|m| matches!(&m.what, Criterion::Destination(ranges) if ranges.iter().any(alone)))
-    };
-    let chains = || evidence.tables("nat").chain(evidence.tables("filter")).flat_map(|t| &t.chains);
-    let family = if address.is_ipv4() { "ip" } else { "ip6" };
-    evidence.set_has(&format!("{family} {TABLE} cluster-ips"), address)
-        || chains().filter(|chain| chain.name == SERVICES).flat_map(|chain| &chain.rules).any(names)
 }
 
 /// The addresses of services that kube-proxy's rules name.

@@ -132,7 +132,7 @@ impl<'e> Fib<'e> {
 
     /// `l3mdev_update_flow`, net/l3mdev/l3mdev.c.
     fn join_vrf(&self, flow: &mut Flow) {
-        if flow.oif != 0 && self.links.contains_key(&flow.oif) {
+        if flow.oif != 0 && self.link(flow.oif).is_some() {
             if flow.vrf == 0 {
                 flow.vrf = self.vrf_of(flow.oif);
             }
@@ -250,7 +250,7 @@ impl<'e> Fib<'e> {
     }
 
     fn vrf_table(&self, vrf: u32) -> u32 {
-        self.links.get(&vrf).and_then(|link: &&Link| link.vrf_table).unwrap_or(0)
+        self.link(vrf).and_then(|link: &Link| link.vrf_table).unwrap_or(0)
     }
 
     /// `fib4_rule_suppress`, `fib6_rule_suppress`: only what would be used is passed over, no refusal. `None`: it
@@ -260,7 +260,7 @@ impl<'e> Fib<'e> {
             return Some(true);
         }
         let Some(wanted) = rule.suppress_ifgroup else { return Some(false) };
-        let is = |ifindex: u32| self.links.get(&ifindex).is_some_and(|link| link.group == wanted);
+        let is = |ifindex: u32| self.link(ifindex).is_some_and(|link| link.group == wanted);
         if !hit.route.destination.is_ipv6() {
             // The route's first hop, whichever is used.
             let first = match self.hops_of(hit.route) {
@@ -360,7 +360,7 @@ impl<'e> Fib<'e> {
     /// A name is bound to the device when the rule is made or the device appears. The name of a VRF stands for all
     /// its ports.
     fn is_device(&self, name: &str, ifindex: u32, vrf: u32) -> bool {
-        let named = |ifindex: u32| self.links.get(&ifindex).filter(|link| link.name == name);
+        let named = |ifindex: u32| self.link(ifindex).filter(|link| link.name == name);
         named(ifindex).is_some_and(|link| !link.is_kind("vrf")) || named(vrf).is_some()
     }
 

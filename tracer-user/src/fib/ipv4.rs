@@ -35,14 +35,14 @@ impl<'e> Fib<'e> {
                 .filter_map(|next| next.peek().and_then(|run| run.first()).map(|r| r.destination.len()))
                 .max();
             let Some(longest) = longest else { return TableAnswer::Nothing };
-            let same = |run: &&[&Route]| run.first().is_some_and(|r| r.destination.len() == longest);
+            let same = |run: &Vec<&Route>| run.first().is_some_and(|r| r.destination.len() == longest);
             for next in &mut each {
                 let Some(run) = next.next_if(|run| same(run)) else { continue };
                 let leaf = run.first().map(|route| route.destination.address());
                 if missed.is_some() && leaf == missed {
                     continue;
                 }
-                match self.of_prefix4(flow, tables, run) {
+                match self.of_prefix4(flow, tables, &run) {
                     Ok(answer) => return answer,
                     Err(Miss::Leaf) => missed = leaf,
                     Err(Miss::Prefix) => {}
@@ -169,7 +169,7 @@ impl<'e> Fib<'e> {
             }
         }
         if let Some(output) = question.output {
-            if !self.links.contains_key(&output) {
+            if self.link(output).is_none() {
                 return refused(libc::ENODEV, RefusedBy::Device);
             }
             if !self.is_up(output) {
@@ -329,7 +329,7 @@ impl<'e> Fib<'e> {
 
     /// A loopback address would leave by another device.
     fn leaks_loopback(&self, hop: &Hop<'_>) -> bool {
-        let link = self.links.get(&hop.ifindex);
+        let link = self.link(hop.ifindex);
         hop.source.is_some_and(|source| source.is_loopback())
             && link.is_some_and(|link| !link.is_loopback() && !link.is_kind("vrf"))
             && self.either(hop.ifindex, "route_localnet") == 0
@@ -419,7 +419,7 @@ impl<'e> Fib<'e> {
 
     /// A device that was not read is taken to forward.
     fn forwards4(&self, device: u32) -> bool {
-        let name = self.links.get(&device).map_or("", |link| link.name.as_str());
+        let name = self.link(device).map_or("", |link| link.name.as_str());
         let own = self.from.sysctls.get(&format!("net/ipv4/conf/{name}/forwarding"));
         own.or_else(|| self.from.sysctls.get("net/ipv4/ip_forward")).is_none_or(|value| value != "0")
     }

@@ -161,7 +161,7 @@ impl<'e> Fib<'e> {
     pub(super) fn output6(&self, question: &Question) -> Answer<'e> {
         let to = question.destination;
         let output = question.output.unwrap_or(0);
-        if output != 0 && !self.links.contains_key(&output) {
+        if output != 0 && self.link(output).is_none() {
             return refused(libc::ENODEV, RefusedBy::Device);
         }
         if output != 0 && self.vrf_of(output) != 0 && (to.is_multicast() || is_link_local(to)) {
@@ -188,7 +188,7 @@ impl<'e> Fib<'e> {
         if from.is_multicast() {
             return martian(Martian::Invalid);
         }
-        if !self.links.get(&device).is_some_and(|link| link.is_loopback() || link.is_kind("vrf")) {
+        if !self.link(device).is_some_and(|link| link.is_loopback() || link.is_kind("vrf")) {
             if to.is_loopback() {
                 return refused(libc::EINVAL, RefusedBy::Destination);
             }

@@ -31,7 +31,7 @@ pub use model::{
     Selectors, Why,
 };
 pub use netfilter::{ReversePath, TypeOf};
-pub use tables::{Fib, Sources};
+pub use tables::{Fib, Index, Sources};
 pub use validate::{SourceVerdict, Validity};
 
 impl<'e> Fib<'e> {

@@ -87,7 +87,7 @@ impl Fib<'_> {
     /// `None`: it cannot be known.
     pub fn reverse_path(&self, question: &Question, input: u32, how: ReversePath) -> Option<bool> {
         let (from, to) = (question.source?, question.destination);
-        if self.links.get(&input).is_some_and(|link| link.is_loopback()) {
+        if self.link(input).is_some_and(|link| link.is_loopback()) {
             return Some(true);
         }
         let local_multicast = matches!(to, IpAddr::V4(a) if a.octets()[..3] == [224, 0, 0]);

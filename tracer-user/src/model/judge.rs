@@ -11,18 +11,17 @@ use super::run::Run;
 use super::steps::{Direction, Place, Stage, Step};
 use super::walker::{End, Found, Walker};
 use super::world::Host;
+use crate::cause::Certainty::{Certain, Possible};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
+use crate::cause::cluster_address::sent_to_gateway;
+use crate::cause::policies::{self, Bare, Said};
+use crate::cause::policy_sets;
 use crate::cluster::egress::Objects;
-use crate::explain::Certainty::{Certain, Possible};
-use crate::explain::Finding;
-use crate::explain::catalogue as c;
-use crate::explain::cluster_address::{REQUEST_CHAIN, sent_to_gateway};
-use crate::explain::egress::{is_egress_tunnel, is_node_mark};
-use crate::explain::policies::{self, Bare, Said};
-use crate::explain::policy_sets;
+use crate::cluster::egress::datapath::REQUEST_CHAIN;
+use crate::cluster::egress::datapath::{is_egress_tunnel, is_node_mark};
 use crate::firewall::PacketView;
 use crate::node::{Hook, Role};
-
-pub(crate) const SNAT_CHAIN: &str = "EGRESSGATEWAY-SNAT-EIP";
 
 pub(crate) const SERVICES: &str = "KUBE-SERVICES";
 
@@ -211,14 +210,8 @@ impl Judge<'_> {
         let (host, _) = self.marked()?;
         let name = host.name();
         let (source, destination) = (self.start.src.0, self.start.dst.0);
-        let bare = Bare {
-            node: &*host.evidence,
-            name: &name,
-            source,
-            destination,
-            left_as: source,
-            left: "",
-        };
+        let bare =
+            Bare { node: &*host.evidence, name: &name, source, destination, left_as: source, left: "" };
         let found = sent_to_gateway(&bare, &self.other_nodes(host), &|command| host.command(command))?;
         Some(Found { stage: Stage::Marking, finding: found.at(hook_place(host, "PREROUTING")) })
     }
@@ -245,7 +238,7 @@ impl Judge<'_> {
 
     pub(crate) fn is_marked(&self, host: &Host) -> bool {
         let ours = |mark: Option<u32>| {
-            mark.is_some_and(|m| is_node_mark(m) || m == crate::explain::egress::MARK_DONE)
+            mark.is_some_and(|m| is_node_mark(m) || m == crate::cluster::egress::datapath::MARK_DONE)
         };
         self.steps()
             .any(|(h, step)| h.id == host.id && (ours(step.mark) || step.marks.iter().any(|m| ours(m.to))))
@@ -256,6 +249,6 @@ pub(crate) fn tables(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "ip6tables" } else { "iptables" }
 }
 
-pub(crate) fn hook_place(host: &Host, hook: &str) -> crate::explain::Place {
-    crate::explain::Place { hook: Some(hook.to_owned()), ..Walker::place(host, 0) }
+pub(crate) fn hook_place(host: &Host, hook: &str) -> crate::cause::Place {
+    crate::cause::Place { hook: Some(hook.to_owned()), ..Walker::place(host, 0) }
 }

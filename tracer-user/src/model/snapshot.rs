@@ -35,13 +35,8 @@ impl Snapshot {
                 .filter(|device| device.watched == Some(PathRole::Uplink))
                 .map(|device| device.ifindex)
                 .collect();
-            let host = Host {
-                id: *id,
-                role: space.map_or(Role::Pod, |ns| ns.role),
-                prefix: elsewhere(*id),
-                evidence: netns.clone(),
-                uplinks,
-            };
+            let role = space.map_or(Role::Pod, |ns| ns.role);
+            let host = Host::new(*id, role, elsewhere(*id), netns.clone(), uplinks);
             (*id, Arc::new(host))
         });
         let devices = topology.namespaces.values().flat_map(|ns| ns.devices.values().map(|d| (ns.id, d)));

@@ -51,7 +51,7 @@ pub(crate) fn start(
         ));
         return Ok(Start::Arrives(node.clone(), link.ifindex));
     }
-    match node.evidence.fib().lookup(&Question::to(source)).routed() {
+    match node.fib().lookup(&Question::to(source)).routed() {
         Some(routed) => {
             let device = routed.hops.first().map_or(0, |hop| hop.ifindex);
             assumed.push(format!(
@@ -76,7 +76,7 @@ fn local_sender(world: &mut dyn World, source: IpAddr) -> Option<Arc<Host>> {
         return Some(host.clone());
     }
     for node in watched.iter().filter(|h| h.role == Role::Node) {
-        let fib = node.evidence.fib();
+        let fib = node.fib();
         let answer = fib.lookup(&Question::to(source));
         let Some(hop) = answer.routed().and_then(|routed| routed.hops.first()).copied() else { continue };
         if hop.gateway.is_some() {

@@ -5,7 +5,8 @@ use std::io;
 
 use super::line::Style;
 use super::text::Text;
-use crate::explain::{Finding, Told};
+use crate::cause::Finding;
+use crate::explain::Told;
 
 /// Facts shown without -v.
 const FACTS: usize = 3;

@@ -6,8 +6,9 @@ use std::io;
 use super::line::{Line, Style, hex};
 use super::text::Text;
 use super::{TextOptions, text_cause, text_policy};
+use crate::cause::Finding;
 use crate::check::{Path, Report, Verdict};
-use crate::explain::{Finding, Told};
+use crate::explain::Told;
 use crate::model::{Direction, Ending, MarkOf, Place, Stage, Step};
 use crate::text::table_name;
 

@@ -18,7 +18,8 @@ impl NetnsEvidence {
         Fib::about(self.routing(), addresses)
     }
 
-    fn routing(&self) -> Sources<'_> {
+    /// What routing is decided from.
+    pub fn routing(&self) -> Sources<'_> {
         Sources {
             rules: &self.rules,
             routes: &self.routes,
@@ -29,6 +30,46 @@ impl NetnsEvidence {
             neighbours: &self.neighbours,
             sysctls: &self.sysctls,
         }
+    }
+
+    pub(crate) fn address_type_by(
+        &self,
+        fib: &Fib<'_>,
+        address: IpAddr,
+        device: Option<u32>,
+    ) -> Option<&'static str> {
+        if self.routes.is_empty() {
+            return None;
+        }
+        Some(match fib.address_type(address, device)? {
+            libc::RTN_LOCAL => "LOCAL",
+            libc::RTN_BROADCAST => "BROADCAST",
+            libc::RTN_ANYCAST => "ANYCAST",
+            libc::RTN_MULTICAST => "MULTICAST",
+            libc::RTN_UNREACHABLE => "UNREACHABLE",
+            _ => "UNICAST",
+        })
+    }
+
+    pub(crate) fn reverse_path_by(
+        &self,
+        fib: &Fib<'_>,
+        packet: &PacketView,
+        how: ReversePath,
+    ) -> Option<bool> {
+        let input = self.ifindex(packet.input.as_deref()?)?;
+        if self.routes.is_empty() {
+            return None;
+        }
+        let question = Question {
+            mark: packet.mark,
+            tos: None,
+            protocol: Some(packet.proto),
+            source_port: packet.src_port,
+            destination_port: packet.dst_port,
+            ..Question::to(packet.dst).from(packet.src)
+        };
+        fib.reverse_path(&question, input, how)
     }
 }
 
@@ -46,33 +87,11 @@ impl NodeFacts for NetnsEvidence {
     }
 
     fn address_type(&self, address: IpAddr, device: Option<u32>) -> Option<&'static str> {
-        if self.routes.is_empty() {
-            return None;
-        }
-        Some(match self.fib_about(&[address]).address_type(address, device)? {
-            libc::RTN_LOCAL => "LOCAL",
-            libc::RTN_BROADCAST => "BROADCAST",
-            libc::RTN_ANYCAST => "ANYCAST",
-            libc::RTN_MULTICAST => "MULTICAST",
-            libc::RTN_UNREACHABLE => "UNREACHABLE",
-            _ => "UNICAST",
-        })
+        self.address_type_by(&self.fib_about(&[address]), address, device)
     }
 
     fn reverse_path(&self, packet: &PacketView, how: ReversePath) -> Option<bool> {
-        let input = self.ifindex(packet.input.as_deref()?)?;
-        if self.routes.is_empty() {
-            return None;
-        }
-        let question = Question {
-            mark: packet.mark,
-            tos: None,
-            protocol: Some(packet.proto),
-            source_port: packet.src_port,
-            destination_port: packet.dst_port,
-            ..Question::to(packet.dst).from(packet.src)
-        };
-        self.fib_about(&[packet.src, packet.dst]).reverse_path(&question, input, how)
+        self.reverse_path_by(&self.fib_about(&[packet.src, packet.dst]), packet, how)
     }
 
     fn has_socket(&self, proto: u8, port: Option<u16>) -> bool {

@@ -8,6 +8,7 @@
 
 mod assigned;
 mod cidr;
+pub(crate) mod datapath;
 mod judge;
 mod kinds;
 mod labels;
@@ -16,7 +17,7 @@ mod subjects;
 mod words;
 
 pub use assigned::{Assigned, Eip, Trouble};
-pub use judge::{in_cluster, Judged, Met, Near, Selecting, judge};
+pub use judge::{Judged, Met, Near, Selecting, in_cluster, judge};
 pub use kinds::{ClusterEndpointSlice, ClusterPolicy, Info, Namespace, Stores};
 pub use labels::{Expression, LabelSelector};
 pub use objects::{

@@ -22,6 +22,8 @@ pub struct CauseKind {
     /// The model of the node computes all that it depends on: where the model says that the packet passes, it is no
     /// longer certain.
     pub modelled: bool,
+    /// Met by large packets only: what all packets meet comes first.
+    pub large_only: bool,
     /// Ids of causes of which this one says all, and more, when both have the same device or subject.
     pub covers: &'static [(Same, &'static str)],
 }
@@ -44,6 +46,7 @@ impl CauseKind {
         follows: false,
         reroutes: false,
         modelled: false,
+        large_only: false,
         covers: &[],
     };
 
@@ -188,10 +191,11 @@ causes! {
     PACKET_TOO_BIG "packet-too-big"
         "The packet does not fit into the next device or route, and may not be fragmented; the sender was told."
         "PKT_TOO_BIG; MTU of the device; ICMP frag-needed or packet-too-big."
+        [large_only: true]
     PATH_MTU_BLACK_HOLE "path-mtu-black-hole"
         "Large packets are dropped and the ICMP message that would tell the sender does not reach it."
         "PKT_TOO_BIG, and a drop of the ICMP error about it."
-        [covers: &[(Same::Subject, "packet-too-big")]]
+        [large_only: true, covers: &[(Same::Subject, "packet-too-big")]]
     QUEUE_FULL "queue-full"
         "The queue of a device is full: it is slower than what is sent."
         "QDISC_DROP, or a drop in a qdisc's enqueue function."

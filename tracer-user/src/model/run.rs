@@ -165,9 +165,7 @@ impl Way {
         found.extend(judged);
         // What only makes packets too large lets the others through.
         let ends = matches!(main.end, End::Left(..) | End::Delivered(_));
-        let breaks = found
-            .iter()
-            .any(|f| f.finding.id != c::PACKET_TOO_BIG.id && f.finding.id != c::PATH_MTU_BLACK_HOLE.id);
+        let breaks = found.iter().any(|f| !f.finding.kind().large_only);
         if ends && !breaks {
             let (later, more) = later(world, start, main, way.proxied.is_some());
             found.extend(more);

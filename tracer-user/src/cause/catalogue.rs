@@ -24,6 +24,8 @@ pub struct CauseKind {
     /// The model of the node computes all that it depends on: where the model says that the packet passes, it is no
     /// longer certain.
     pub modelled: bool,
+    /// Met by large packets only: what all packets meet comes first.
+    pub large_only: bool,
     /// Ids of causes of which this one says all, and more, when both have the same device or subject.
     pub covers: &'static [(Same, &'static str)],
 }
@@ -296,7 +298,11 @@ causes! {
     EGRESS_NOT_HANDLED "egress-not-handled"
         "A policy of EgressGateway selects this pod and destination, but its rules, tunnel or ip rules are not on this node, or the policy has no gateway or address."
         "No mark; the policy's objects where the API server tells them; no EGRESSGATEWAY chain; the sets."
-        [harmless: true]
+        [harmless: true, reroutes: true]
+    EGRESS_TAKES_CLUSTER "egress-takes-cluster-traffic"
+        "EgressGateway sends what is for a service, pod or node of the cluster to the egress gateway: its set of the cluster's networks lacks this one, or a policy's destinations contain it."
+        "The mark; the set that the policy's rule asks for; what the nodes' rules, routes and tunnels say of the address."
+        [reroutes: true]
     EGRESS_WRONG_GATEWAY "egress-wrong-gateway"
         "The packet is marked for another node than the one by which its policy leaves: EgressGateway's agent is behind."
         "The mark; the EgressTunnel of the policy's gateway."
@@ -315,6 +321,7 @@ causes! {
     SERVICE_NOT_TRANSLATED "service-not-translated"
         "A service's address was not translated: kube-proxy has no rule for it."
         "The service's address is still the destination at the uplink; the KUBE-SERVICES chain."
+        [follows: true]
     REPLY_FROM_ANOTHER_ADDRESS "reply-from-another-address"
         "The reply comes from the endpoint's own address, which the client did not ask: it crossed the bridge unseen by NAT."
         "NO_SOCKET and RST for a SYN-ACK or datagram at the client; the request was translated."

@@ -102,6 +102,11 @@ impl Finding {
         !self.kind().harmless
     }
 
+    /// Nothing is broken, and it may well be meant so: worth a word, no fault.
+    pub fn is_note(&self) -> bool {
+        self.certainty == Certainty::Possible && !self.breaks()
+    }
+
     pub(crate) fn new(kind: &CauseKind, certainty: Certainty, title: impl Into<String>) -> Self {
         Self {
             id: kind.id,

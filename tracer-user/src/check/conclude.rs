@@ -26,10 +26,10 @@ pub(super) fn conclude(report: &mut Report, ways: &[Way], packet: &PacketView) {
                 finding.fact(format!("so for {count} of {} ways that rules choose by chance", ways.len()));
         }
     }
-    // What is only possible does not come first, nor what is wrong for large packets only.
+    // What is only possible does not come first.
     causes.sort_by_key(|(found, _)| {
-        let large_only = found.finding.kind().large_only;
-        (found.finding.certainty == Possible, large_only, found.stage)
+        let finding = &found.finding;
+        (finding.is_note(), finding.certainty == Possible, finding.kind().large_only, found.stage)
     });
     let Some(shown_way) = ways.iter().find(|way| !way.found.is_empty()).or_else(|| ways.first()) else {
         return;

@@ -379,20 +379,27 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     let diverged = egress::explain(view);
     found.extend(split_routing::wrong_gateway_mac(view));
-    let selected = if diverged.is_none() && !dropped { egress_policy_match::explain(view) } else { None };
+    let selected = match diverged {
+        Some(_) => None,
+        None if dropped => egress_policy_match::not_selected(view).filter(|f| f.kind().reroutes),
+        None => egress_policy_match::explain(view),
+    };
     found.extend(diverged);
     found.extend(split_routing::mark_after_routing(view));
     found.extend(selected);
     if dropped {
-        let follows = found.iter().any(|f| f.kind().reroutes);
+        let rerouted = found.iter().any(|f| f.kind().reroutes);
         let drop = drops::explain(view);
-        let again =
-            |drop: &Finding| drop.kind().follows || drop.id == crate::cause::catalogue::REPLY_NOT_MARKED.id;
-        found.extend(drop.filter(|drop| !(follows && again(drop))));
+        found.extend(
+            drop.filter(|drop| !(rerouted && drop.id == crate::cause::catalogue::REPLY_NOT_MARKED.id)),
+        );
     } else {
         found.extend(programs::suspect(view));
         found.extend(egress_policy_match::sidecar_bypassed(view));
         found.extend(service_nat::not_translated(view));
+    }
+    if found.iter().any(|f| f.kind().reroutes) {
+        found.retain(|f| !f.kind().follows);
     }
     found
 }

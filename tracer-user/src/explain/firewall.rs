@@ -222,9 +222,17 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     for (at, what) in found.undecided.iter().take(unknown) {
         finding = finding.fact(format!("not decided: {what} of {at}"));
     }
+    let marking = kube_proxy::marked(evidence, at.hook, &packet, rule);
+    if let Some(marking) = &marking {
+        finding.title = format!("{} on {name} marks {whose} to be dropped", marking.reason());
+        finding = finding.fact(format!("{rule} drops it for that mark"));
+    }
     let comment = rule.comment.as_deref().unwrap_or_default();
-    let fix = if let Some(fix) = kube_proxy::fix(rule, found.led_by.as_ref()) {
+    let asked = marking.as_ref().map_or((rule, found.led_by.as_ref()), |m| (&m.rule, m.led_by.as_ref()));
+    let fix = if let Some(fix) = kube_proxy::fix(asked.0, asked.1, &name) {
         fix
+    } else if let Some(marking) = &marking {
+        format!("correct {}, or accept {} before it", marking.reason(), what(view, site))
     } else if rule.chain.starts_with("cali-") || comment.contains("polic") {
         format!("let a NetworkPolicy allow {}", what(view, site))
     } else if kind.id == c::POLICY.id {

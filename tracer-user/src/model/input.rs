@@ -10,7 +10,7 @@ use super::silence::no_usable_address;
 use super::steps::{Direction, Place, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
-use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Certainty::{Certain, Likely, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::cause::listening::{self, Near};
@@ -324,7 +324,8 @@ impl Walker<'_> {
             )),
             None => Finding::new(
                 &c::PACKET_TOO_BIG,
-                Likely,
+                // The sender is told, and sends smaller ones.
+                Possible,
                 format!("packets of more than {mtu} B do not fit into {what} of {}: {whose} sends up to {origin} B", host.name()),
             )
             .checked(format!("the MTU of {what} is {mtu}"), host.command(show))

@@ -229,7 +229,12 @@ pub(crate) fn dropped(
     };
     let list = list(rule, flight.packet.src.is_ipv6());
     let invalid = rule.text.to_ascii_uppercase().contains("INVALID");
+    let marking = kube_proxy::marked(&host.evidence, hook, &flight.packet, rule);
     let (kind, title) = match rule {
+        _ if marking.is_some() => (&c::RULE, {
+            let by = marking.as_ref().map_or(rule, kube_proxy::Marking::reason);
+            format!("{by} on {} marks {whose} to be dropped", host.name())
+        }),
         _ if rejects => (&c::REJECTED, format!("{rule} on {} rejects {whose}", host.name())),
         rule if rule.number == 0 => {
             (&c::POLICY, format!("{rule} on {} drops {whose}: no rule before accepts it", host.name()))
@@ -243,8 +248,11 @@ pub(crate) fn dropped(
         ),
         _ => (&c::RULE, format!("{rule} on {} drops {whose}", host.name())),
     };
-    let fix = if let Some(fix) = kube_proxy::fix(rule, led_by) {
+    let asked = marking.as_ref().map_or((rule, led_by), |m| (&m.rule, m.led_by.as_ref()));
+    let fix = if let Some(fix) = kube_proxy::fix(asked.0, asked.1, &host.name()) {
         fix
+    } else if let Some(marking) = &marking {
+        format!("correct {}, or accept {what} before it", marking.reason())
     } else if rule.chain.starts_with("cali-") || comment.contains("polic") {
         format!("let a NetworkPolicy allow {what}")
     } else if kind.id == c::POLICY.id {
@@ -259,6 +267,7 @@ pub(crate) fn dropped(
     let finding =
         if rule.text.is_empty() { finding } else { finding.fact(format!("the rule: {}", rule.text)) };
     let finding = match led_by {
+        _ if marking.is_some() => finding.fact(format!("{rule} drops it for that mark")),
         Some(led_by) => finding.fact(format!("{} is reached by {led_by}", rule.chain)),
         None => finding,
     };

@@ -20,7 +20,7 @@ use crate::cause::diversion::Diversion;
 use crate::cluster::egress::datapath::REPLY_CHAIN;
 use crate::cluster::egress::datapath::{is_egress_tunnel, is_node_mark};
 use crate::firewall::PacketView;
-use crate::node::NetnsId;
+use crate::node::{NetnsId, Role};
 use crate::text::{escape, protocol_name};
 
 pub(crate) const TCP: u8 = 6;
@@ -147,7 +147,10 @@ impl Way {
         let main_tuple = Tuple::of(&first);
         let objects = world.policies();
         let objects = objects.as_deref();
-        let judge = Judge { run: main, hosts: &hosts, start: main_tuple, packet: &first, objects };
+        let mut nodes = world.watched();
+        nodes.retain(|host| host.role == Role::Node);
+        let judge =
+            Judge { run: main, hosts: &hosts, nodes: &nodes, start: main_tuple, packet: &first, objects };
         let mut judged = judge.all();
         if let Some(diversion) = &main.diverted {
             for found in &mut judged {

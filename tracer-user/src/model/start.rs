@@ -7,6 +7,8 @@ use std::sync::Arc;
 use super::egress_sets::{egress_tunnel, selected};
 use super::run::{NOBODY, Question as Asked, Start};
 use super::world::{Host, World};
+use crate::cause::cluster_address::of_cluster;
+use crate::cause::kube_proxy::is_service;
 use crate::fib::Question;
 use crate::firewall::{Criterion, PacketView};
 use crate::node::Role;

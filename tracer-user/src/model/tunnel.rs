@@ -10,7 +10,7 @@ use super::rules::AtHook;
 use super::steps::Stage;
 use super::walker::{End, Next, Walker};
 use super::world::Host;
-use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Certainty::{Certain, Likely, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::firewall::PacketView;
@@ -127,7 +127,7 @@ impl Walker<'_> {
             let room = mtu.saturating_sub(overhead(flight.packet.dst));
             let finding = Finding::new(
                 &c::PACKET_TOO_BIG,
-                Likely,
+                Possible,
                 format!("{device} takes packets of {} B, but with the tunnel's header these do not fit into {lower_name} (MTU {mtu}): they are fragmented or lost", link.mtu),
             )
             .checked(format!("{} B of headers are added", overhead(flight.packet.dst)), host.command(format!("ip link show {device}")))

@@ -5,11 +5,11 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, from_value as read, json};
+use tracer_user::cluster::Meta;
 use tracer_user::cluster::egress::{
     ClusterInfo, Eip, Endpoint, EndpointSlice, Gateway, LabelSelector, Objects, Pod, Policy, PolicyRef,
     Tunnel, judge, lines, owners, set_names,
 };
-use tracer_user::cluster::{Meta, Owner};
 use tracer_user::node::IpPrefix;
 
 fn policy(changes: &Value) -> Policy {
@@ -364,7 +364,7 @@ fn slice(address: &str) -> EndpointSlice {
         metadata: Meta {
             namespace: "default".into(),
             name: "test-x".into(),
-            owner_references: vec![Owner { kind: "EgressPolicy".into(), name: "test".into() }],
+            labels: [("spidernet.io/policy-name".to_owned(), "test".to_owned())].into(),
             ..Meta::default()
         },
         endpoints: vec![Endpoint {

@@ -82,16 +82,16 @@ fn host(id: NetnsId, name: &str, role: Role, links: Vec<Link>, addresses: &[(u32
             prefix_len: *prefix_len,
             ..Address::default()
         });
-        evidence.routes.push(route(255, &format!("{address}/32"), 2, *ifindex, None));
+        Arc::make_mut(&mut evidence.routes).push(route(255, &format!("{address}/32"), 2, *ifindex, None));
         if *prefix_len < 32 {
             let net = tracer_user::node::IpPrefix::new(address, *prefix_len).expect("a prefix");
-            evidence.routes.push(route(254, &net.to_string(), 1, *ifindex, None));
+            Arc::make_mut(&mut evidence.routes).push(route(254, &net.to_string(), 1, *ifindex, None));
         }
     }
     let rule = |priority, table| Rule { priority, table, action: 1, ..Rule::default() };
     evidence.rules = vec![rule(0, 255), rule(32_766, 254)];
     for (path, value) in [("net/ipv4/ip_forward", "1"), ("net/bridge/bridge-nf-call-iptables", "1")] {
-        evidence.sysctls.insert(path.to_owned(), value.to_owned());
+        Arc::make_mut(&mut evidence.sysctls).insert(path.to_owned(), value.to_owned());
     }
     let uplinks = BTreeSet::new();
     Host::new(id, role, None, evidence.into(), uplinks)
@@ -112,7 +112,13 @@ impl Machine {
         let mut other =
             host(OTHER, "podb", Role::Pod, pod_links(5), &[(1, "127.0.0.1", 8), (2, "10.200.0.23", 24)]);
         for pod in [&mut pod, &mut other] {
-            Arc::make_mut(&mut pod.evidence).routes.push(route(254, "0.0.0.0/0", 1, 2, Some("10.200.0.1")));
+            Arc::make_mut(&mut Arc::make_mut(&mut pod.evidence).routes).push(route(
+                254,
+                "0.0.0.0/0",
+                1,
+                2,
+                Some("10.200.0.1"),
+            ));
         }
         Arc::make_mut(&mut other.evidence).sockets.push(listens(80));
         let port = |i, name: &str, nsid| Link {
@@ -135,8 +141,8 @@ impl Machine {
         let mut node = host(NODE, "node1", Role::Node, links, &addresses);
         node.uplinks.insert(2);
         let evidence = Arc::make_mut(&mut node.evidence);
-        evidence.routes.push(route(254, "0.0.0.0/0", 1, 2, Some("172.16.25.1")));
-        evidence.routes.push(route(0x26b7_b4e4, "0.0.0.0/0", 1, 6, Some("192.200.0.2")));
+        Arc::make_mut(&mut evidence.routes).push(route(254, "0.0.0.0/0", 1, 2, Some("172.16.25.1")));
+        Arc::make_mut(&mut evidence.routes).push(route(0x26b7_b4e4, "0.0.0.0/0", 1, 6, Some("192.200.0.2")));
         let mark = Rule {
             priority: 99,
             mark: 0x26b7_b4e4,
@@ -386,7 +392,7 @@ proptest! {
                 0 => evidence.links.clear(),
                 1 => evidence.addresses.clear(),
                 2 => { evidence.links.pop(); }
-                3 => evidence.routes.clear(),
+                3 => evidence.routes = Arc::default(),
                 4 => evidence.fdb.clear(),
                 _ => evidence.rules.clear(),
             }

@@ -4,8 +4,6 @@
 
 use std::ops::Range;
 
-use rustc_hash::FxHashMap;
-
 use super::at::At;
 use super::bases::{bases, has_proxy};
 use super::effect::{Done, Effect};
@@ -104,7 +102,6 @@ pub(super) fn walk_chains<'e>(
         node,
         chance,
         packet: packet.clone(),
-        index: FxHashMap::default(),
         gone: false,
         out: Walk { verdict: Some(Verdict::Accept), ..Walk::default() },
     };
@@ -141,8 +138,6 @@ struct Walker<'e, 'c> {
     node: &'e dyn NodeFacts,
     chance: Chance<'c>,
     packet: PacketView,
-    /// Chains by name, of the tables that were needed so far.
-    index: FxHashMap<usize, FxHashMap<&'e str, &'e Chain>>,
     /// A rule that may have matched has, if so, ended the walk.
     gone: bool,
     out: Walk<'e>,
@@ -191,7 +186,7 @@ impl<'e> Walker<'e, '_> {
     fn chain(&mut self, table: &'e Table, chain: &'e Chain, depth: usize, unsure: bool) -> Flow<'e> {
         // It may have returned from this chain before its end.
         let mut returned = false;
-        for rule in &chain.rules {
+        for rule in chain.rules.iter() {
             if depth > MAX_DEPTH || self.out.trace.len() >= MAX_STEPS {
                 self.out.cut = true;
                 return Flow::Back;
@@ -284,12 +279,7 @@ impl<'e> Walker<'e, '_> {
     }
 
     fn jump(&mut self, at: At<'e>, name: &str, depth: usize, unsure: bool) -> Flow<'e> {
-        let key = std::ptr::from_ref(at.table) as usize;
-        let chains = self
-            .index
-            .entry(key)
-            .or_insert_with(|| at.table.chains.iter().map(|chain| (chain.name.as_str(), chain)).collect());
-        match chains.get(name).copied() {
+        match self.node.chain(at.table, name) {
             Some(chain) => self.chain(at.table, chain, depth + 1, unsure),
             None => Flow::Back,
         }

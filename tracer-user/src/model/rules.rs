@@ -73,9 +73,9 @@ impl Walker<'_> {
                 }
                 self.by_entry(host, at.hook, flight, index);
             }
-            let evidence = &*host.evidence;
+            let node = &**host;
             let walk = by_chance(self.chances, |chance| {
-                walk_hook_by_chance(evidence, at.hook, range.clone(), &flight.packet, chance)
+                walk_hook_by_chance(node, at.hook, range.clone(), &flight.packet, chance)
             });
             self.effects(host, at, flight, &walk, index);
             self.verdict(host, at, flight, &walk, index)?;
@@ -257,28 +257,21 @@ fn known_connection(packet: &mut PacketView, entry: Entry, state: CtState, direc
     packet.ct_dnat = Some(entry.before.dst != entry.after.dst);
 }
 
-/// Walks again and again until chance has decided all that it is asked.
+/// Chance decides once about each rule, when the walk comes to it.
 fn by_chance<'e>(
     chances: &mut super::chance::Chances,
     walk: impl Fn(crate::firewall::Chance<'_>) -> Walk<'e>,
 ) -> Walk<'e> {
+    /// After so many no rule matches by chance.
     const MOST: usize = 64;
     let decided: RefCell<FxHashMap<*const Rule, bool>> = RefCell::default();
-    for _ in 0..MOST {
-        // Only what is certain to be reached may be decided: what comes after depends on it.
-        let asked: RefCell<Option<*const Rule>> = RefCell::default();
-        let out = walk(&|rule| {
-            let key = std::ptr::from_ref(rule);
-            let known = decided.borrow().get(&key).copied();
-            if known.is_none() {
-                asked.borrow_mut().get_or_insert(key);
-            }
-            known
-        });
-        let Some(key) = asked.into_inner() else { return out };
-        decided.borrow_mut().insert(key, chances.next());
-    }
-    walk(&|rule| decided.borrow().get(&std::ptr::from_ref(rule)).copied().or(Some(false)))
+    let chances = RefCell::new(chances);
+    walk(&|rule| {
+        let mut decided = decided.borrow_mut();
+        let full = decided.len() >= MOST;
+        let new = || !full && chances.borrow_mut().next();
+        Some(*decided.entry(std::ptr::from_ref(rule)).or_insert_with(new))
+    })
 }
 
 fn note_mark(step: Option<&mut Step>, of: MarkOf, (from, to): (Option<u32>, Option<u32>), rule: &RuleRef) {

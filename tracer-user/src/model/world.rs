@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use super::index::Index;
 use crate::cluster::egress::Objects;
-use crate::fib::{Fib, Index};
 use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion};
 use crate::node::{NetnsId, Role};
 use crate::snapshot::NetnsEvidence;
@@ -23,7 +23,7 @@ pub struct Host {
     pub evidence: Arc<NetnsEvidence>,
     /// Devices behind which another machine is.
     pub uplinks: BTreeSet<u32>,
-    routing: OnceLock<Arc<Index>>,
+    pub(super) index: Index,
 }
 
 /// Who answers.
@@ -62,26 +62,7 @@ impl Host {
         evidence: Arc<NetnsEvidence>,
         uplinks: BTreeSet<u32>,
     ) -> Self {
-        Self { id, role, prefix, evidence, uplinks, routing: OnceLock::new() }
-    }
-
-    /// The same host with something else in it. What was indexed and is still the same is not indexed again.
-    #[must_use]
-    pub fn with(&self, evidence: NetnsEvidence) -> Self {
-        let (old, new) = (&*self.evidence, &evidence);
-        let same = old.routes == new.routes
-            && old.exceptions == new.exceptions
-            && old.nexthops == new.nexthops
-            && old.links == new.links;
-        let routing = if same { self.routing.clone() } else { OnceLock::new() };
-        Self { evidence: Arc::new(evidence), routing, ..self.clone() }
-    }
-
-    /// Routing of this host.
-    pub fn fib(&self) -> Fib<'_> {
-        let sources = self.evidence.routing();
-        let index = self.routing.get_or_init(|| Arc::new(Index::new(&sources)));
-        Fib::with(sources, index.clone())
+        Self { id, role, prefix, evidence, uplinks, index: Index::default() }
     }
 
     pub fn name(&self) -> String {

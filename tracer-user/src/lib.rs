@@ -5,6 +5,7 @@
 //! [`snapshot`] feed both ends. [`firewall`] is below all but [`node`].
 
 pub mod bpf;
+pub mod cause;
 pub mod check;
 pub mod cli;
 pub mod cluster;

@@ -6,20 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the bottom up: a room may use those before it.
-const ROOMS: [&str; 16] = [
-    "text", "node", "bpf", "fib", "firewall", "cluster", "snapshot", "flow", "target", "explain", "model",
-    "record", "cli", "check", "output", "trace",
+const ROOMS: [&str; 17] = [
+    "text", "node", "bpf", "fib", "firewall", "cluster", "snapshot", "flow", "target", "cause", "model",
+    "explain", "record", "cli", "check", "output", "trace",
 ];
 
 /// Arrows up that there are all the same, each with its reason. One that is gone has to be taken from this list.
-const ARROWS_UP: [(&str, &str, &str); 2] = [
-    (
-        "explain",
-        "model",
-        "what was seen is compared with the prediction; the model's findings belong below both",
-    ),
-    ("check", "trace", "EgressGateway's objects are read by the run's thread"),
-];
+const ARROWS_UP: [(&str, &str, &str); 0] = [];
 
 /// Room, modules, reason.
 type Circle = (&'static str, &'static [&'static str], &'static str);

@@ -6,7 +6,8 @@ mod world;
 use std::sync::Arc;
 
 use tracer_common::Kind;
-use tracer_user::explain::{CATALOGUE, Certainty, Explainer, Told, markdown};
+use tracer_user::cause::{CATALOGUE, Certainty, markdown};
+use tracer_user::explain::{Explainer, Told};
 use tracer_user::node::Hook;
 use tracer_user::node::rtnl::{Neighbour, Rule as IpRule};
 use tracer_user::snapshot::{Evidence, NetnsEvidence};

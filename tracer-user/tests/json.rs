@@ -6,8 +6,9 @@ mod world;
 
 use serde_json::Value;
 use tracer_common::Kind;
+use tracer_user::cause::{Certainty, Fact, Finding, Place};
 use tracer_user::cluster::egress::PolicyLine;
-use tracer_user::explain::{Certainty, Fact, Finding, Place, Told};
+use tracer_user::explain::Told;
 use tracer_user::flow::{Notice, Options, Scene, Tracker, Update};
 use tracer_user::node::Hook;
 use tracer_user::output::{Explanation, Header, Json, Missing, Output};

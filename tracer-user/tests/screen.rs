@@ -6,8 +6,9 @@ mod world;
 use std::sync::Arc;
 
 use tracer_common::Event;
+use tracer_user::cause::{Certainty, Fact, Finding, Place};
 use tracer_user::cluster::egress::PolicyLine;
-use tracer_user::explain::{Certainty, Fact, Finding, HopAuthors, Place, Told};
+use tracer_user::explain::{HopAuthors, Told};
 use tracer_user::firewall::{Attribution, Backend, RuleRef, TableFamily};
 use tracer_user::flow::{Notice, Options, Scene, Update, Zoom};
 use tracer_user::node::{Family, Hook};

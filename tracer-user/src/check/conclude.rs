@@ -2,7 +2,7 @@
 //! From the ways that were walked to the report.
 
 use super::report::{Path, Report, StageResult, Verdict};
-use crate::explain::Certainty::Possible;
+use crate::cause::Certainty::Possible;
 use crate::firewall::PacketView;
 use crate::model::{
     End, Ending, Flight, Found, Mode, Place, Run, Stage, Way, first_tuple, policys_address, shown,

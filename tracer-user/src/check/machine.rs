@@ -16,8 +16,8 @@ use crate::node::{
     NetlinkError, Netns, NetnsError, NetnsId, Observation, ObserveError, Observer, PathRole, Role, named,
 };
 use crate::snapshot::Evidence;
+use crate::target::egress_policies::Policies;
 use crate::text::escape;
-use crate::trace::policies::Policies;
 
 /// Namespaces that are looked through for the other end of a veth.
 const MAX_NAMESPACES: usize = 8192;

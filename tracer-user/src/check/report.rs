@@ -3,8 +3,8 @@
 
 use serde::Serialize;
 
+use crate::cause::{Certainty, Finding};
 use crate::cluster::egress::PolicyLine;
-use crate::explain::{Certainty, Finding};
 use crate::model::{Ending, Stage, Step};
 
 /// The answer to one question.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Slow or stalled programs at the ends of the flow.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{Certain, Likely, Possible};
-use super::finding::{Finding, Place};
 use super::unanswered;
+use crate::cause::Certainty::{Certain, Likely, Possible};
+use crate::cause::catalogue as c;
+use crate::cause::{Finding, Place};
 use crate::flow::{DropSite, Ending, Endpoint, NoteKind, Packet};
 
 /// A program that takes longer is worth a word.

@@ -4,9 +4,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use super::catalogue as c;
 use super::explainer::{Answered, Asked};
-use super::finding::Finding;
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::flow::Journey;
 use crate::node::NetnsId;
 

@@ -8,8 +8,8 @@ use crate::flow::{Ending, Hop, Journey, Packet, Place as At};
 use crate::model::{Direction, End, Place, Prediction, Run, Snapshot, Start, Way, World as _, predict_from};
 use crate::node::{Hook, Role};
 
-use super::catalogue::CauseKind;
-use super::finding::{Certainty, Fact, Finding};
+use crate::cause::catalogue::CauseKind;
+use crate::cause::{Certainty, Fact, Finding};
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::drop_rate::Odds;
-use super::finding::Place;
+use crate::cause::Place;
 use crate::flow::Place as At;
 use crate::flow::{Addr, DropSite, Ending, Ends, Hop, Journey, Names, NoteKind, Scene};
 use crate::node::{Device, DeviceKind, Namespace, NetnsId, PathRole, Role, Topology};

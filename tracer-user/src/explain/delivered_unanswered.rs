@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets delivered to their receiver that got no answer.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{Certain, Likely, Possible};
-use super::finding::Finding;
 use super::flow_history::Connections;
+use crate::cause::Certainty::{Certain, Likely, Possible};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::flow::{Ending, Endpoint};
 use crate::node::{NetnsId, Socket};
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Drop reasons that need no further evidence.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::Certain;
-use super::finding::Finding;
+use crate::cause::Certainty::Certain;
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::flow::DropSite;
 
 /// Reason, what it means (`{dev}`, `{ns}`), command that shows it, fix.

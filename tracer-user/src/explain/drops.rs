@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that the kernel dropped: what the reason, the place and the packet itself say.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::Finding;
 use super::unanswered;
 use super::{
     drop_reasons, duplicate, egress_reply, firewall, hairpin, listeners, loops, mtu, neighbour,
     neighbour_entries, no_reply, other_hooks, programs, routing, tunnel, wrong_route,
 };
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::firewall::NatKind;
 use crate::flow::{DropSite, Endpoint};
 use crate::node::{DeviceKind, NetnsId, PathRole};

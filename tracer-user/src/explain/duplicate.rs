@@ -3,11 +3,11 @@
 
 use std::net::IpAddr;
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{self, Certain, Likely};
-use super::finding::Finding;
 use super::loops;
+use crate::cause::Certainty::{self, Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::flow::{DropSite, Ending, Place as At};
 use crate::node::rtnl::Route;
 use crate::node::{Device, DeviceKind, IpPrefix, Namespace, NetnsId, Role};

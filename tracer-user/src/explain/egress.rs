@@ -1,36 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What EgressGateway does to a packet, and where it first did something else. The constants are facts of that
-//! product (charts' defaults, agent/pkg/...): marks, names of its device, chains and sets.
+//! What EgressGateway does to a packet, and where it first did something else.
 
-use super::catalogue as c;
 use super::context::{Entry, View};
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::{Finding, Place};
-use super::{egress_reply, fwmark, policies};
+use super::{egress_reply, fwmark};
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::catalogue as c;
+use crate::cause::policies;
+use crate::cause::{Finding, Place};
+use crate::cluster::egress::datapath::{DEVICE, PORT, VNI, is_node_mark};
 use crate::firewall::{Done, NatKind, PacketView, walk_hook};
 use crate::flow::{Hop, Place as At};
-use crate::node::rtnl::Link;
 use crate::node::{DeviceKind, Hook, NetnsId};
 use crate::snapshot::Routed;
 
-/// `feature.mark`: the prefix of every node's mark; alone, of packets that are done with.
-pub(crate) const MARK_DONE: u32 = 0x2600_0000;
-const MARK_MASK: u32 = 0xff00_0000;
-pub(crate) const DEVICE: &str = "egress.vxlan";
-const VNI: u32 = 100;
-const PORT: u16 = 7789;
 /// NF_IP_PRI_CONNTRACK: rules that turn tracking off stand before it.
 const CONNTRACK_PRIORITY: i32 = -200;
-
-/// The mark of a node: its routing table has the same number.
-pub(crate) fn is_node_mark(mark: u32) -> bool {
-    mark & MARK_MASK == MARK_DONE && mark != MARK_DONE
-}
-
-/// EgressGateway's tunnel device.
-pub(crate) fn is_egress_tunnel(link: &Link) -> bool {
-    link.vxlan.as_ref().is_some_and(|v| link.name == DEVICE || (v.vni == VNI && v.port == PORT))
-}
 
 pub(super) fn is_tunnel(view: &View<'_>, netns: NetnsId, ifindex: u32) -> bool {
     view.device(netns, ifindex).is_some_and(|d| match d.kind {

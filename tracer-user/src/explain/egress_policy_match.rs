@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that EgressGateway's rules and sets did not select, or that got another source address than the policy's.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{Certain, Likely, Possible};
-use super::finding::Finding;
 use super::packet::before_hop;
-use super::policies::{self, Bare, Said};
+use crate::cause::Certainty::{Certain, Likely, Possible};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
+use crate::cause::policies::{self, Bare, Said};
+use crate::cluster::egress::datapath::{REQUEST_CHAIN, SNAT_CHAIN};
 use crate::firewall::{
     Criterion, CtDirection, CtState, Done, IpRange, Miss, NatKind, PacketView, Rule, RuleRef, Target,
     attribute_nat, near_misses, walk_hook,
@@ -14,9 +15,6 @@ use crate::firewall::{
 use crate::flow::Place as At;
 use crate::node::{Hook, NetnsId};
 use crate::snapshot::NetnsEvidence;
-
-const REQUEST_CHAIN: &str = "EGRESSGATEWAY-MARK-REQUEST";
-const SNAT_CHAIN: &str = "EGRESSGATEWAY-SNAT-EIP";
 
 /// The prefix of a policy's set; its sets of sources and of destinations end alike.
 fn set_prefix(source: bool, ipv6: bool) -> &'static str {

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Replies to packets that came through the egress tunnel; they have to go back into it.
 
-use super::catalogue as c;
 use super::context::{Entry, View};
-use super::egress::{is_node_mark, is_tunnel};
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::{Finding, Place};
+use super::egress::is_tunnel;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::catalogue as c;
+use crate::cause::{Finding, Place};
+use crate::cluster::egress::datapath::REPLY_CHAIN;
+use crate::cluster::egress::datapath::is_node_mark;
 use crate::flow::DropSite;
 
 /// The answer to what came by the tunnel does not go back into it.
 pub(super) fn reply_not_marked(view: &View<'_>) -> Option<Finding> {
-    const CHAIN: &str = "EGRESSGATEWAY-REPLY-ROUTING";
     let Entry { netns: gateway, ifindex: tunnel, .. } = view.tunnel.filter(|_| view.journey.reply)?;
     // Of the answer itself: what is looked up without an input device is a tunnel's outer packet.
     let found = view.lookups().find(|l| {
@@ -27,13 +28,13 @@ pub(super) fn reply_not_marked(view: &View<'_>) -> Option<Finding> {
     let name = view.netns(gateway);
     let out = view.device_name(gateway, found.ifindex);
     let evidence = view.of(gateway)?;
-    let chains: Vec<_> = evidence.tables("mangle").filter_map(|t| t.chain(CHAIN)).collect();
+    let chains: Vec<_> = evidence.tables("mangle").filter_map(|t| t.chain(REPLY_CHAIN)).collect();
     let (sure, why) = if chains.is_empty() {
-        (Certain, format!("mangle has no chain {CHAIN}"))
+        (Certain, format!("mangle has no chain {REPLY_CHAIN}"))
     } else if chains.iter().all(|chain| chain.rules.is_empty()) {
-        (Certain, format!("{CHAIN} is empty"))
+        (Certain, format!("{REPLY_CHAIN} is empty"))
     } else {
-        (Likely, format!("no rule of {CHAIN} restored the mark of the connection"))
+        (Likely, format!("no rule of {REPLY_CHAIN} restored the mark of the connection"))
     };
     let device = view.device_name(gateway, tunnel);
     Some(
@@ -44,9 +45,9 @@ pub(super) fn reply_not_marked(view: &View<'_>) -> Option<Finding> {
         )
         .checked(
             format!("the request came by {device}, the answer was routed without a mark to {out}"),
-            view.command(gateway, format!("{} -t mangle -vnL {CHAIN}", view.iptables())),
+            view.command(gateway, format!("{} -t mangle -vnL {REPLY_CHAIN}", view.iptables())),
         )
-        .fix(format!("restart the egressgateway agent on {name}: it writes {CHAIN} and the jump to it again"))
+        .fix(format!("restart the egressgateway agent on {name}: it writes {REPLY_CHAIN} and the jump to it again"))
         .about(gateway)
         .at(Place { hook: Some("PREROUTING".to_owned()), ..view.place(gateway, found.ifindex) }),
     )

@@ -10,13 +10,13 @@ use super::attribution::{Authors, HopAuthors};
 use super::compare::{self, Opening};
 use super::context::View;
 use super::drop_rate::Odds;
-use super::finding::{Certainty, Finding};
 use super::flow_history::Connections;
 use super::ledger::{Ledger, Told};
 use super::{
-    catalogue, drops, egress, egress_policy_match, neighbour, never_sent, no_reply, programs, service_nat,
-    slow, split_routing,
+    drops, egress, egress_policy_match, neighbour, never_sent, no_reply, programs, service_nat, slow,
+    split_routing,
 };
+use crate::cause::{Certainty, Finding};
 use crate::flow::{Ending, Journey, Names};
 use crate::model::Snapshot;
 use crate::node::{NetnsId, Topology};
@@ -103,7 +103,7 @@ impl Explainer {
         let view = View { routes: &[], ..view };
         // Of an address that nobody has, no answer is to be expected.
         let nobodys = |f: &Finding| {
-            f.id == catalogue::SNAT_TO_ANOTHER_ADDRESS.id
+            f.id == crate::cause::catalogue::SNAT_TO_ANOTHER_ADDRESS.id
                 && journey.hops.last().is_some_and(|h| view.owner(h.ends.src.addr.ip()).is_none())
         };
         if found.iter().any(|f| f.breaks() || nobodys(f)) {
@@ -304,7 +304,8 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
     if dropped {
         let follows = found.iter().any(|f| f.kind().reroutes);
         let drop = drops::explain(view);
-        let again = |drop: &Finding| drop.kind().follows || drop.id == catalogue::REPLY_NOT_MARKED.id;
+        let again =
+            |drop: &Finding| drop.kind().follows || drop.id == crate::cause::catalogue::REPLY_NOT_MARKED.id;
         found.extend(drop.filter(|drop| !(follows && again(drop))));
     } else {
         found.extend(programs::suspect(view));

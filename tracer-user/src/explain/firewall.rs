@@ -3,13 +3,13 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::{Finding, Place};
-use super::kube_proxy;
 use super::other_hooks;
 use super::packet;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::catalogue as c;
+use crate::cause::kube_proxy;
+use crate::cause::{Finding, Place};
 use crate::firewall::{Backend, CtState, PacketView, RuleRef, attribute_drop};
 use crate::flow::{DropSite, Place as At, candidates};
 use crate::node::{Family, Hook, HookEntry, HookOwner, Interval, Role};

@@ -4,16 +4,16 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::arp_watch::Askers;
-use super::catalogue as c;
 use super::compare::Opening;
 use super::context::{Entry, Exit, Lookup, View};
-use super::egress::is_node_mark;
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::Finding;
 use super::nat_detour::Translation;
 use super::source_ports::Ports;
 use super::unanswered::{self, ExpectedReplies, Receivers, Waiting};
 use super::{application, egress, egress_policy_match, lost, mtu, no_reply, remote_errors};
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
+use crate::cluster::egress::datapath::is_node_mark;
 use crate::firewall::NatKind;
 use crate::flow::{Addr, Endpoint, Ends, Hop, Place};
 use crate::node::{Hook, NetnsId};

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Routing by EgressGateway's marks: the ip rule, the table, the device.
 
-use super::catalogue as c;
 use super::context::{Lookup, View};
-use super::egress::{DEVICE, is_node_mark, is_tunnel};
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::Finding;
+use super::egress::is_tunnel;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
+use crate::cluster::egress::datapath::{DEVICE, is_node_mark};
 
 /// Marked for a gateway, but not routed by the mark's table.
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A pod that connects to itself through a service address.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::Certain;
-use super::finding::Finding;
+use crate::cause::Certainty::Certain;
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::firewall::NatKind;
 use crate::flow::{Addr, DropSite, Endpoint, Hop};
 use crate::node::NetnsId;

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::catalogue::Same;
-use super::finding::{Certainty, Finding, Place};
+use crate::cause::catalogue::Same;
+use crate::cause::{Certainty, Finding, Place};
 use crate::flow::Journey;
 
 /// Causes that are remembered.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Routing loops.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{self, Certain, Likely};
-use super::finding::Finding;
 use super::other_hooks;
+use crate::cause::Certainty::{self, Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::flow::{DropSite, NoteKind};
 use crate::node::Role;
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that vanish without a drop, and replies that take another path than the requests.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{Certain, Likely, Possible};
-use super::finding::Finding;
 use super::flow_history::FlowState;
 use super::{drops, duplicate, egress_reply, neighbour_entries, tunnel, unanswered};
+use crate::cause::Certainty::{Certain, Likely, Possible};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::flow::{Ending, Expected, Hop, NoteKind, Place};
 use crate::node::Role;
 

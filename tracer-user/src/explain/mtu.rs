@@ -3,11 +3,11 @@
 
 use std::net::IpAddr;
 
-use super::catalogue as c;
 use super::context::{Lookup, View};
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::Finding;
 use super::firewall;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::flow::{DropSite, Place as At};
 use crate::node::{Hook, IpPrefix, NetnsId, PathRole, Role};
 

@@ -4,36 +4,16 @@
 use std::net::SocketAddr;
 
 use super::attribution;
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::Likely;
-use super::finding::{Finding, Place};
 use super::packet::before_hop;
+use crate::cause::Certainty::Likely;
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
+use crate::cause::diversion::{Diversion, is_ordinary};
 use crate::firewall::{Attribution, NatKind, PacketView, RuleRef, attribute_nat};
 use crate::flow::{Endpoint, Ends, Hop, Place as At};
 use crate::node::{Interval, NetnsId};
 use crate::snapshot::{ConnectionTuple, NetnsEvidence, TrackedConnection};
-
-/// Whose translations are as they should be: kube-proxy, network plugins, port mappings, sidecars, EgressGateway.
-const ORDINARY: [&str; 16] = [
-    "KUBE-",
-    "CNI-",
-    "DOCKER",
-    "NETAVARK",
-    "FLANNEL",
-    "cali-",
-    "CILIUM_",
-    "WEAVE",
-    "ANTREA-",
-    "ISTIO_",
-    "PROXY_",
-    "LINKERD",
-    "CUSTOM_",
-    "OUTPUT_direct",
-    "EGRESSGATEWAY-",
-    "IP-MASQ-AGENT",
-];
-const ORDINARY_TABLES: [&str; 3] = ["kube-proxy", "cilium", "netavark"];
 
 /// Where a flow's packets were translated, and how they looked before.
 #[derive(Clone, Debug)]
@@ -201,66 +181,4 @@ impl Translation {
                 .at(view.place(self.netns, 0)),
         )
     }
-}
-
-/// A translation by a rule, in words.
-#[derive(Clone, Debug)]
-pub(crate) struct Diversion {
-    pub(crate) rule: RuleRef,
-    pub(crate) netns: String,
-    pub(crate) hook: &'static str,
-    /// "source" or "destination".
-    pub(crate) what: &'static str,
-    pub(crate) from: String,
-    pub(crate) to: String,
-    /// Commands: shows the rule; makes conntrack forget.
-    pub(crate) list: String,
-    pub(crate) forget: String,
-}
-
-impl Diversion {
-    /// It as the cause of what was found after it, where that may follow from it.
-    pub(crate) fn explains(&self, found: &Finding) -> Option<Finding> {
-        found.kind().follows.then(|| self.led_to(found))
-    }
-
-    fn led_to(&self, found: &Finding) -> Finding {
-        let Self { rule, netns, what, from, to, .. } = self;
-        let mut finding = Finding::new(
-            &c::TRANSLATED_ASTRAY,
-            Likely,
-            format!(
-                "{rule} on {netns} changes the {what} {from} to {to}, and so the packet does not get through: {}",
-                found.title
-            ),
-        )
-        .checked(
-            if rule.text.is_empty() { format!("{rule} translates") } else { format!("the rule: {}", rule.text) },
-            self.list.clone(),
-        );
-        finding.evidence.extend(found.evidence.iter().take(1).cloned());
-        finding
-            .fix(format!(
-                "remove or correct that rule, then `{}`: connections that are known keep their translation",
-                self.forget
-            ))
-            .about(rule.place())
-            .at(Place {
-                netns: netns.clone(),
-                hook: Some(self.hook.to_owned()),
-                rule: Some(rule.place()),
-                ..Place::default()
-            })
-    }
-}
-
-/// Masquerading, and rules of those whose business it is.
-pub(crate) fn is_ordinary(rule: &RuleRef) -> bool {
-    let text = rule.text.to_ascii_lowercase();
-    let comment = rule.comment.as_deref().unwrap_or_default();
-    ORDINARY.iter().any(|chain| rule.chain.starts_with(chain))
-        || ORDINARY_TABLES.iter().any(|table| rule.table.starts_with(table))
-        || text.contains("masquerade")
-        || comment.starts_with("cali:")
-        || comment.contains("kubernetes")
 }

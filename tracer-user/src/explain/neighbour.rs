@@ -4,12 +4,12 @@
 
 use std::net::IpAddr;
 
-use super::catalogue as c;
 use super::context::View;
 use super::duplicate::is_everybodys;
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::Finding;
 use super::{neighbour_owner, tunnel};
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::firewall::NatKind;
 use crate::flow::{DropSite, Hop, Place as At};
 use crate::node::{DeviceKind, Hook, NetnsId, Role};

@@ -3,11 +3,11 @@
 
 use std::net::IpAddr;
 
-use super::catalogue as c;
 use super::context::View;
 use super::duplicate::is_everybodys;
-use super::finding::Certainty::{Certain, Possible};
-use super::finding::Finding;
+use crate::cause::Certainty::{Certain, Possible};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::flow::Place as At;
 use crate::node::NetnsId;
 use crate::node::rtnl::Neighbour;

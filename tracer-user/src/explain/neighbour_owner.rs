@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Why a watched owner of an address does not answer for it.
 
-use super::catalogue as c;
 use super::context::View;
 use super::duplicate::is_everybodys;
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::Finding;
 use super::neighbour::{Question, ip_command};
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::node::{Device, DeviceKind, Namespace, NetnsId};
 use crate::snapshot::Routed;
 use std::net::IpAddr;

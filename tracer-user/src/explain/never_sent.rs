@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{Certain, Possible};
-use super::finding::Finding;
 use super::routing::{article, by_rule, table_name};
+use crate::cause::Certainty::{Certain, Possible};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::node::{NetnsId, Role};
 use crate::snapshot::Routed;
 

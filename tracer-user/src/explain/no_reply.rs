@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that were retransmitted because no reply came.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{Certain, Likely, Possible};
-use super::finding::Finding;
 use super::flow_history::Connections;
 use super::unanswered;
 use super::{
     delivered_unanswered, duplicate, lost, neighbour_entries, remote_errors, tunnel, unmasqueraded,
     wrong_route,
 };
+use crate::cause::Certainty::{Certain, Likely, Possible};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::firewall::NatKind;
 use crate::flow::{Ending, NoteKind, Place as At};
 use crate::node::{NetnsId, PathRole};

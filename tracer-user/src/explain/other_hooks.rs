@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets dropped by a rule outside the hooks of IP (at a device, in a bridge), by a queue, or by their TTL.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::{Finding, Place};
 use super::firewall::what;
 use super::packet;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::catalogue as c;
+use crate::cause::{Finding, Place};
 use crate::firewall::{attribute_beside, attribute_queue, lowers_ttl};
 use crate::flow::{DropSite, Place as At};
 use crate::node::{Family, Hook, Interval};

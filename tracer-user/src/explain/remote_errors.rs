@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Errors reported by other hosts: refused connections, ICMP errors.
 
-use super::catalogue as c;
 use super::context::{Lookup, View};
-use super::finding::Certainty::Likely;
-use super::finding::Finding;
 use super::flow_history::FlowState;
 use super::neighbour::{self, Question};
+use crate::cause::Certainty::Likely;
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::flow::{Addr, Endpoint, Ends};
 use crate::node::NetnsId;
 

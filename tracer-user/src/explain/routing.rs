@@ -3,10 +3,10 @@
 
 use std::net::IpAddr;
 
-use super::catalogue as c;
 use super::context::{Lookup, View};
-use super::finding::Certainty::{self, Certain, Likely};
-use super::finding::Finding;
+use crate::cause::Certainty::{self, Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::flow::{DropSite, Place};
 use crate::node::rtnl::Rule;
 use crate::node::{Hook, NetnsId};

@@ -4,11 +4,11 @@
 
 use std::net::IpAddr;
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::{self, Certain, Likely};
-use super::finding::{Finding, Place};
 use super::packet::before_hop;
+use crate::cause::Certainty::{self, Certain, Likely};
+use crate::cause::catalogue as c;
+use crate::cause::{Finding, Place};
 use crate::firewall::{
     Criterion, IpRange, Match, MemberField, Miss, NatKind, PacketView, Rule, Target, near_misses,
 };

@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::Likely;
-use super::finding::Finding;
+use crate::cause::Certainty::Likely;
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::flow::{Hop, Journey, NoteKind, Place as At};
 use crate::node::{NetnsId, PathRole};
 

@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::Likely;
-use super::finding::Finding;
+use crate::cause::Certainty::Likely;
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::flow::Endpoint;
 
 const RANGE: &str = "net/ipv4/ip_local_port_range";

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that got through, but with a mark set after the route was chosen, or to a wrong gateway MAC.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::Certain;
-use super::finding::{Finding, Place};
+use crate::cause::Certainty::Certain;
+use crate::cause::catalogue as c;
+use crate::cause::{Finding, Place};
 use crate::flow::{Cause, Place as At};
 use crate::node::Hook;
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that leave the node with a pod address, and why no rule in nat POSTROUTING translated them.
 
-use super::catalogue as c;
 use super::context::View;
-use super::finding::Certainty::Likely;
-use super::finding::{Finding, Place};
 use super::packet::before_hop;
+use crate::cause::Certainty::Likely;
+use crate::cause::catalogue as c;
+use crate::cause::{Finding, Place};
 use crate::firewall::{
     Criterion, CtDirection, CtState, Match, Matched, Miss, NearMiss, PacketView, Target, near_misses,
     walk_hook,

@@ -4,10 +4,10 @@
 
 use std::net::IpAddr;
 
-use super::catalogue as c;
 use super::context::{Lookup, View};
-use super::finding::Certainty::{Certain, Likely};
-use super::finding::Finding;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::flow::DropSite;
 use crate::node::rtnl::Route;
 use crate::node::{Device, DeviceKind, IpPrefix, NetnsId, PathRole};

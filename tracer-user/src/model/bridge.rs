@@ -10,9 +10,9 @@ use super::rules::AtHook;
 use super::steps::{Direction, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
-use crate::explain::Certainty::Likely;
-use crate::explain::Finding;
-use crate::explain::catalogue as c;
+use crate::cause::Certainty::Likely;
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::node::Hook;
 use crate::node::rtnl::Link;
 

@@ -3,9 +3,9 @@
 
 use std::net::IpAddr;
 
-use super::judge::SNAT_CHAIN;
 use super::world::Host;
-use crate::explain::egress::{DEVICE, is_egress_tunnel};
+use crate::cluster::egress::datapath::SNAT_CHAIN;
+use crate::cluster::egress::datapath::{DEVICE, is_egress_tunnel};
 use crate::firewall::{Criterion, IpRange, Miss, NearMiss, PacketView, Rule, Target, near_misses};
 use crate::node::Hook;
 use crate::node::rtnl::Link;

@@ -7,9 +7,9 @@ use super::run::{NOBODY, Run, Start, TCP, UDP, first_packet, unspecified, walk};
 use super::steps::{Place, Stage};
 use super::walker::{End, Found, Walker};
 use super::world::World;
-use crate::explain::Certainty::{Certain, Likely};
-use crate::explain::Finding;
-use crate::explain::catalogue as c;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::firewall::PacketView;
 use crate::node::NetnsId;
 

@@ -2,13 +2,14 @@
 //! What a gateway makes of the packet: whose address it leaves with, and whether that address is answered for.
 
 use super::egress_sets::{nearest, policys_address, why};
-use super::judge::{ETH_P_ALL, Judge, SNAT_CHAIN, hook_place, tables};
+use super::judge::{ETH_P_ALL, Judge, hook_place, tables};
 use super::steps::Stage;
 use super::walker::{Found, Walker};
-use crate::explain::Certainty::{Certain, Likely};
-use crate::explain::Finding;
-use crate::explain::catalogue as c;
-use crate::explain::policies;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
+use crate::cause::policies;
+use crate::cluster::egress::datapath::SNAT_CHAIN;
 use crate::node::Hook;
 
 impl Judge<'_> {

@@ -9,10 +9,10 @@ use super::rules::AtHook;
 use super::steps::{Direction, Place, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
-use crate::explain::Certainty::{Certain, Likely};
-use crate::explain::Finding;
-use crate::explain::catalogue as c;
-use crate::explain::listeners::{self, Near};
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
+use crate::cause::listening::{self, Near};
 use crate::node::{Hook, Role};
 
 const LOOPBACK: u32 = 1;
@@ -207,11 +207,11 @@ impl Walker<'_> {
         } else {
             let translated =
                 flight.entries.values().map(|e| (e.before, e.after)).find(|(b, a)| b.dst != a.dst);
-            let near = listeners::near(&host.evidence, packet.proto, address, port);
+            let near = listening::near(&host.evidence, packet.proto, address, port);
             let finding = Finding::new(
                 &c::PORT_CLOSED,
                 Certain,
-                listeners::title(near.as_ref(), proto, address, port, &name),
+                listening::title(near.as_ref(), proto, address, port, &name),
             )
             .checked(format!("no socket takes {address}:{port}"), check.clone());
             let finding = match near {

@@ -11,18 +11,15 @@ use super::run::Run;
 use super::steps::{Direction, Place, Stage, Step};
 use super::walker::{End, Found, Walker};
 use super::world::Host;
+use crate::cause::Certainty::{Certain, Likely, Possible};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
+use crate::cause::policies::{self, Bare, Said};
 use crate::cluster::egress::Objects;
-use crate::explain::Certainty::{Certain, Likely, Possible};
-use crate::explain::Finding;
-use crate::explain::catalogue as c;
-use crate::explain::egress::{is_egress_tunnel, is_node_mark};
-use crate::explain::policies::{self, Bare, Said};
+use crate::cluster::egress::datapath::{REQUEST_CHAIN, SNAT_CHAIN};
+use crate::cluster::egress::datapath::{is_egress_tunnel, is_node_mark};
 use crate::firewall::PacketView;
 use crate::node::{Hook, Role};
-
-pub(crate) const REQUEST_CHAIN: &str = "EGRESSGATEWAY-MARK-REQUEST";
-
-pub(crate) const SNAT_CHAIN: &str = "EGRESSGATEWAY-SNAT-EIP";
 
 pub(crate) const SERVICES: &str = "KUBE-SERVICES";
 
@@ -247,7 +244,7 @@ impl Judge<'_> {
 
     pub(crate) fn is_marked(&self, host: &Host) -> bool {
         let ours = |mark: Option<u32>| {
-            mark.is_some_and(|m| is_node_mark(m) || m == crate::explain::egress::MARK_DONE)
+            mark.is_some_and(|m| is_node_mark(m) || m == crate::cluster::egress::datapath::MARK_DONE)
         };
         self.steps()
             .any(|(h, step)| h.id == host.id && (ours(step.mark) || step.marks.iter().any(|m| ours(m.to))))
@@ -258,6 +255,6 @@ pub(crate) fn tables(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "ip6tables" } else { "iptables" }
 }
 
-pub(crate) fn hook_place(host: &Host, hook: &str) -> crate::explain::Place {
-    crate::explain::Place { hook: Some(hook.to_owned()), ..Walker::place(host, 0) }
+pub(crate) fn hook_place(host: &Host, hook: &str) -> crate::cause::Place {
+    crate::cause::Place { hook: Some(hook.to_owned()), ..Walker::place(host, 0) }
 }

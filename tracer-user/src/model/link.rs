@@ -8,9 +8,9 @@ use super::packet_state::{Flight, Mode};
 use super::steps::{Direction, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
-use crate::explain::Certainty::{Certain, Likely};
-use crate::explain::Finding;
-use crate::explain::catalogue as c;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::node::Role;
 use crate::node::rtnl::Link;
 
@@ -220,7 +220,7 @@ impl Walker<'_> {
         }
         let marks: Vec<u32> =
             self.steps.iter().rev().take(12).flat_map(|s| &s.marks).filter_map(|m| m.to).collect();
-        let egress = marks.iter().any(|m| crate::explain::egress::is_node_mark(*m));
+        let egress = marks.iter().any(|m| crate::cluster::egress::datapath::is_node_mark(*m));
         let finding = Finding::new(
             &c::ROUTING_LOOP,
             Certain,

@@ -8,12 +8,12 @@ use super::rules::AtHook;
 use super::steps::Translation;
 use super::walker::Walker;
 use super::world::Host;
-use crate::explain::Certainty::Certain;
-use crate::explain::Finding;
-use crate::explain::Place as At;
-use crate::explain::catalogue as c;
-use crate::explain::kube_proxy;
-use crate::explain::nat_detour::{Diversion, is_ordinary};
+use crate::cause::Certainty::Certain;
+use crate::cause::Finding;
+use crate::cause::Place as At;
+use crate::cause::catalogue as c;
+use crate::cause::diversion::{Diversion, is_ordinary};
+use crate::cause::kube_proxy;
 use crate::firewall::{Backend, RuleRef, Target};
 use crate::node::Hook;
 

@@ -9,9 +9,9 @@ use super::packet_state::{Flight, Mode};
 use super::steps::Stage;
 use super::walker::{Next, Walker};
 use super::world::Host;
-use crate::explain::Certainty::{Certain, Likely};
-use crate::explain::Finding;
-use crate::explain::catalogue as c;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::node::rtnl::Link;
 use crate::text::mac;
 

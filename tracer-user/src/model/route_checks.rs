@@ -9,10 +9,10 @@ use super::routes::Way;
 use super::steps::Stage;
 use super::walker::{Next, Walker};
 use super::world::Host;
-use crate::explain::Certainty::{Certain, Likely};
-use crate::explain::Finding;
-use crate::explain::catalogue as c;
-use crate::explain::egress::is_egress_tunnel;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
+use crate::cluster::egress::datapath::is_egress_tunnel;
 use crate::fib::Question;
 use crate::node::Role;
 use crate::node::rtnl::Route;
@@ -75,7 +75,7 @@ impl Walker<'_> {
                 Certain,
                 format!(
                     "the routing table of mark {mark:#x} on {name} leads out of {out}, not into {}",
-                    crate::explain::egress::DEVICE
+                    crate::cluster::egress::datapath::DEVICE
                 ),
             )
             .checked(

@@ -9,10 +9,10 @@ use super::route_checks::{ip_command, words};
 use super::steps::{Place, Stage};
 use super::walker::{Next, Walker};
 use super::world::Host;
-use crate::explain::Certainty::Certain;
-use crate::explain::Finding;
-use crate::explain::catalogue as c;
-use crate::explain::egress::is_node_mark;
+use crate::cause::Certainty::Certain;
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
+use crate::cluster::egress::datapath::is_node_mark;
 use crate::fib::{Answer, Decision, Martian, Question, Refusal, RefusedBy};
 use crate::node::rtnl::{Route, RouteAnswer, RouteQuestion, Rule};
 use crate::text::table_name;
@@ -299,7 +299,7 @@ impl Walker<'_> {
                 format!("an ip rule leads it to table {table}, and table {used} answers"),
                 host.command(format!("{ip} route show table {table}")),
             );
-            let device = crate::explain::egress::DEVICE;
+            let device = crate::cluster::egress::datapath::DEVICE;
             let finding = match host.evidence.link(device) {
                 _ if !is_node_mark(mark) => finding.fix(
                     host.command(format!("{ip} route add default via GATEWAY dev DEVICE table {table}")),

@@ -12,10 +12,10 @@ use super::packet_state::{Entry, Flight, Mode};
 use super::steps::{MarkChange, MarkOf, Place, Stage, Step};
 use super::walker::{Next, Walker};
 use super::world::Host;
-use crate::explain::Certainty::Certain;
-use crate::explain::Finding;
-use crate::explain::Place as At;
-use crate::explain::catalogue as c;
+use crate::cause::Certainty::Certain;
+use crate::cause::Finding;
+use crate::cause::Place as At;
+use crate::cause::catalogue as c;
 use crate::firewall::{
     CtDirection, CtState, Done, PacketView, Rule, RuleRef, Verdict, Walk, walk_hook_by_chance,
 };

@@ -13,11 +13,12 @@ use super::start::start;
 use super::steps::{Direction, Place, Stage, Step};
 use super::walker::{End, Found, Next, Walker};
 use super::world::{Host, World};
-use crate::explain::Certainty::Likely;
-use crate::explain::Finding;
-use crate::explain::catalogue as c;
-use crate::explain::egress::{is_egress_tunnel, is_node_mark};
-use crate::explain::nat_detour::Diversion;
+use crate::cause::Certainty::Likely;
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
+use crate::cause::diversion::Diversion;
+use crate::cluster::egress::datapath::REPLY_CHAIN;
+use crate::cluster::egress::datapath::{is_egress_tunnel, is_node_mark};
 use crate::firewall::PacketView;
 use crate::node::NetnsId;
 use crate::text::{escape, protocol_name};
@@ -193,7 +194,6 @@ impl Way {
 
 /// The request came out of an egress tunnel, and the answer is routed elsewhere and refused.
 fn reply_not_marked(hosts: &[Arc<Host>], request: &Run, reply: &Run) -> Option<Found> {
-    const CHAIN: &str = "EGRESSGATEWAY-REPLY-ROUTING";
     let wrong = reply.found.iter().find(|f| f.finding.kind().follows)?;
     let (gateway, tunnel) = request.steps.iter().zip(&request.hosts).find_map(|(step, id)| {
         let Place::Device { device, direction: Direction::In } = &step.place else { return None };
@@ -206,14 +206,14 @@ fn reply_not_marked(hosts: &[Arc<Host>], request: &Run, reply: &Run) -> Option<F
         _ => None,
     });
     let (out, _) = out.filter(|(out, mark)| *out != tunnel && !is_node_mark(*mark))?;
-    let chains: Vec<_> = gateway.evidence.tables("mangle").filter_map(|t| t.chain(CHAIN)).collect();
+    let chains: Vec<_> = gateway.evidence.tables("mangle").filter_map(|t| t.chain(REPLY_CHAIN)).collect();
     let name = gateway.name();
     let why = if chains.is_empty() {
-        format!("mangle has no chain {CHAIN}")
+        format!("mangle has no chain {REPLY_CHAIN}")
     } else if chains.iter().all(|chain| chain.rules.is_empty()) {
-        format!("{CHAIN} is empty")
+        format!("{REPLY_CHAIN} is empty")
     } else {
-        format!("no rule of {CHAIN} restores the mark of the connection")
+        format!("no rule of {REPLY_CHAIN} restores the mark of the connection")
     };
     let tables = if reply.flight.inner().packet.src.is_ipv6() { "ip6tables" } else { "iptables" };
     let finding = Finding::new(
@@ -225,10 +225,12 @@ fn reply_not_marked(hosts: &[Arc<Host>], request: &Run, reply: &Run) -> Option<F
     )
     .checked(
         format!("the request comes by {tunnel}, the answer would be routed to {out}"),
-        gateway.command(format!("{tables} -t mangle -vnL {CHAIN}")),
+        gateway.command(format!("{tables} -t mangle -vnL {REPLY_CHAIN}")),
     )
     .fact(format!("what would become of it: {}", wrong.finding.title))
-    .fix(format!("restart the egressgateway agent on {name}: it writes {CHAIN} and the jump to it again"))
+    .fix(format!(
+        "restart the egressgateway agent on {name}: it writes {REPLY_CHAIN} and the jump to it again"
+    ))
     .at(Walker::place(gateway, 0));
     Some(Found { stage: Stage::Returning, finding })
 }

@@ -10,9 +10,9 @@ use super::routes::leads;
 use super::steps::{Direction, MarkOf, Place, Stage, Step};
 use super::walker::{End, Found, Walker};
 use super::world::Host;
-use crate::explain::Certainty::{Certain, Likely};
-use crate::explain::Finding;
-use crate::explain::catalogue as c;
+use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Finding;
+use crate::cause::catalogue as c;
 use crate::firewall::{Criterion, IpRange, Miss, Rule, Target, near_misses};
 use crate::node::{Hook, Role};
 

@@ -8,9 +8,9 @@ use super::chance::Chances;
 use super::packet_state::{Flight, Mode};
 use super::steps::{Direction, Encap, Ending, Place, Stage, Step};
 use super::world::{Host, World};
-use crate::explain::Finding;
-use crate::explain::Place as At;
-use crate::explain::nat_detour::Diversion;
+use crate::cause::Finding;
+use crate::cause::Place as At;
+use crate::cause::diversion::Diversion;
 use crate::node::{NetnsId, Role};
 use crate::snapshot::AttachPoint;
 

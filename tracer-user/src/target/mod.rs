@@ -7,6 +7,7 @@ mod cluster;
 pub mod containerd;
 pub mod cri;
 pub mod docker;
+pub(crate) mod egress_policies;
 mod error;
 mod namespaces;
 pub mod podman;

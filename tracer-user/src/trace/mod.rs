@@ -12,7 +12,6 @@ mod listeners;
 mod names;
 mod no_traffic;
 mod pods;
-pub(crate) mod policies;
 mod privileges;
 mod recording;
 mod run;

@@ -28,7 +28,6 @@ use super::listeners::ListenerWatch;
 use super::names::{KernelNames, monotonic_ns};
 use super::no_traffic::Nothing;
 use super::pods::{News, PodWatch};
-use super::policies::Policies;
 use super::privileges::lacking;
 use super::recording::{Recording, RecordingError};
 use crate::bpf::btf::{BtfError, KernelBtf};
@@ -43,6 +42,7 @@ use crate::node::{
 use crate::output::Missing;
 use crate::snapshot::Evidence;
 use crate::target::Target;
+use crate::target::egress_policies::Policies;
 use crate::text::escape;
 
 /// How often records are looked for. Nothing wakes us: a wake-up costs the traced packet more than its record.

@@ -8,6 +8,7 @@
 
 mod assigned;
 mod cidr;
+pub(crate) mod datapath;
 mod judge;
 mod kinds;
 mod labels;

@@ -75,7 +75,7 @@ impl Finding {
     }
 
     /// It is reason enough for a connection not to work.
-    pub(super) fn breaks(&self) -> bool {
+    pub(crate) fn breaks(&self) -> bool {
         !self.kind().harmless
     }
 

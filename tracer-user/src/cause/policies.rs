@@ -6,15 +6,13 @@ use std::net::IpAddr;
 use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
+use crate::cluster::egress::datapath::{REQUEST_CHAIN, SNAT_CHAIN};
 use crate::cluster::egress::{
     Assigned, Eip, Judged, Met, Objects, Policy, Selecting, Trouble, judge, set_names,
 };
 use crate::node::IpPrefix;
 use crate::snapshot::NetnsEvidence;
 use crate::text::printable;
-
-const REQUEST_CHAIN: &str = "EGRESSGATEWAY-MARK-REQUEST";
-const SNAT_CHAIN: &str = "EGRESSGATEWAY-SNAT-EIP";
 
 /// A packet that left the pod's node without mark and tunnel, or would.
 pub(crate) struct Bare<'a> {

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::Target;
 use crate::cluster::egress::{Objects, Pod, PolicyLine, Subject, lines, owners};
 use crate::cluster::{Known, Reach};
 use crate::node::IpPrefix;
-use crate::target::Target;
 
 /// How long the status header waits for the pods' own labels.
 const WAIT: Duration = Duration::from_millis(300);
@@ -70,7 +70,7 @@ impl Policies {
     }
 
     /// As [`Self::wait`], for the status header.
-    pub(super) fn first(&mut self) -> Vec<PolicyLine> {
+    pub(crate) fn first(&mut self) -> Vec<PolicyLine> {
         // A server that has not answered by now was waited for long enough.
         if self.known.as_ref().is_some_and(|known| known.egress.is_settled()) {
             self.wait(WAIT);
@@ -81,7 +81,7 @@ impl Policies {
     }
 
     /// Looks again, but not often; true when something changed.
-    pub(super) fn refresh(&mut self) -> bool {
+    pub(crate) fn refresh(&mut self) -> bool {
         if self.looked.is_some_and(|looked| looked.elapsed() < BETWEEN) {
             return false;
         }
@@ -110,7 +110,7 @@ impl Policies {
         self.objects.as_ref()
     }
 
-    pub(super) fn owners(&self) -> HashMap<IpAddr, String> {
+    pub(crate) fn owners(&self) -> HashMap<IpAddr, String> {
         self.objects.as_deref().map(owners).unwrap_or_default().into_iter().collect()
     }
 
@@ -119,7 +119,7 @@ impl Policies {
     }
 
     /// What the status header would say by now and did not.
-    pub(super) fn news(&mut self) -> Vec<String> {
+    pub(crate) fn news(&mut self) -> Vec<String> {
         let now = self.lines();
         let new: Vec<String> = now
             .iter()

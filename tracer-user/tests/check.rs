@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use tracer_user::check::{Report, Verdict, check};
-use tracer_user::firewall::{Backend, TableFamily, iptables, parse_ipset_save};
+use tracer_user::firewall::{Backend, Base, Chain, Policy, Table, TableFamily, iptables, parse_ipset_save};
 use tracer_user::model::{Ending, Host, Place, Question, Stage, World};
-use tracer_user::node::rtnl::{Address, FdbEntry, Link, Neighbour, NextHop, Route, Rule, Vxlan};
-use tracer_user::node::{NetnsId, Role, Socket};
+use tracer_user::node::rtnl::{Address, FdbEntry, Link, Neighbour, NextHop, Port, Route, Rule, Vxlan};
+use tracer_user::node::{Hook, NetnsId, Role, Socket};
 use tracer_user::snapshot::NetnsEvidence;
 
 const POD: NetnsId = 1;
@@ -403,4 +403,91 @@ proptest! {
             .report(&mut out, &report, "node1")
             .expect("writes");
     }
+}
+
+fn table(family: TableFamily, hook: Hook, devices: &[&str]) -> Table {
+    let base = Base {
+        hook,
+        priority: 0,
+        kind: "filter".to_owned(),
+        policy: Policy::Drop,
+        devices: devices.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let chain = Chain { name: "own".to_owned(), base: Some(base), ..Chain::default() };
+    Table { family, backend: Backend::Nft, name: "t".to_owned(), chains: vec![chain] }
+}
+
+#[test]
+fn a_pod_that_a_service_sends_to_itself_needs_hairpin() {
+    let own = SERVICE.replace("10.200.0.23", "10.200.0.22");
+    for (hairpin, expected) in [(Some(false), vec!["hairpin-off"]), (Some(true), vec![]), (None, vec![])] {
+        let mut machine = Machine::new().rules(NODE, &own);
+        for port in [80, 81] {
+            machine.evidence(POD).sockets.push(listens(port));
+        }
+        machine.evidence(NODE).links[3].port = Some(Port { state: 3, hairpin, ..Port::default() });
+        let report = machine.ask("10.96.0.1", 80);
+        // What comes back to the pod has its own address as source; that is another cause.
+        let found: Vec<&str> = ids(&report).into_iter().filter(|id| *id == "hairpin-off").collect();
+        assert_eq!(found, expected, "{report:#?}");
+    }
+}
+
+#[test]
+fn chains_of_devices_and_bridges_are_walked_too() {
+    for (family, hook, devices) in [
+        (TableFamily::Bridge, Hook::Forward, &[][..]),
+        (TableFamily::Bridge, Hook::Prerouting, &[]),
+        (TableFamily::Bridge, Hook::Postrouting, &[]),
+        (TableFamily::Netdev, Hook::Prerouting, &["vetha"]),
+        (TableFamily::Netdev, Hook::Postrouting, &["vethb"]),
+        (TableFamily::Inet, Hook::Prerouting, &["vetha"]),
+    ] {
+        let mut machine = Machine::new();
+        Arc::make_mut(&mut machine.evidence(NODE).rulesets).push(table(family, hook, devices));
+        let report = machine.ask("10.200.0.23", 80);
+        assert_eq!(ids(&report), ["dropped-by-policy"], "{family:?} {hook:?}: {report:#?}");
+    }
+    // Those of other devices, and of what the packet does not cross.
+    for (family, hook, devices) in [
+        (TableFamily::Bridge, Hook::Output, &[][..]),
+        (TableFamily::Netdev, Hook::Prerouting, &["eth0"]),
+        (TableFamily::Netdev, Hook::Prerouting, &["vethb"]),
+    ] {
+        let mut machine = Machine::new();
+        Arc::make_mut(&mut machine.evidence(NODE).rulesets).push(table(family, hook, devices));
+        let report = machine.ask("10.200.0.23", 80);
+        let request = &report.paths[0];
+        assert!(matches!(request.ending, Ending::Delivered { .. }), "{family:?} {hook:?}: {report:#?}");
+    }
+}
+
+#[test]
+fn a_service_of_a_pod_on_the_same_bridge_stays_on_the_bridge() {
+    let mut machine = Machine::new().rules(NODE, SERVICE);
+    machine.evidence(OTHER).sockets.push(listens(81));
+    let report = machine.ask("10.96.0.1", 80);
+    // Whoever the frame was addressed to: the bridge itself does not take it.
+    let taken = report.paths[0].steps.iter().any(
+        |step| matches!(&step.place, Place::Device { device, .. } if step.netns == "node1" && device == "cni0"),
+    );
+    assert!(!taken, "{report:#?}");
+}
+
+#[test]
+fn nobody_knows_how_an_answer_comes_but_by_an_uplink() {
+    let mut machine = Machine::new();
+    machine.hosts.get_mut(&NODE).expect("the node").uplinks.clear();
+    let report = machine.ask("172.16.25.183", 80);
+    assert!(report.paths.iter().all(|path| path.packet != "reply"), "{report:#?}");
+    assert_eq!(verdict(&report, Stage::Returning), Verdict::NotKnown);
+}
+
+#[test]
+fn who_gets_a_broadcast_is_not_known() {
+    let mut machine = Machine::new();
+    Arc::make_mut(&mut machine.evidence(POD).routes).push(route(255, "10.200.0.255/32", 3, 2, None));
+    let report = machine.ask("10.200.0.255", 80);
+    assert_eq!(ids(&report), Vec::<&str>::new(), "{report:#?}");
+    assert!(report.unknown.iter().any(|u| u.contains("is a group")), "{:?}", report.unknown);
 }

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::at::At;
-use super::bases::{bases, has_proxy};
+use super::bases::{Aside, bases, bases_aside, has_proxy};
 use super::effect::{Done, Effect};
 use super::facts::NodeFacts;
 use super::matching::Matched;
@@ -90,6 +90,18 @@ pub fn walk_hook_by_chance<'e>(
     chance: Chance<'_>,
 ) -> Walk<'e> {
     walk_chains(node, bases(node, hook, priorities, packet), packet, chance)
+}
+
+/// The chains that are not IP's. What conntrack says is not known there.
+pub fn walk_aside<'e>(
+    node: &'e dyn NodeFacts,
+    which: Aside<'_>,
+    hook: Hook,
+    packet: &PacketView,
+    chance: Chance<'_>,
+) -> Walk<'e> {
+    let packet = PacketView { ct_state: None, ct_direction: None, ..packet.clone() };
+    walk_chains(node, bases_aside(node, which, hook), &packet, chance)
 }
 
 pub(super) fn walk_chains<'e>(

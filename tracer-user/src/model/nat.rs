@@ -14,7 +14,7 @@ use crate::cause::Place as At;
 use crate::cause::catalogue as c;
 use crate::cause::diversion::{Diversion, is_ordinary};
 use crate::cause::kube_proxy;
-use crate::firewall::{Backend, RuleRef, Target};
+use crate::firewall::{Backend, RuleRef, TableFamily, Target};
 use crate::node::Hook;
 
 impl Walker<'_> {
@@ -223,8 +223,13 @@ pub(crate) fn dropped(
     } else {
         format!("remove or correct that rule, or accept {what} before it")
     };
+    let hook_name = match (rule.family, hook) {
+        (TableFamily::Netdev, Hook::Postrouting) => "the device's egress",
+        (TableFamily::Netdev, _) => "the device's ingress",
+        _ => hook.name(),
+    };
     let finding = Finding::new(kind, Certain, title)
-        .checked(format!("{} of {} ends there for it", hook.name(), host.name()), host.command(list));
+        .checked(format!("{hook_name} of {} ends there for it", host.name()), host.command(list));
     let finding =
         if rule.text.is_empty() { finding } else { finding.fact(format!("the rule: {}", rule.text)) };
     let finding = match led_by {

@@ -59,7 +59,8 @@ impl Walker<'_> {
                         host.name()
                     ));
                 }
-                let way = way(&route, question.destination);
+                let mut way = way(&route, question.destination);
+                way.local |= route.kind == libc::RTN_BROADCAST && input != 0;
                 self.step(
                     host,
                     flight,
@@ -71,6 +72,11 @@ impl Walker<'_> {
                         device: host.device(way.output),
                     },
                 );
+                let group = matches!(route.kind, libc::RTN_BROADCAST | libc::RTN_MULTICAST);
+                if group && !way.local {
+                    let why = format!("{} is a group: who is in it is not known", question.destination);
+                    return Err(Next::End(super::walker::End::Unknown(why)));
+                }
                 self.judge_mark(host, flight, &question, way)?;
                 self.judge_way(host, flight, &question, way)?;
                 flight.next_hop = Some(way.next_hop);

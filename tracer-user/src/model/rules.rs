@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::nat::dropped;
 use super::packet_state::{Entry, Flight, Mode};
-use super::steps::{MarkChange, MarkOf, Place, Stage, Step};
+use super::steps::{Direction, MarkChange, MarkOf, Place, Stage, Step};
 use super::walker::{Next, Walker};
 use super::world::Host;
 use crate::cause::Certainty::Certain;
@@ -17,7 +17,8 @@ use crate::cause::Finding;
 use crate::cause::Place as At;
 use crate::cause::catalogue as c;
 use crate::firewall::{
-    CtDirection, CtState, Done, PacketView, Rule, RuleRef, Verdict, Walk, walk_hook_by_chance,
+    Aside, CtDirection, CtState, Done, PacketView, Rule, RuleRef, Verdict, Walk, walk_aside,
+    walk_hook_by_chance,
 };
 use crate::node::{Hook, nat_priority};
 
@@ -82,6 +83,55 @@ impl Walker<'_> {
         }
         self.settle(index, flight);
         Ok(())
+    }
+
+    /// Through a device, and the chains that are its own. The error: it goes no further.
+    pub(crate) fn through(
+        &mut self,
+        host: &Arc<Host>,
+        ifindex: u32,
+        direction: Direction,
+        flight: &mut Flight,
+    ) -> Result<(), Next> {
+        let device = host.device(ifindex);
+        match direction {
+            Direction::In => {
+                self.at_device(host, ifindex, direction, flight);
+                let at = AtHook::new(Hook::Prerouting, ifindex, 0);
+                self.aside(host, Aside::Device(&device), at, flight)
+            }
+            Direction::Out => {
+                let at = AtHook::new(Hook::Postrouting, 0, ifindex);
+                self.aside(host, Aside::Device(&device), at, flight)?;
+                self.at_device(host, ifindex, direction, flight);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the packet through the chains of a device or of bridges, which are not IP's. What they do is told at the step
+    /// before.
+    pub(crate) fn aside(
+        &mut self,
+        host: &Arc<Host>,
+        which: Aside<'_>,
+        at: AtHook<'_>,
+        flight: &mut Flight,
+    ) -> Result<(), Next> {
+        let Some(index) = self.steps.len().checked_sub(1) else { return Ok(()) };
+        let name = |ifindex| if ifindex == 0 { String::new() } else { host.device(ifindex) };
+        let packet = PacketView {
+            input: Some(name(at.input)),
+            output: Some(name(at.output)),
+            ..flight.packet.clone()
+        };
+        let node = &**host;
+        let walk = by_chance(self.chances, |chance| walk_aside(node, which, at.hook, &packet, chance));
+        if walk.trace.is_empty() && walk.verdict == Some(Verdict::Accept) {
+            return Ok(());
+        }
+        self.effects(host, at, flight, &walk, index);
+        self.verdict(host, at, flight, &walk, index)
     }
 
     /// The step shows the packet as it leaves the hook.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use super::index::Index;
 use crate::cluster::egress::Objects;
+use crate::fib::{Fib, ReversePath};
+use crate::firewall::{Chain, IpSet, NodeFacts, PacketView, Table};
 use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion};
 use crate::node::{NetnsId, Role};
 use crate::snapshot::NetnsEvidence;
@@ -23,7 +25,7 @@ pub struct Host {
     pub evidence: Arc<NetnsEvidence>,
     /// Devices behind which another machine is.
     pub uplinks: BTreeSet<u32>,
-    pub(super) index: Index,
+    index: Index,
 }
 
 /// Who answers.
@@ -63,6 +65,18 @@ impl Host {
         uplinks: BTreeSet<u32>,
     ) -> Self {
         Self { id, role, prefix, evidence, uplinks, index: Index::default() }
+    }
+
+    /// The same host with something else in it. What was indexed and is still the same is not indexed again.
+    #[must_use]
+    pub fn with(&self, evidence: NetnsEvidence) -> Self {
+        let index = self.index.after(&self.evidence, &evidence);
+        Self { evidence: Arc::new(evidence), index, ..self.clone() }
+    }
+
+    /// Routing of this host.
+    pub fn fib(&self) -> Fib<'_> {
+        self.index.fib(&self.evidence)
     }
 
     pub fn name(&self) -> String {
@@ -111,6 +125,36 @@ impl Host {
             Some(prefix) => format!("{prefix} {command}"),
             None => command.to_owned(),
         }
+    }
+}
+
+impl NodeFacts for Host {
+    fn rulesets(&self) -> &[Table] {
+        self.evidence.rulesets()
+    }
+
+    fn chain<'e>(&self, table: &'e Table, name: &str) -> Option<&'e Chain> {
+        self.index.chain(&self.evidence, table, name)
+    }
+
+    fn set(&self, name: &str) -> Option<&IpSet> {
+        self.evidence.set(name)
+    }
+
+    fn ifindex(&self, device: &str) -> Option<u32> {
+        self.evidence.ifindex(device)
+    }
+
+    fn address_type(&self, address: IpAddr, device: Option<u32>) -> Option<&'static str> {
+        self.evidence.address_type_by(&self.fib(), address, device)
+    }
+
+    fn reverse_path(&self, packet: &PacketView, how: ReversePath) -> Option<bool> {
+        self.evidence.reverse_path_by(&self.fib(), packet, how)
+    }
+
+    fn has_socket(&self, proto: u8, port: Option<u16>) -> bool {
+        self.evidence.has_socket(proto, port)
     }
 }
 

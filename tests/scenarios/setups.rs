@@ -34,11 +34,7 @@ const GAPS: &[&str] = &[
 ];
 
 /// The same of the trace.
-const TRACE_GAPS: &[&str] = &[
-    "connmark-before-dnat",
-    "mark-clash-masquerades",
-    "tunnel-lost-address",
-];
+const TRACE_GAPS: &[&str] = &["connmark-before-dnat", "mark-clash-masquerades", "tunnel-lost-address"];
 
 /// What should have been otherwise, and what was seen.
 type Judged = (Option<String>, String);

@@ -130,7 +130,7 @@ fn not_handled(selecting: &Selecting<'_>, bare: &Bare<'_>, command: &dyn Fn(Stri
         .node
         .tables(table)
         .filter_map(|t| t.chain(chain))
-        .flat_map(|c| &c.rules)
+        .flat_map(|c| c.rules.iter())
         .any(|rule| rule.names_set(&from));
     let behind = |what: String, fact: String, show: String| {
         let finding = Finding::new(

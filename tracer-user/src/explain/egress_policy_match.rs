@@ -26,7 +26,7 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
 
 fn chain_rules<'e>(evidence: &'e NetnsEvidence, table: &'e str, chain: &'e str) -> Option<Vec<&'e Rule>> {
     let chains: Vec<_> = evidence.tables(table).filter_map(|t| t.chain(chain)).collect();
-    (!chains.is_empty()).then(|| chains.iter().flat_map(|c| &c.rules).collect())
+    (!chains.is_empty()).then(|| chains.iter().flat_map(|c| c.rules.iter()).collect())
 }
 
 /// Where it left its node unmarked and untunnelled, or would have if anybody had answered for its next hop.
@@ -213,7 +213,7 @@ pub(super) fn sidecar_bypassed(view: &View<'_>) -> Option<Finding> {
     if evidence
         .tables("nat")
         .flat_map(|t| &t.chains)
-        .flat_map(|c| &c.rules)
+        .flat_map(|c| c.rules.iter())
         .any(|r| matches!(r.target(), Some(Target::Redirect { .. } | Target::Dnat(_) | Target::Tproxy(_))))
     {
         return None;

@@ -191,7 +191,7 @@ fn known(evidence: &NetnsEvidence, address: IpAddr, packet: &PacketView) -> Opti
 fn services(evidence: &NetnsEvidence) -> Vec<IpAddr> {
     const MAX: usize = 64;
     let chains = evidence.tables("nat").flat_map(|t| &t.chains).filter(|c| c.name.starts_with("KUBE-S"));
-    let named = chains.flat_map(|c| &c.rules).flat_map(|r| &r.matches).filter_map(|m| match &m.what {
+    let named = chains.flat_map(|c| c.rules.iter()).flat_map(|r| &r.matches).filter_map(|m| match &m.what {
         Criterion::Destination(ranges) if !m.negated => ranges.first(),
         _ => None,
     });

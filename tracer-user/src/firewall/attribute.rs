@@ -241,7 +241,7 @@ fn on_their_own<'e>(
     const MAX: usize = 8;
     let mut out = Vec::new();
     for (table, chain) in reachable(node, hook, priorities, packet) {
-        for rule in &chain.rules {
+        for rule in chain.rules.iter() {
             let does = rule.actions.iter().any(would);
             // A rule without conditions of its own says nothing by itself.
             let telling = rule.matches.iter().any(|m| m.holds(node, packet) == Truth::Yes);

@@ -27,6 +27,7 @@ pub use at::At;
 pub use attribute::{
     Attribution, Hiding, attribute_drop, attribute_mark, attribute_nat, attribute_queue, hides, lowers_ttl,
 };
+pub use bases::Aside;
 pub use effect::{Done, Effect};
 pub use facts::NodeFacts;
 pub use matching::Matched;
@@ -42,4 +43,4 @@ pub use rule::{
 };
 pub use set::{IpSet, Member, MemberField};
 pub use truth::Truth;
-pub use walk::{Chance, Step, Verdict, Walk, walk, walk_hook, walk_hook_by_chance};
+pub use walk::{Chance, Step, Verdict, Walk, walk, walk_aside, walk_hook, walk_hook_by_chance};

@@ -62,7 +62,7 @@ pub(super) fn near_misses_at(
     let entries = Entries::of(&walk, node, packet);
     let mut out = Vec::new();
     for (table, chain) in reachable(node, hook, priorities, packet) {
-        for rule in &chain.rules {
+        for rule in chain.rules.iter() {
             let Some(action) = rule.actions.iter().find(|t| is_telling(t, rule) || also(t)) else { continue };
             let at = At { table, chain, rule: Some(rule) };
             let miss = match seen.get(&std::ptr::from_ref(rule)).map(|step| step.matched) {

@@ -164,7 +164,10 @@ pub(crate) fn reply(
             }
             None => return (None, Vec::new()),
         },
-        (End::Left(host, device), None) => Start::Arrives(host.clone(), *device),
+        // Behind any other device the answer may come by another one.
+        (End::Left(host, device), None) if host.uplinks.contains(device) => {
+            Start::Arrives(host.clone(), *device)
+        }
         _ => return (None, Vec::new()),
     };
     let mut flight = Flight::new(packet, Mode::Reply);

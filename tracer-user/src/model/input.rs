@@ -353,7 +353,7 @@ impl Walker<'_> {
             .conntrack(CtState::Related, CtDirection::Reply)
             .devices("", &host.device(own.ifindex));
         packet.icmp = Some(icmp);
-        let walk = walk_hook(&*host.evidence, Hook::Output, i32::MIN..i32::MAX, &packet);
+        let walk = walk_hook(host, Hook::Output, i32::MIN..i32::MAX, &packet);
         let by = walk.decided_by.map(|by| by.name().to_string());
         matches!(walk.verdict, Some(Verdict::Drop | Verdict::Reject(_))).then_some(by?)
     }

@@ -56,7 +56,9 @@ impl Walker<'_> {
         if let Some(mac) = link.mac.first_chunk() {
             flight.packet.mac = Some(*mac);
         }
-        self.at_device(host, output, Direction::Out, flight);
+        if let Err(next) = self.through(host, output, Direction::Out, flight) {
+            return next;
+        }
         if link.is_loopback() {
             return Next::Receive(host.clone(), output);
         }
@@ -64,7 +66,7 @@ impl Walker<'_> {
             return self.encapsulate(host, flight, &link);
         }
         if link.is_kind("bridge") {
-            return self.by_bridge(host, flight, &link);
+            return self.by_bridge(host, flight, &link, None);
         }
         self.wire(host, flight, &link)
     }
@@ -212,10 +214,14 @@ impl Walker<'_> {
     /// A frame arrives.
     pub(crate) fn receive(&mut self, host: &Arc<Host>, device: u32, flight: &mut Flight) -> Next {
         self.enter(host, flight);
-        self.at_device(host, device, Direction::In, flight);
         let Some(link) = host.link(device).cloned() else {
             return Next::End(End::Unknown(format!("{} has no device {device} any more", host.name())));
         };
+        if link.is_up()
+            && let Err(next) = self.through(host, device, Direction::In, flight)
+        {
+            return next;
+        }
         if !link.is_up() {
             return self.down(host, flight, &link, Stage::Marking, "the packet would come in by it");
         }

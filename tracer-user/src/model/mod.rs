@@ -8,6 +8,7 @@ mod chance;
 mod egress_sets;
 mod follow_up;
 mod gateway;
+mod index;
 mod input;
 mod judge;
 mod link;

@@ -15,7 +15,7 @@ use crate::cause::Place as At;
 use crate::cause::catalogue as c;
 use crate::cause::diversion::{Diversion, hides_another, is_ordinary, removal};
 use crate::cause::{kube_proxy, nat_addresses, spared};
-use crate::firewall::{Backend, PacketView, RuleRef, Target};
+use crate::firewall::{Backend, PacketView, RuleRef, TableFamily, Target};
 use crate::node::Hook;
 use crate::snapshot::Change;
 
@@ -262,8 +262,13 @@ pub(crate) fn dropped(
     };
     // A rule of a NetworkPolicy or a service does what it is for.
     let deletable = rule.number != 0 && fix.starts_with("remove");
+    let hook_name = match (rule.family, hook) {
+        (TableFamily::Netdev, Hook::Postrouting) => "the device's egress",
+        (TableFamily::Netdev, _) => "the device's ingress",
+        _ => hook.name(),
+    };
     let finding = Finding::new(kind, Certain, title)
-        .checked(format!("{} of {} ends there for it", hook.name(), host.name()), host.command(list));
+        .checked(format!("{hook_name} of {} ends there for it", host.name()), host.command(list));
     let finding =
         if rule.text.is_empty() { finding } else { finding.fact(format!("the rule: {}", rule.text)) };
     let finding = match led_by {
@@ -280,7 +285,8 @@ pub(crate) fn dropped(
     if invalid {
         return finding;
     }
-    let finding = spared::tell(finding, &*host.evidence, &flight.packet, rule, &|command| host.command(command));
+    let finding =
+        spared::tell(finding, &*host.evidence, &flight.packet, rule, &|command| host.command(command));
     // Where something else spares the packet, the rule is to stay.
     if deletable && finding.fix == fix {
         finding.change(host.id, Change::DeleteRule(rule.clone()))

@@ -62,7 +62,8 @@ impl Walker<'_> {
                         host.name()
                     ));
                 }
-                let way = way(&route, question.destination);
+                let mut way = way(&route, question.destination);
+                way.local |= route.kind == libc::RTN_BROADCAST && input != 0;
                 self.step(
                     host,
                     flight,
@@ -79,6 +80,11 @@ impl Walker<'_> {
                 {
                     let stage = self.stage(host, Stage::Routing, flight);
                     self.wrong(stage, preempted.say(host, certainty, ""));
+                }
+                let group = matches!(route.kind, libc::RTN_BROADCAST | libc::RTN_MULTICAST);
+                if group && !way.local {
+                    let why = format!("{} is a group: who is in it is not known", question.destination);
+                    return Err(Next::End(super::walker::End::Unknown(why)));
                 }
                 self.judge_mark(host, flight, &question, way)?;
                 self.judge_way(host, flight, &question, way)?;

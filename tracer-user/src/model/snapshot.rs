@@ -9,16 +9,16 @@ use super::world::{Host, World};
 use crate::cluster::egress::Objects;
 use crate::node::rtnl::Link;
 use crate::node::{DeviceKind, NetnsId, PathRole, Role, Topology};
-use crate::snapshot::Evidence;
+use crate::snapshot::{Evidence, NetnsEvidence};
 
 /// The namespaces of a trace as they were when they were last read.
 #[derive(Clone)]
 pub struct Snapshot {
     hosts: BTreeMap<NetnsId, Arc<Host>>,
     /// The other ends of veths, by namespace and ifindex of the one.
-    peers: BTreeMap<(NetnsId, u32), (NetnsId, u32)>,
+    peers: Arc<BTreeMap<(NetnsId, u32), (NetnsId, u32)>>,
     /// The devices below others, likewise.
-    lower: BTreeMap<(NetnsId, u32), (NetnsId, u32)>,
+    lower: Arc<BTreeMap<(NetnsId, u32), (NetnsId, u32)>>,
     policies: Option<Arc<Objects>>,
 }
 
@@ -49,7 +49,26 @@ impl Snapshot {
                 map.insert((id, device.ifindex), (there, ifindex));
             }
         }
-        Self { hosts: hosts.collect(), peers, lower, policies: evidence.policies.clone() }
+        Self {
+            hosts: hosts.collect(),
+            peers: Arc::new(peers),
+            lower: Arc::new(lower),
+            policies: evidence.policies.clone(),
+        }
+    }
+}
+
+impl Snapshot {
+    /// The same with something else in one namespace; what the change leaves alone is shared.
+    #[must_use]
+    pub fn with(&self, netns: NetnsId, change: impl FnOnce(&mut NetnsEvidence)) -> Self {
+        let mut out = self.clone();
+        if let Some(host) = out.hosts.get_mut(&netns) {
+            let mut evidence = NetnsEvidence::clone(&host.evidence);
+            change(&mut evidence);
+            *host = Arc::new(host.with(evidence));
+        }
+        out
     }
 }
 

@@ -111,7 +111,7 @@ fn owner_rules(host: &Host) -> impl Iterator<Item = (u32, u32)> {
         .rulesets
         .iter()
         .flat_map(|t| &t.chains)
-        .flat_map(|c| &c.rules)
+        .flat_map(|c| c.rules.iter())
         .flat_map(|r| &r.matches)
         .filter_map(|m| match m.what {
             Criterion::OwnerUid { first, last } => Some((first, last)),

@@ -43,7 +43,7 @@ pub struct NetnsEvidence {
     pub addresses: Vec<Address>,
     /// Policy routing (`ip rule`), by priority.
     pub rules: Vec<Rule>,
-    pub routes: Vec<Route>,
+    pub routes: Arc<Vec<Route>>,
     /// Next hop objects (`ip nexthop`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nexthops: Vec<Nexthop>,
@@ -53,10 +53,10 @@ pub struct NetnsEvidence {
     pub neighbours: Vec<Neighbour>,
     pub fdb: Vec<FdbEntry>,
     /// By their path under /proc/sys: `net/ipv4/conf/eth0/rp_filter`.
-    pub sysctls: BTreeMap<String, String>,
+    pub sysctls: Arc<BTreeMap<String, String>>,
     /// Counters without an event, as /proc/net/{snmp,netstat,snmp6} name them: `TcpExt.ListenOverflows`,
     /// `Ip.OutNoRoutes`, `Ip6.InNoRoutes`. Absolute values since the namespace was made.
-    pub counters: BTreeMap<String, u64>,
+    pub counters: Arc<BTreeMap<String, u64>>,
     /// Listening TCP sockets and bound UDP sockets.
     pub sockets: Vec<Socket>,
     /// EtherTypes that packet sockets of other programs listen to, with their device (0: all); `None`: not known.

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use listings::parse_ipset_save;
 use proptest::prelude::*;
 use tracer_user::check::{Report, Verdict, check};
-use tracer_user::firewall::{Backend, TableFamily, iptables};
+use tracer_user::firewall::{Backend, Base, Chain, Policy, Table, TableFamily, iptables};
 use tracer_user::model::{Ending, Host, Place, Question, Stage, World};
-use tracer_user::node::rtnl::{Address, FdbEntry, Link, Neighbour, NextHop, Route, Rule, Vxlan};
-use tracer_user::node::{NetnsId, Role, Socket};
+use tracer_user::node::rtnl::{Address, FdbEntry, Link, Neighbour, NextHop, Port, Route, Rule, Vxlan};
+use tracer_user::node::{Hook, NetnsId, Role, Socket};
 use tracer_user::snapshot::NetnsEvidence;
 
 const POD: NetnsId = 1;
@@ -84,16 +84,16 @@ fn host(id: NetnsId, name: &str, role: Role, links: Vec<Link>, addresses: &[(u32
             prefix_len: *prefix_len,
             ..Address::default()
         });
-        evidence.routes.push(route(255, &format!("{address}/32"), 2, *ifindex, None));
+        Arc::make_mut(&mut evidence.routes).push(route(255, &format!("{address}/32"), 2, *ifindex, None));
         if *prefix_len < 32 {
             let net = tracer_user::node::IpPrefix::new(address, *prefix_len).expect("a prefix");
-            evidence.routes.push(route(254, &net.to_string(), 1, *ifindex, None));
+            Arc::make_mut(&mut evidence.routes).push(route(254, &net.to_string(), 1, *ifindex, None));
         }
     }
     let rule = |priority, table| Rule { priority, table, action: 1, ..Rule::default() };
     evidence.rules = vec![rule(0, 255), rule(32_766, 254)];
     for (path, value) in [("net/ipv4/ip_forward", "1"), ("net/bridge/bridge-nf-call-iptables", "1")] {
-        evidence.sysctls.insert(path.to_owned(), value.to_owned());
+        Arc::make_mut(&mut evidence.sysctls).insert(path.to_owned(), value.to_owned());
     }
     let uplinks = BTreeSet::new();
     Host::new(id, role, None, evidence.into(), uplinks)
@@ -114,7 +114,13 @@ impl Machine {
         let mut other =
             host(OTHER, "podb", Role::Pod, pod_links(5), &[(1, "127.0.0.1", 8), (2, "10.200.0.23", 24)]);
         for pod in [&mut pod, &mut other] {
-            Arc::make_mut(&mut pod.evidence).routes.push(route(254, "0.0.0.0/0", 1, 2, Some("10.200.0.1")));
+            Arc::make_mut(&mut Arc::make_mut(&mut pod.evidence).routes).push(route(
+                254,
+                "0.0.0.0/0",
+                1,
+                2,
+                Some("10.200.0.1"),
+            ));
         }
         Arc::make_mut(&mut other.evidence).sockets.push(listens(80));
         let port = |i, name: &str, nsid| Link {
@@ -137,8 +143,8 @@ impl Machine {
         let mut node = host(NODE, "node1", Role::Node, links, &addresses);
         node.uplinks.insert(2);
         let evidence = Arc::make_mut(&mut node.evidence);
-        evidence.routes.push(route(254, "0.0.0.0/0", 1, 2, Some("172.16.25.1")));
-        evidence.routes.push(route(0x26b7_b4e4, "0.0.0.0/0", 1, 6, Some("192.200.0.2")));
+        Arc::make_mut(&mut evidence.routes).push(route(254, "0.0.0.0/0", 1, 2, Some("172.16.25.1")));
+        Arc::make_mut(&mut evidence.routes).push(route(0x26b7_b4e4, "0.0.0.0/0", 1, 6, Some("192.200.0.2")));
         let mark = Rule {
             priority: 99,
             mark: 0x26b7_b4e4,
@@ -388,7 +394,7 @@ proptest! {
                 0 => evidence.links.clear(),
                 1 => evidence.addresses.clear(),
                 2 => { evidence.links.pop(); }
-                3 => evidence.routes.clear(),
+                3 => evidence.routes = Arc::default(),
                 4 => evidence.fdb.clear(),
                 _ => evidence.rules.clear(),
             }
@@ -443,4 +449,91 @@ fn a_command_that_cuts_off_other_flows_is_no_repair() {
     let kept = taken(16, "10.200.0.0/16");
     assert_eq!(kept.commands, Vec::<String>::new(), "{kept:#?}");
     assert!(kept.repairs_tried > 0);
+}
+
+fn table(family: TableFamily, hook: Hook, devices: &[&str]) -> Table {
+    let base = Base {
+        hook,
+        priority: 0,
+        kind: "filter".to_owned(),
+        policy: Policy::Drop,
+        devices: devices.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let chain = Chain { name: "own".to_owned(), base: Some(base), ..Chain::default() };
+    Table { family, backend: Backend::Nft, name: "t".to_owned(), chains: vec![chain] }
+}
+
+#[test]
+fn a_pod_that_a_service_sends_to_itself_needs_hairpin() {
+    let own = SERVICE.replace("10.200.0.23", "10.200.0.22");
+    for (hairpin, expected) in [(Some(false), vec!["hairpin-off"]), (Some(true), vec![]), (None, vec![])] {
+        let mut machine = Machine::new().rules(NODE, &own);
+        for port in [80, 81] {
+            machine.evidence(POD).sockets.push(listens(port));
+        }
+        machine.evidence(NODE).links[3].port = Some(Port { state: 3, hairpin, ..Port::default() });
+        let report = machine.ask("10.96.0.1", 80);
+        // What comes back to the pod has its own address as source; that is another cause.
+        let found: Vec<&str> = ids(&report).into_iter().filter(|id| *id == "hairpin-off").collect();
+        assert_eq!(found, expected, "{report:#?}");
+    }
+}
+
+#[test]
+fn chains_of_devices_and_bridges_are_walked_too() {
+    for (family, hook, devices) in [
+        (TableFamily::Bridge, Hook::Forward, &[][..]),
+        (TableFamily::Bridge, Hook::Prerouting, &[]),
+        (TableFamily::Bridge, Hook::Postrouting, &[]),
+        (TableFamily::Netdev, Hook::Prerouting, &["vetha"]),
+        (TableFamily::Netdev, Hook::Postrouting, &["vethb"]),
+        (TableFamily::Inet, Hook::Prerouting, &["vetha"]),
+    ] {
+        let mut machine = Machine::new();
+        Arc::make_mut(&mut machine.evidence(NODE).rulesets).push(table(family, hook, devices));
+        let report = machine.ask("10.200.0.23", 80);
+        assert_eq!(ids(&report), ["dropped-by-policy"], "{family:?} {hook:?}: {report:#?}");
+    }
+    // Those of other devices, and of what the packet does not cross.
+    for (family, hook, devices) in [
+        (TableFamily::Bridge, Hook::Output, &[][..]),
+        (TableFamily::Netdev, Hook::Prerouting, &["eth0"]),
+        (TableFamily::Netdev, Hook::Prerouting, &["vethb"]),
+    ] {
+        let mut machine = Machine::new();
+        Arc::make_mut(&mut machine.evidence(NODE).rulesets).push(table(family, hook, devices));
+        let report = machine.ask("10.200.0.23", 80);
+        let request = &report.paths[0];
+        assert!(matches!(request.ending, Ending::Delivered { .. }), "{family:?} {hook:?}: {report:#?}");
+    }
+}
+
+#[test]
+fn a_service_of_a_pod_on_the_same_bridge_stays_on_the_bridge() {
+    let mut machine = Machine::new().rules(NODE, SERVICE);
+    machine.evidence(OTHER).sockets.push(listens(81));
+    let report = machine.ask("10.96.0.1", 80);
+    // Whoever the frame was addressed to: the bridge itself does not take it.
+    let taken = report.paths[0].steps.iter().any(
+        |step| matches!(&step.place, Place::Device { device, .. } if step.netns == "node1" && device == "cni0"),
+    );
+    assert!(!taken, "{report:#?}");
+}
+
+#[test]
+fn nobody_knows_how_an_answer_comes_but_by_an_uplink() {
+    let mut machine = Machine::new();
+    machine.hosts.get_mut(&NODE).expect("the node").uplinks.clear();
+    let report = machine.ask("172.16.25.183", 80);
+    assert!(report.paths.iter().all(|path| path.packet != "reply"), "{report:#?}");
+    assert_eq!(verdict(&report, Stage::Returning), Verdict::NotKnown);
+}
+
+#[test]
+fn who_gets_a_broadcast_is_not_known() {
+    let mut machine = Machine::new();
+    Arc::make_mut(&mut machine.evidence(POD).routes).push(route(255, "10.200.0.255/32", 3, 2, None));
+    let report = machine.ask("10.200.0.255", 80);
+    assert_eq!(ids(&report), Vec::<&str>::new(), "{report:#?}");
+    assert!(report.unknown.iter().any(|u| u.contains("is a group")), "{:?}", report.unknown);
 }

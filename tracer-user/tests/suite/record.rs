@@ -39,7 +39,7 @@ fn evidence() -> Arc<Evidence> {
     let mut evidence = Evidence::default();
     for (id, name) in [(NODE1, "node1"), (NODE2, "node2")] {
         let mut netns = NetnsEvidence { name: name.to_owned(), ..NetnsEvidence::default() };
-        netns.sysctls.insert("net/ipv4/conf/eth0/rp_filter".to_owned(), "1".to_owned());
+        Arc::make_mut(&mut netns.sysctls).insert("net/ipv4/conf/eth0/rp_filter".to_owned(), "1".to_owned());
         evidence.netns.insert(id, netns.into());
     }
     Arc::new(evidence)

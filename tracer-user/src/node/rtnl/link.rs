@@ -20,6 +20,7 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_STATE: u16 = 1;
 const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
 const IFLA_BRPORT_BCAST_FLOOD: u16 = 30;
+const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_VXLAN_LINK: u16 = 3;
@@ -80,6 +81,9 @@ pub struct Port {
     /// Broadcasts are not handed to it (bcast_flood off).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_broadcast: bool,
+    /// A frame may leave by the port that it came in by; `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hairpin: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +167,7 @@ impl Link {
             self.port = byte(IFLA_BRPORT_STATE).map(|state| Port {
                 state,
                 isolated: byte(IFLA_BRPORT_ISOLATED).is_some_and(|on| on != 0),
+                hairpin: byte(IFLA_BRPORT_MODE).map(|on| on != 0),
                 no_multicast: byte(IFLA_BRPORT_MCAST_FLOOD) == Some(0),
                 no_broadcast: byte(IFLA_BRPORT_BCAST_FLOOD) == Some(0),
             });
@@ -271,7 +276,7 @@ mod tests {
         let link = Link::parse(libc::RTM_NEWLINK, &payload).unwrap();
         assert_eq!(
             link.port,
-            Some(Port { state: 0, isolated: true, no_multicast: true, no_broadcast: false })
+            Some(Port { state: 0, isolated: true, hairpin: None, no_multicast: true, no_broadcast: false })
         );
     }
 

@@ -155,8 +155,10 @@ impl NetnsEvidence {
         let (nexthops, exceptions) = (&mut self.nexthops, &mut self.exceptions);
         keep(links, rtnl.links(), unreadable);
         keep(addresses, rtnl.addresses(), unreadable);
-        keep(routes, rtnl.routes(|_| true), unreadable);
-        *exceptions = routes.extract_if(.., |route| route.cached).collect();
+        let mut all = Vec::new();
+        keep(&mut all, rtnl.routes(|_| true), unreadable);
+        *exceptions = all.extract_if(.., |route| route.cached).collect();
+        *routes = Arc::new(all);
         keep(nexthops, rtnl.nexthops(), unreadable);
         keep(rules, rtnl.rules(), unreadable);
         keep(neighbours, rtnl.neighbours(None), unreadable);
@@ -172,8 +174,8 @@ impl NetnsEvidence {
             self.links.iter().filter(|l| l.kind.as_deref() == Some("bridge")).map(|l| l.ifindex).collect();
         let own =
             self.links.iter().filter(|link| link.master.is_none_or(|master| !bridges.contains(&master)));
-        self.sysctls = sysctl::read(own.map(|link| link.name.as_str()));
-        self.counters = counters::read();
+        self.sysctls = Arc::new(sysctl::read(own.map(|link| link.name.as_str())));
+        self.counters = Arc::new(counters::read());
         let number = |path: &str| self.sysctls.get(path).and_then(|value| value.parse().ok());
         self.conntrack = Conntrack {
             count: number("net/netfilter/nf_conntrack_count"),

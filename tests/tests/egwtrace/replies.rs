@@ -29,7 +29,7 @@ fn an_answer_from_another_port_is_not_called_silence() -> Result<()> {
     }
     let line = format!("--pod @visitor --dst 172.16.25.183:7 --proto udp {NODES}");
     let mut run = trace(&lab, "node1", &line)?;
-    for _ in 0..3 {
+    for _ in 0..6 {
         client::udp(
             &lab.ns("visitor"),
             "172.16.25.183:7".parse()?,

@@ -24,8 +24,6 @@ pub struct CauseKind {
     /// The model of the node computes all that it depends on: where the model says that the packet passes, it is no
     /// longer certain.
     pub modelled: bool,
-    /// Met by large packets only: what all packets meet comes first.
-    pub large_only: bool,
     /// Ids of causes of which this one says all, and more, when both have the same device or subject.
     pub covers: &'static [(Same, &'static str)],
 }

@@ -81,7 +81,7 @@ pub(crate) fn sent_to_gateway(
 
 /// Those that mark requests of pods.
 pub(crate) fn rules(node: &NetnsEvidence) -> impl Iterator<Item = &Rule> {
-    node.tables("mangle").filter_map(|t| t.chain(REQUEST_CHAIN)).flat_map(|chain| &chain.rules)
+    node.tables("mangle").filter_map(|t| t.chain(REQUEST_CHAIN)).flat_map(|chain| chain.rules.iter())
 }
 
 fn set_of(m: &Match) -> Option<&str> {

@@ -56,7 +56,10 @@ pub(crate) fn is_service(evidence: &NetnsEvidence, address: IpAddr) -> bool {
     let chains = || evidence.tables("nat").chain(evidence.tables("filter")).flat_map(|t| &t.chains);
     let family = if address.is_ipv4() { "ip" } else { "ip6" };
     evidence.set_has(&format!("{family} kube-proxy cluster-ips"), address)
-        || chains().filter(|chain| chain.name == "KUBE-SERVICES").flat_map(|chain| &chain.rules).any(names)
+        || chains()
+            .filter(|chain| chain.name == "KUBE-SERVICES")
+            .flat_map(|chain| chain.rules.iter())
+            .any(names)
 }
 
 /// What to do about a rule of kube-proxy's that drops or rejects; `None` for what is none of its. `led_by`: the rule

@@ -85,7 +85,7 @@ impl Policy<'_> {
     /// This node is its gateway and gives the source that the packet has: no mark is needed.
     fn is_gateway(&self, bare: &Bare<'_>) -> bool {
         let chains = bare.node.tables("nat").filter_map(|t| t.chain(SNAT_CHAIN));
-        chains.flat_map(|chain| &chain.rules).filter(|rule| rule.names_set(self.from)).any(|rule| {
+        chains.flat_map(|chain| chain.rules.iter()).filter(|rule| rule.names_set(self.from)).any(|rule| {
             let Some(Target::Snat(to)) = rule.target() else { return false };
             to.addresses.is_some_and(|range| range.contains(bare.left_as))
         })

@@ -256,16 +256,7 @@ impl Explainer {
                 self.ledger.answered(journey.flow);
                 continue;
             }
-            let view = View {
-                journey: &journey,
-                topology,
-                names,
-                evidence,
-                routes: &[],
-                exit: None,
-                tunnel: None,
-                odds: &self.odds,
-            };
+            let view = View::new(&journey, topology, names, evidence, &self.odds);
             if let Some(found) = came_back::explain(&view, &came) {
                 told.extend(self.ledger.tell(found, &journey));
             }

@@ -9,7 +9,7 @@ use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::catalogue as c;
 use crate::cause::{Finding, Place};
 use crate::cause::{kube_proxy, nat_addresses, spared};
-use crate::firewall::{Backend, Done, PacketView, RuleRef, Target, attribute_drop, walk_hook};
+use crate::firewall::{Backend, Done, RuleRef, Target, attribute_drop, walk_hook};
 use crate::flow::{DropSite, Place as At, candidates};
 use crate::node::{Hook, HookEntry, HookOwner, Interval};
 

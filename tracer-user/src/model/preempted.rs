@@ -303,7 +303,7 @@ mod tests {
                 ..Address::default()
             }],
             rules: vec![rule(32766, 254)],
-            routes: vec![route(254, "0.0.0.0/0", 2, Some("10.0.0.1")), route(254, "10.0.0.0/24", 2, None)],
+            routes: vec![route(254, "0.0.0.0/0", 2, Some("10.0.0.1")), route(254, "10.0.0.0/24", 2, None)].into(),
             ..NetnsEvidence::default()
         }
     }
@@ -320,7 +320,7 @@ mod tests {
     fn a_vpns_table_with_the_nodes_own_network_is_named_with_its_rule() {
         let mut evidence = node();
         evidence.rules.insert(0, rule(5270, 52));
-        evidence.routes.push(route(52, "10.0.0.0/24", 3, None));
+        Arc::make_mut(&mut evidence.routes).push(route(52, "10.0.0.0/24", 3, None));
         let (sure, text) = find(evidence.clone(), "10.0.0.12").unwrap();
         assert_eq!(sure, Some(Likely));
         assert!(text.starts_with("ip rule 5270 of "), "{text}");
@@ -344,7 +344,7 @@ mod tests {
             ..Address::default()
         });
         evidence.rules.insert(0, rule(100, 7));
-        evidence.routes.push(route(7, "10.0.0.0/24", 5, None));
+        Arc::make_mut(&mut evidence.routes).push(route(7, "10.0.0.0/24", 5, None));
         assert_eq!(find(evidence, "10.0.0.12").unwrap().0, None);
     }
 
@@ -353,7 +353,7 @@ mod tests {
         let mut evidence = node();
         evidence.links.push(link(5, "eth1", None, libc::ARPHRD_ETHER));
         evidence.rules.insert(0, Rule { source: Some("10.200.0.23/32".parse().unwrap()), ..rule(1536, 2) });
-        evidence.routes.push(route(2, "0.0.0.0/0", 5, Some("10.9.0.1")));
+        Arc::make_mut(&mut evidence.routes).push(route(2, "0.0.0.0/0", 5, Some("10.9.0.1")));
         assert_eq!(find(evidence, "10.0.0.12").unwrap().0, None);
     }
 
@@ -361,14 +361,14 @@ mod tests {
     fn a_vpn_that_takes_all_may_be_meant() {
         let mut evidence = node();
         evidence.rules.insert(0, Rule { mark: 1, mask: u32::MAX, inverted: true, ..rule(100, 7) });
-        evidence.routes.push(route(7, "0.0.0.0/0", 3, None));
+        Arc::make_mut(&mut evidence.routes).push(route(7, "0.0.0.0/0", 3, None));
         assert_eq!(find(evidence, "192.0.2.1").unwrap().0, Some(Possible));
     }
 
     #[test]
     fn a_bridge_without_ports_has_the_network_of_a_far_host() {
         let mut evidence = node();
-        evidence.routes.push(route(254, "172.17.0.0/16", 4, None));
+        Arc::make_mut(&mut evidence.routes).push(route(254, "172.17.0.0/16", 4, None));
         let (sure, text) = find(evidence.clone(), "172.17.15.220").unwrap();
         assert_eq!(sure, Some(Likely));
         assert!(text.contains("docker0") && text.contains("172.17.0.0/16"), "{text}");

@@ -130,7 +130,7 @@ impl Walker<'_> {
         if walk.trace.is_empty() && walk.verdict == Some(Verdict::Accept) {
             return Ok(());
         }
-        self.effects(host, at, flight, &walk, index);
+        self.effects(host, at, flight, &walk, index)?;
         self.verdict(host, at, flight, &walk, index)
     }
 

@@ -112,7 +112,7 @@ fn proxy_arp_needs_a_route_by_another_device() {
     assert!(off.contains("proxy_arp is 0"), "{off}");
     let evidence = Arc::make_mut(&mut node.evidence);
     for (key, value) in [("cali1/proxy_arp", "1"), ("cali1/forwarding", "1")] {
-        evidence.sysctls.insert(format!("net/ipv4/conf/{key}"), value.to_owned());
+        Arc::make_mut(&mut evidence.sysctls).insert(format!("net/ipv4/conf/{key}"), value.to_owned());
     }
     let text = reason(pod("veth"), node, "169.254.1.1", true).unwrap();
     assert!(text.contains("node has no route to 169.254.1.1"), "{text}");

@@ -114,6 +114,11 @@ impl Observer {
         found
     }
 
+    /// Whether a namespace of a pod is among them.
+    pub fn has_pods(&self) -> bool {
+        !self.pods.is_empty()
+    }
+
     /// From now on also looks for the way to these addresses, and at these devices.
     pub fn follow(&mut self, ends: impl IntoIterator<Item = IpAddr>, devices: &[(NetnsId, u32)]) {
         self.ends.extend(ends.into_iter().map(IpPrefix::host));

@@ -75,14 +75,14 @@ impl Change {
             Self::ForwardAtPort(ifindex) => port(&mut after, *ifindex, |port| port.state = FORWARDING),
             Self::EndIsolation(ifindex) => port(&mut after, *ifindex, |port| port.isolated = false),
             Self::Sysctl { path, value } => {
-                after.sysctls.insert(path.clone(), value.to_string());
+                Arc::make_mut(&mut after.sysctls).insert(path.clone(), value.to_string());
                 // These two are written to every device's own, too.
                 let devices = match path.as_str() {
                     "net/ipv4/ip_forward" => "net/ipv4/conf/",
                     "net/ipv6/conf/all/forwarding" => "net/ipv6/conf/",
                     _ => return after,
                 };
-                for (other, own) in &mut after.sysctls {
+                for (other, own) in Arc::make_mut(&mut after.sysctls) {
                     if other.starts_with(devices) && other.ends_with("/forwarding") {
                         *own = value.to_string();
                     }
@@ -92,8 +92,8 @@ impl Change {
                 after.neighbours.retain(|entry| entry.ifindex != *ifindex || entry.address != *address);
             }
             Self::DeleteAddress { ifindex, address } => delete_address(&mut after, *ifindex, *address),
-            Self::AddRoute(route) => after.routes.push(route.clone()),
-            Self::DeleteRoute(route) => after.routes.retain(|other| other != route),
+            Self::AddRoute(route) => Arc::make_mut(&mut after.routes).push(route.clone()),
+            Self::DeleteRoute(route) => Arc::make_mut(&mut after.routes).retain(|other| other != route),
             Self::AddRoutingRule(rule) => {
                 after.rules.push(rule.clone());
                 after.rules.sort_by_key(|rule| rule.priority);
@@ -105,7 +105,8 @@ impl Change {
                         && table.backend == gone.backend
                         && table.name == gone.table;
                     for chain in table.chains.iter_mut().filter(|chain| same && chain.name == gone.chain) {
-                        chain.rules.retain(|rule| rule.number != gone.number || rule.handle != gone.handle);
+                        Arc::make_mut(&mut chain.rules)
+                            .retain(|rule| rule.number != gone.number || rule.handle != gone.handle);
                     }
                 }
             }
@@ -213,7 +214,7 @@ fn device_up(netns: &mut NetnsEvidence, ifindex: u32) {
                 r.destination == route.destination && r.table == route.table && r.kind == route.kind
             };
             if !netns.routes.iter().any(known) {
-                netns.routes.push(route);
+                Arc::make_mut(&mut netns.routes).push(route);
             }
         }
     }
@@ -230,7 +231,7 @@ fn delete_address(netns: &mut NetnsEvidence, ifindex: u32, address: IpAddr) {
         .addresses
         .iter()
         .any(|a| a.ifindex == ifindex && IpPrefix::new(a.address, a.prefix_len) == network);
-    netns.routes.retain(|route| {
+    Arc::make_mut(&mut netns.routes).retain(|route| {
         let by_it = route.next_hops.iter().any(|hop| hop.ifindex == ifindex);
         let own = route.kind == libc::RTN_LOCAL && route.destination == IpPrefix::host(address);
         let its_network =

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{Run, TraceError};
 use crate::cli::Plan;
-use crate::node::{Observer, Topology};
+use crate::node::{Namespace, Observer, PathRole, Topology};
 use crate::target::Target;
 use crate::trace::pods::{Held, News, addresses_words};
 
@@ -89,7 +89,9 @@ pub(super) fn add_found_ends(
     topology: &Topology,
     addresses: &[IpAddr],
 ) -> Vec<String> {
-    if !plan.runtimes.is_empty() {
+    // Without a pod as target, on a node only: what nothing leads out of is an end itself.
+    let leads_out = |ns: &Namespace| ns.devices.values().any(|d| d.watched == Some(PathRole::Uplink));
+    if !plan.runtimes.is_empty() || !(observer.has_pods() || topology.namespaces.values().any(leads_out)) {
         return Vec::new();
     }
     let found = observer.find_ends(topology, addresses);

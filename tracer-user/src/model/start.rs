@@ -53,6 +53,15 @@ pub(crate) fn start(
         ));
         return Ok(Start::Arrives(node.clone(), link.ifindex));
     }
+    if let Some((of, _)) = of_cluster(&node.evidence, &[], source).filter(|(_, network)| !network.is_host())
+        && is_service(&node.evidence, question.destination)
+    {
+        return Err(format!(
+            "packets from {source}, {of}, to the service {} do not come to {} like that: the pod's own node translates them before; check there, or check here with an endpoint of the service",
+            question.destination,
+            node.name()
+        ));
+    }
     match node.fib().lookup(&Question::to(source)).routed() {
         Some(routed) => {
             let device = routed.hops.first().map_or(0, |hop| hop.ifindex);

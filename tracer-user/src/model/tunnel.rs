@@ -10,7 +10,7 @@ use super::rules::AtHook;
 use super::steps::Stage;
 use super::walker::{End, Next, Walker};
 use super::world::Host;
-use crate::cause::Certainty::{Certain, Likely, Possible};
+use crate::cause::Certainty::{Certain, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::firewall::PacketView;

@@ -39,7 +39,6 @@ const GAPS: &[&str] = &[
     "proxy-arp-without-route",
     "redirect-outlives-router",
     "redirect-without-address",
-    "routed-pod-service",
     "rpfilter-match-drops",
     "rule-takes-own-network",
     "second-interface-bridged",

@@ -28,10 +28,31 @@ use tests::{
 };
 
 /// Rows of which they say different things, and why that is right or what is missing.
-const DIFFER: &[(&str, &str)] = &[];
+const DIFFER: &[(&str, &str)] = &[
+    ("eip-ports", "the ports are taken by connections that are yet to be"),
+    ("latency", "only traffic shows how long packets wait"),
+    ("nic-queue", "only traffic fills a queue"),
+    ("kube-invalid", "the connection's entry is deleted while it is used"),
+    ("listen-overflow", "the accept queue is still empty before the traffic"),
+    ("rpf-multinic", "by which device a host beyond the nodes answers shows only with its answer"),
+    (
+        "mtu-egress",
+        "a packet that is too large was seen; its sender is told, so for a check it is only possible",
+    ),
+    ("second-interface-bridged", "healthy; the check knows too little of who is behind a bridge's uplink"),
+    ("tunnel-lost-address", "the check takes the tunnel's address from the uplink"),
+    ("connmark-before-dnat", "the trace names the address that is seen outside, not the mark that led there"),
+    ("localhost-nodeport-unmasqueraded", "the trace sees the pod's silence only"),
+    ("ipsec-policy-asks-for-esp", "IPsec policies are not read before traffic"),
+    ("isolation-drops-solicitations", "the check does not walk neighbour solicitations"),
+    ("multicast-not-flooded", "the check does not follow neighbour solicitations through a bridge"),
+    ("macvlan-parent", "the check does not know that a macvlan does not reach its parent"),
+    ("proxy-arp-without-route", "the check does not look up who is answered for by proxy ARP"),
+    ("duplicate-address-detection-failed", "nothing is sent from such an address"),
+];
 
 /// Causes with two names: of a packet that was seen, and of one that is asked about.
-const SAME: &[(&str, &str)] = &[];
+const SAME: &[(&str, &str)] = &[("pod-route-missing", "pod-address-on-the-wire")];
 
 /// What one of them says: the causes that are more than possible, the surest first.
 #[derive(Debug, Default)]

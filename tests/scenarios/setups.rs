@@ -28,7 +28,6 @@ use tests::{
 const GAPS: &[&str] = &[
     "connmark-before-dnat",
     "mark-clash-masquerades",
-    "routed-pod-service",
     "second-interface-bridged",
     "tunnel-lost-address",
 ];

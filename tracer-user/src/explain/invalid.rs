@@ -16,6 +16,8 @@ const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
+/// Journeys are told in the order in which they end.
+const SETTLED_NS: u64 = 100_000_000;
 const LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
 const ESTABLISHED: &str = "net.netfilter.nf_conntrack_tcp_timeout_established";
 
@@ -123,7 +125,9 @@ fn entry<'e>(view: &View<'_>, evidence: &'e NetnsEvidence, netns: NetnsId) -> Op
 fn one_way(view: &View<'_>, netns: NetnsId) -> Option<Why> {
     let (journey, name) = (view.journey, view.netns(netns));
     let seen = view.tracking.of(netns)?;
-    if seen.came(!journey.reply) {
+    // A packet that came a moment before may not have been told of yet.
+    let settled = seen.first_ns().is_some_and(|first| journey.end_ns.saturating_sub(first) >= SETTLED_NS);
+    if seen.came(!journey.reply) || !settled {
         return None;
     }
     let known = view.of(netns).and_then(|evidence| entry(view, evidence, netns));

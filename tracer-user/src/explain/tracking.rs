@@ -106,6 +106,11 @@ impl Tracked {
         self.came[usize::from(reply)].is_some()
     }
 
+    /// When the first packet came there.
+    pub(super) fn first_ns(&self) -> Option<u64> {
+        self.came.iter().flatten().map(|(first, _)| *first).min()
+    }
+
     /// When the last packet that had an entry came there before `ns`, as far as that is known.
     pub(super) fn known_before(&self, ns: u64) -> Option<u64> {
         let ends = |span: &(u64, u64)| if span.1 < ns { span.1 } else { span.0 };

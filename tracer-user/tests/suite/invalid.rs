@@ -75,6 +75,7 @@ fn answered(w: &mut World, number: u64, ack: u32) {
     w.tc(&p, NODE1, CNI0, OUT, 1000);
     w.tc(&p, NODE1, VETH, OUT, 1000);
     w.tc(&p, POD, ETH0, IN, 1000);
+    w.nf(&p, POD, Hook::Input, (ETH0, 0), 1000);
     w.wait(20);
 }
 
@@ -126,6 +127,7 @@ fn a_wrong_checksum_is_not_a_matter_of_the_window() {
 fn one_direction_is_not_a_matter_of_the_window() {
     let mut w = World::new(false);
     passes(&mut w, packet(1, 0x02, 1000), NEW);
+    w.wait(200);
     invalid(&mut w, packet(2, ACK, 1001));
     let told = cause(&mut w);
     assert_eq!(told.finding.certainty, Certainty::Certain);

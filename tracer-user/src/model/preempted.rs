@@ -303,7 +303,8 @@ mod tests {
                 ..Address::default()
             }],
             rules: vec![rule(32766, 254)],
-            routes: vec![route(254, "0.0.0.0/0", 2, Some("10.0.0.1")), route(254, "10.0.0.0/24", 2, None)].into(),
+            routes: vec![route(254, "0.0.0.0/0", 2, Some("10.0.0.1")), route(254, "10.0.0.0/24", 2, None)]
+                .into(),
             ..NetnsEvidence::default()
         }
     }

@@ -410,7 +410,8 @@ proptest! {
 #[test]
 fn a_repair_is_one_command_that_the_model_tried() {
     let mut machine = Machine::new();
-    machine.evidence(NODE).sysctls.insert("net/ipv4/ip_forward".to_owned(), "0".to_owned());
+    Arc::make_mut(&mut machine.evidence(NODE).sysctls)
+        .insert("net/ipv4/ip_forward".to_owned(), "0".to_owned());
     let report = machine.ask("172.16.25.183", 80);
     assert_eq!(report.causes[0].commands, ["sysctl -w net.ipv4.ip_forward=1"], "{report:#?}");
     assert_eq!(report.causes[0].fix, "sysctl -w net.ipv4.ip_forward=1");
@@ -421,7 +422,8 @@ fn a_repair_is_one_command_that_the_model_tried() {
 fn two_faults_on_the_way_are_repaired_in_order() {
     let drops = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p tcp -j DROP\nCOMMIT\n";
     let mut machine = Machine::new().rules(NODE, drops);
-    machine.evidence(NODE).sysctls.insert("net/ipv4/ip_forward".to_owned(), "0".to_owned());
+    Arc::make_mut(&mut machine.evidence(NODE).sysctls)
+        .insert("net/ipv4/ip_forward".to_owned(), "0".to_owned());
     let commands = machine.ask("172.16.25.183", 80).causes[0].commands.clone();
     assert_eq!(commands, ["sysctl -w net.ipv4.ip_forward=1", "iptables-nft -t filter -D FORWARD 1"]);
 }
@@ -438,8 +440,8 @@ fn a_command_that_cuts_off_other_flows_is_no_repair() {
             prefix_len,
             ..Address::default()
         });
-        node.routes.push(route(255, "10.200.0.23/32", 2, 2, None));
-        node.routes.push(Route { protocol: 2, ..route(254, network, 1, 2, None) });
+        Arc::make_mut(&mut node.routes).push(route(255, "10.200.0.23/32", 2, 2, None));
+        Arc::make_mut(&mut node.routes).push(Route { protocol: 2, ..route(254, network, 1, 2, None) });
         let (address, mac) = (ip("10.200.9.9"), vec![2, 0, 0, 0, 9, 9]);
         node.neighbours.push(Neighbour { ifindex: 2, address, mac, state: 2 });
         machine.ask("10.200.0.23", 80).causes[0].clone()

@@ -26,7 +26,8 @@ fn node() -> Evidence {
         ..NetnsEvidence::default()
     };
     for (key, value) in [("tcp_timeout_established", "2"), ("tcp_be_liberal", "0"), ("tcp_loose", "0")] {
-        node.sysctls.insert(format!("net/netfilter/nf_conntrack_{key}"), value.to_owned());
+        Arc::make_mut(&mut node.sysctls)
+            .insert(format!("net/netfilter/nf_conntrack_{key}"), value.to_owned());
     }
     let mut evidence = Evidence::default();
     evidence.netns.insert(NODE1, Arc::new(node));

@@ -3,14 +3,14 @@
 
 #[cfg(feature = "kube")]
 #[path = "../api/mod.rs"]
-use crate::api;
+mod api;
 #[path = "../listings/mod.rs"]
-use crate::listings;
+mod listings;
 #[path = "../runtime/mod.rs"]
-use crate::runtime;
+mod runtime;
 #[path = "../schema/mod.rs"]
-use crate::schema;
-use crate::world;
+mod schema;
+mod world;
 
 mod arbitrary;
 mod architecture;

@@ -20,6 +20,10 @@ use crate::node::{Family, Hook, Interval, IpPrefix};
 pub(super) const IFA_F_DADFAILED: u32 = 0x08;
 pub(super) const IFA_F_TENTATIVE: u32 = 0x40;
 
+// IF_OPER_*, include/uapi/linux/if.h
+const OPER_DOWN: u8 = 2;
+const OPER_LOWER_DOWN: u8 = 3;
+
 /// Who asks for what.
 #[derive(Clone)]
 pub(crate) struct Asked {
@@ -59,7 +63,7 @@ impl Asked {
 
     fn no_carrier(&self) -> Option<Finding> {
         let link = self.link()?;
-        if link.is_up() && link.has_carrier() || link.flags == 0 {
+        if link.is_up() && !matches!(link.operstate, OPER_DOWN | OPER_LOWER_DOWN) {
             return None;
         }
         let (device, name) = (self.device(), self.asker.name());

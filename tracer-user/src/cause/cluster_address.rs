@@ -4,11 +4,11 @@
 
 use std::net::IpAddr;
 
+use super::bare::Bare;
 use super::catalogue as c;
 use super::finding::Certainty::{Certain, Likely};
 use super::finding::Finding;
 use super::kube_proxy::is_service;
-use super::policies::Bare;
 use crate::cluster::egress::datapath::{REQUEST_CHAIN, is_egress_tunnel};
 use crate::firewall::{Criterion, Match, Rule};
 use crate::node::IpPrefix;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Causes: their catalogue, the finding that names one, and what both the model and the comparison say of one.
 
+pub(crate) mod bare;
 pub(crate) mod catalogue;
 pub(crate) mod cluster_address;
 pub(crate) mod diversion;

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use super::bare::Bare;
 use super::catalogue as c;
 use super::cluster_address::of_cluster;
 use super::finding::Certainty::{Certain, Likely, Possible};
@@ -14,19 +15,6 @@ use crate::cluster::egress::{
 use crate::node::IpPrefix;
 use crate::snapshot::NetnsEvidence;
 use crate::text::printable;
-
-/// A packet that left the pod's node without mark and tunnel, or would.
-pub(crate) struct Bare<'a> {
-    pub(crate) node: &'a NetnsEvidence,
-    /// Of the node; safe to print.
-    pub(crate) name: &'a str,
-    /// As the pod sent it.
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    pub(crate) left_as: IpAddr,
-    /// "the packet left" or "the packet would leave".
-    pub(crate) left: &'a str,
-}
 
 /// What the objects make of it.
 pub(crate) enum Said {

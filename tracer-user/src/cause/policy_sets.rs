@@ -4,11 +4,12 @@
 
 use std::net::IpAddr;
 
+use super::bare::Bare;
 use super::catalogue as c;
 use super::cluster_address::{of_cluster, rules, selects};
 use super::finding::Certainty::{self, Certain, Likely, Possible};
 use super::finding::Finding;
-use super::policies::{self, Bare};
+use super::policies;
 use crate::cluster::egress::Objects;
 use crate::cluster::egress::datapath::{REQUEST_CHAIN, SNAT_CHAIN, cluster_set};
 use crate::firewall::{Criterion, Rule, Target};

@@ -4,9 +4,10 @@
 use super::context::{Entry, View};
 use super::{egress_policy_match, egress_reply, fwmark};
 use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::bare::Bare;
 use crate::cause::catalogue as c;
 use crate::cause::cluster_address::sent_to_gateway;
-use crate::cause::policies::{self, Bare};
+use crate::cause::policies;
 use crate::cause::{Finding, Place};
 use crate::cluster::egress::datapath::{DEVICE, PORT, SNAT_CHAIN, VNI, expected_first, is_node_mark};
 use crate::firewall::{Done, NatKind, PacketView, walk_hook};

@@ -5,8 +5,9 @@ use super::context::View;
 use super::packet::before_hop;
 use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
+use crate::cause::bare::Bare;
 use crate::cause::catalogue as c;
-use crate::cause::policies::{self, Bare, Said};
+use crate::cause::policies::{self, Said};
 use crate::cause::policy_sets;
 use crate::cluster::egress::datapath::{SNAT_CHAIN, SOURCE_SETS, is_marked};
 use crate::firewall::{

@@ -13,11 +13,12 @@ use super::walker::{End, Found, Walker};
 use super::world::Host;
 use crate::cause::Certainty::{Certain, Possible};
 use crate::cause::Finding;
+use crate::cause::bare::Bare;
 use crate::cause::catalogue as c;
 use crate::cause::cluster_address::sent_to_gateway;
 use crate::cause::early_mark;
 use crate::cause::ipsec::Node;
-use crate::cause::policies::{self, Bare, Said};
+use crate::cause::policies::{self, Said};
 use crate::cause::policy_sets;
 use crate::cluster::egress::Objects;
 use crate::cluster::egress::datapath::{

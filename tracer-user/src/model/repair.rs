@@ -155,7 +155,8 @@ pub(crate) fn search(world: &mut dyn World, prediction: &Prediction) -> Searched
                 continue;
             }
             for next in candidates(&now) {
-                if !changes.contains(&next) {
+                // A check that is loosened to get further hides what the other change did not mend.
+                if !changes.contains(&next) && !next.1.loosens_a_check() {
                     deeper.push(changes.iter().cloned().chain([next]).collect());
                 }
             }

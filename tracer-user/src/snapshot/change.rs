@@ -146,6 +146,11 @@ impl Change {
         })
     }
 
+    /// The kernel checks less with it.
+    pub fn loosens_a_check(&self) -> bool {
+        matches!(self, Self::Sysctl { path, .. } if path.ends_with("/rp_filter"))
+    }
+
     /// Whose state it is, where that shows: it may write it again.
     pub fn owner(&self) -> Option<&'static str> {
         match self {

@@ -59,7 +59,7 @@ fn explained(file: &Path) -> (String, String) {
     let replayed = replay(&mut reader, &mut |retold| _ = first_ns.get_or_insert(retold.journey.start_ns))
         .expect("is whole");
     let mut ids: Vec<&str> = Vec::new();
-    for told in &replayed.causes {
+    for told in replayed.causes.iter().filter(|told| !told.finding.is_note()) {
         if !ids.contains(&told.finding.id) {
             ids.push(told.finding.id);
         }

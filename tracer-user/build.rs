@@ -29,7 +29,10 @@ fn embed() -> Result<(), String> {
     };
     // A file that does not exist counts as changed: the script runs again when there may be one.
     println!("cargo::rerun-if-changed={}", object.display());
-    fs::copy(&object, out_dir.join("egwtrace.bpf"))
+    let copy = out_dir.join("egwtrace.bpf");
+    // Not written through: target directories may share their files by hard links.
+    let _ = fs::remove_file(&copy);
+    fs::copy(&object, copy)
         .map(|_| ())
         .map_err(|error| format!("no BPF object at {} ({error}): run `cargo xtask build`", object.display()))
 }

@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
         reader.rule(message, &outside);
     }
     let ruleset = reader.finish();
-    let evidence = NetnsEvidence { rulesets: ruleset.tables, sets: ruleset.sets, ..NetnsEvidence::default() };
+    let evidence = NetnsEvidence { rulesets: ruleset.tables.into(), sets: ruleset.sets.into(), ..NetnsEvidence::default() };
     let packet = PacketView::new(6, [10, 200, 0, 22].into(), [172, 16, 25, 183].into())
         .ports(41234, 80)
         .mark(0)

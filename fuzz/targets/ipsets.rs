@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
         messages.push(message.to_vec());
         rest = next;
     }
-    let evidence = NetnsEvidence { sets: parse_ipset_dump(&messages), ..NetnsEvidence::default() };
+    let evidence = NetnsEvidence { sets: parse_ipset_dump(&messages).into(), ..NetnsEvidence::default() };
     let packet = PacketView::new(6, [10, 200, 0, 22].into(), [172, 16, 25, 183].into())
         .ports(41234, 80)
         .mark(0)

@@ -57,7 +57,7 @@ pub struct Config {
     pub kfree_skb_args: u32,
     /// Arguments of `tcp_send_reset` (2 or 3).
     pub tcp_send_reset_args: u32,
-    /// 1: send debug messages, see [`crate::DebugRecord`].
+    /// 1: send debug messages, by aya-log.
     pub debug: u32,
     /// BTF id of `struct sk_buff` in vmlinux, where the kernel has `bpf_rdonly_cast` (6.2 -); else 0.
     pub skb_type: u32,

@@ -411,6 +411,6 @@ pub struct Counters {
     pub insert_failed: u64,
     /// When user space was last woken, CLOCK_MONOTONIC ns.
     pub woken: u64,
-    /// Debug messages for which their ring buffer had no room.
-    pub debug_lost: u64,
+    /// Debug messages, those for which their ring buffer had no room too.
+    pub debug_sent: u64,
 }

@@ -7,12 +7,10 @@
 #![no_std]
 
 mod config;
-mod debug;
 mod event;
 mod fields;
 
 pub use config::{Config, FOLLOW_DST, FOLLOW_SRC, MAX_ADDRS, MAX_PORTS, Prefix, RDONLY_CAST, Settings};
-pub use debug::{DebugCode, DebugRecord};
 pub use event::{
     CT_TUPLE_REPLY, Counters, DIR_FORWARD, DIR_REPLY, DeviceKey, Event, FLAG_ENCAP, FLAG_FRAG, FLAG_IPV6,
     FLAG_NO_WINDOW, FLAG_QUOTED, FLAG_REVERSE, FLAG_TRUNCATED, Kind, OuterV4, SCOPE_NOWHERE, STACK_DEPTH,

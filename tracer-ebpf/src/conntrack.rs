@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Following a flow across NAT: a packet's conntrack entry names the tuple before and after.
 
-use tracer_common::{CT_TUPLE_REPLY, DebugCode, Kind, Tuple};
+use tracer_common::{CT_TUPLE_REPLY, Kind, Tuple};
 
 use crate::{
     debug,
@@ -148,7 +148,7 @@ fn learn_entry(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
         // one end takes a translated packet for a flow of its own.
         (hit.flow.dir, hit.flow.learned) = (dir, learned);
     } else if learned != 0 {
-        debug::say(DebugCode::Forgotten, Kind::Conntrack as u8, ct.addr, hit.flow.id, &hit.packet.tuple);
+        debug::say::<{ debug::FORGOTTEN }>(ct.addr, hit.flow.id, &hit.packet.tuple);
         let _ = FLOWS.remove(&hit.packet.tuple);
         hit.packet.tuple.reverse();
         let _ = FLOWS.remove(&hit.packet.tuple);
@@ -160,7 +160,7 @@ fn learn_entry(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
     let against = ct.info >= IS_REPLY;
     let dir = if against { 1 - (dir & 1) } else { dir & 1 };
     let flow = Flow { id: hit.flow.id, dir, learned: 1, unused: 0 };
-    debug::say(DebugCode::Followed, Kind::Conntrack as u8, ct.addr, flow.id, tuple);
+    debug::say::<{ debug::FOLLOWED }>(ct.addr, flow.id, tuple);
     learn(tuple, &flow);
     let [a, b] = ct.detail();
     sighting.kind = Kind::Conntrack;
@@ -170,7 +170,7 @@ fn learn_entry(ct: &Ct, hit: &mut Hit, sighting: &mut Sighting) -> bool {
     emit::record(sighting, &hit.packet, tuple, flow.id);
     if read_tuple(ct.addr, 1, tuple) {
         let flow = Flow { dir: 1 - dir, ..flow };
-        debug::say(DebugCode::Followed, Kind::Conntrack as u8, ct.addr, flow.id, tuple);
+        debug::say::<{ debug::FOLLOWED }>(ct.addr, flow.id, tuple);
         learn(tuple, &flow);
         sighting.position = CT_TUPLE_REPLY;
         sighting.dir = 1 - dir;

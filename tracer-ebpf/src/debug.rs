@@ -1,64 +1,87 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Messages for `--debug-bpf`, all behind a frozen constant: the verifier takes them out of other runs.
+//! Messages for `--debug-bpf`, by aya-log, all behind a frozen constant: the verifier takes them out of other runs.
 
 use aya_ebpf::{
     helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     macros::map,
-    maps::RingBuf,
+    maps::PerCpuArray,
 };
-use tracer_common::{DebugCode, DebugRecord, Kind, Tuple};
+use aya_log_ebpf::debug;
+use tracer_common::Tuple;
 
 use crate::{
-    emit::{NO_WAKEUP, count},
+    emit::count,
     frozen,
     judge::Hit,
     maps::{CONFIG, COUNTERS},
 };
 
-/// As small as can be; user space makes it larger when it is used.
+/// What is said of the number that follows it: the address of an skb or of a conntrack entry.
+const TEXTS: [&str; 7] = [
+    "tc: not ours, skb",
+    "tc: ours, skb",
+    "netfilter: not ours, skb",
+    "netfilter: ours, skb",
+    "kfree_skb: ours, skb",
+    "conntrack: the flow has entry",
+    // A tuple was learned from an entry that has gone, and the entry that has it now is another connection's.
+    "conntrack: not of the flow any more, entry",
+];
+pub const TC_OTHER: usize = 0;
+pub const TC_OURS: usize = 1;
+pub const NF_OTHER: usize = 2;
+pub const NF_OURS: usize = 3;
+pub const DROP_OURS: usize = 4;
+pub const FOLLOWED: usize = 5;
+pub const FORGOTTEN: usize = 6;
+
+/// A message is written byte by byte, and the verifier lets no pointer be shifted: what comes out of a map is a number.
 #[map]
-static DEBUG: RingBuf = RingBuf::with_byte_size(4096, 0);
+static NUMBER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// Says `code`. `kind`: a `Kind`, or 0.
+/// Says `TEXTS[TEXT]` of `arg`.
 #[inline(always)]
-pub fn say(code: DebugCode, kind: u8, arg: u64, flow: u32, tuple: &Tuple) {
+pub fn say<const TEXT: usize>(arg: u64, flow: u32, tuple: &Tuple) {
     if frozen!(CONFIG.debug) != 0 {
-        write(u16::from(code as u8) | u16::from(kind) << 8, arg, flow, tuple);
+        log::<TEXT>(arg, flow, tuple);
     }
 }
 
-/// Says what a packet was found to be.
-#[inline(always)]
-pub fn judged(kind: Kind, skb: u64, ours: bool, hit: &Hit) {
-    let code = if ours { DebugCode::Hit } else { DebugCode::Miss };
-    say(code, kind as u8, skb, hit.flow.id, &hit.packet.tuple);
-}
-
-/// `what`: code, and kind in the high byte.
+/// Out of line: a message takes much of the stack.
 #[inline(never)]
-fn write(what: u16, arg: u64, flow: u32, tuple: &Tuple) -> bool {
-    let Some(entry) = DEBUG.reserve::<DebugRecord>(0) else {
-        if let Some(counters) = COUNTERS.get_ptr_mut(0) {
-            // SAFETY: this CPU's value of the map.
-            count(unsafe { &raw mut (*counters).debug_lost });
-        }
-        return false;
-    };
-    let record = core::mem::ManuallyDrop::new(entry).as_mut_ptr();
-    // SAFETY: `record` points at 64 reserved bytes; every one of them is written, and it is given back once.
-    unsafe {
-        (*record).ts = bpf_ktime_get_ns();
-        (*record).arg = arg;
-        (*record).flow = flow;
-        (*record).cpu = bpf_get_smp_processor_id() as u16;
-        (*record).code = what as u8;
-        (*record).kind = (what >> 8) as u8;
-        (*record).tuple.src = tuple.src;
-        (*record).tuple.dst = tuple.dst;
-        (*record).tuple.sport = tuple.sport;
-        (*record).tuple.dport = tuple.dport;
-        (*record).tuple.proto = tuple.proto;
-        aya_ebpf::helpers::generated::bpf_ringbuf_submit(record.cast(), NO_WAKEUP);
+fn log<const TEXT: usize>(arg: u64, flow: u32, tuple: &Tuple) -> bool {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: this CPU's value of the map.
+        count(unsafe { &raw mut (*counters).debug_sent });
     }
+    let Some(number) = NUMBER.get_ptr_mut(0) else { return false };
+    // SAFETY: this CPU's value of the map.
+    let arg = unsafe {
+        number.write_volatile(arg);
+        number.read_volatile()
+    };
+    // SAFETY: helpers without arguments.
+    let (ts, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
+    debug!(
+        &(),
+        "{} cpu{} {} {:x}: {:i} {} → {:i} {} proto {} flow {:x}",
+        ts,
+        cpu,
+        const { TEXTS[TEXT] },
+        arg,
+        octets(tuple.src),
+        tuple.sport,
+        octets(tuple.dst),
+        tuple.dport,
+        tuple.proto,
+        flow
+    );
     true
+}
+
+/// An address, four words in network order, as aya-log prints one.
+#[inline(always)]
+fn octets(words: [u32; 4]) -> [u8; 16] {
+    // SAFETY: the same bytes.
+    unsafe { core::mem::transmute(words) }
 }

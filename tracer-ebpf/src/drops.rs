@@ -53,7 +53,7 @@ fn observe(ctx: &BtfTracePointContext) {
     }
     let mut hit = Hit::blank(settings);
     if judge(&bytes, 0, &mut hit) {
-        debug::judged(Kind::Drop, skb, true, &hit);
+        debug::say::<{ debug::DROP_OURS }>(skb, hit.flow.id, &hit.packet.tuple);
         report(ctx, &bytes, &hit);
     }
 }

@@ -138,7 +138,11 @@ fn look(ctx: *mut NfContext) {
     let mut hit = Hit::blank(settings);
     let ours = judge(&bytes, 0, &mut hit) || conntrack::is_ours(typed!(skb, skb_nfct, u64), &mut hit);
     hit.forget(&bytes);
-    debug::judged(Kind::Nf, skb, ours, &hit);
+    if ours {
+        debug::say::<{ debug::NF_OURS }>(skb, hit.flow.id, &hit.packet.tuple);
+    } else {
+        debug::say::<{ debug::NF_OTHER }>(skb, hit.flow.id, &hit.packet.tuple);
+    }
     if let Some(memo) = MEMO.get_ptr_mut(0) {
         // SAFETY: as above.
         unsafe { (*memo).miss = if ours { 0 } else { skb } };

@@ -137,9 +137,11 @@ fn look(ctx: &TcContext) {
     }
     let mut hit = Hit::blank(settings);
     let ours = judge(&bytes, offset, &mut hit);
-    debug::judged(Kind::Tc, skb as u64, ours, &hit);
     if ours {
+        debug::say::<{ debug::TC_OURS }>(skb as u64, hit.flow.id, &hit.packet.tuple);
         report(&bytes, way, vlan, &mut hit);
+    } else {
+        debug::say::<{ debug::TC_OTHER }>(skb as u64, hit.flow.id, &hit.packet.tuple);
     }
 }
 

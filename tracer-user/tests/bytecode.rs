@@ -3,14 +3,15 @@
 //! namespace, are read both ways and must say the same. Needs root and the tools; skips without.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+mod listings;
+
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use tracer_user::firewall::{
-    Backend, Criterion, Match, NatTo, Rule, Table, TableFamily, Target, iptables, nft,
-};
+use listings::nft;
+use tracer_user::firewall::{Backend, Criterion, Match, NatTo, Rule, Table, TableFamily, Target, iptables};
 use tracer_user::node::Netns;
 use tracer_user::snapshot::{Evidence, NetnsEvidence};
 

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The walk of `check` on hand-made nodes: rules as iptables-save prints them, routes by a lookup as the kernel's.
 
+mod listings;
 mod schema;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use listings::parse_ipset_save;
 use proptest::prelude::*;
 use tracer_user::check::{Report, Verdict, check};
-use tracer_user::firewall::{Backend, Base, Chain, Policy, Table, TableFamily, iptables, parse_ipset_save};
+use tracer_user::firewall::{Backend, Base, Chain, Policy, Table, TableFamily, iptables};
 use tracer_user::model::{Ending, Host, Place, Question, Stage, World};
 use tracer_user::node::rtnl::{Address, FdbEntry, Link, Neighbour, NextHop, Port, Route, Rule, Vxlan};
 use tracer_user::node::{Hook, NetnsId, Role, Socket};

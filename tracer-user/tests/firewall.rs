@@ -2,11 +2,14 @@
 //! One packet through the rules of EgressGateway's nodes, as their tools printed them.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+mod listings;
+
 use std::net::IpAddr;
 
+use listings::parse_ipset_save;
 use tracer_user::firewall::{
     Attribution, Backend, CtDirection, CtState, Miss, NatKind, NearMiss, PacketView, TableFamily, Verdict,
-    attribute_drop, attribute_mark, attribute_nat, iptables, near_misses, parse_ipset_save, walk,
+    attribute_drop, attribute_mark, attribute_nat, iptables, near_misses, walk,
 };
 use tracer_user::node::{Family, Hook, Interval};
 use tracer_user::snapshot::NetnsEvidence;

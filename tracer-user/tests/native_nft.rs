@@ -2,12 +2,15 @@
 //! One packet through native nftables rules: kube-proxy's way with verdict maps, and a filter of both families.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+mod listings;
+
 use std::net::IpAddr;
 
+use listings::{nft, parse_ipset_save};
 use proptest::prelude::*;
 use tracer_user::firewall::{
     Backend, CtDirection, CtState, NatKind, PacketView, TableFamily, attribute_drop, attribute_mark,
-    attribute_nat, iptables, nft, parse_ipset_save,
+    attribute_nat, iptables,
 };
 use tracer_user::node::{Family, Hook, Interval};
 use tracer_user::snapshot::NetnsEvidence;

@@ -12,7 +12,7 @@ use crate::workspace::Workspace;
 use crate::{bpf, process};
 
 /// Files of the repository that are released as they are, and where they go.
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 17] = [
     ("README.md", ""),
     ("CHANGELOG.md", ""),
     ("LICENSE-MIT", ""),
@@ -23,6 +23,13 @@ const FILES: [(&str, &str); 10] = [
     ("deploy/daemonset.yaml", "deploy"),
     ("deploy/pod.yaml", "deploy"),
     ("docs/causes.md", "docs"),
+    ("docs/cluster.md", "docs"),
+    ("docs/glossary.md", "docs"),
+    ("docs/json.md", "docs"),
+    ("docs/kernels.md", "docs"),
+    ("docs/limitations.md", "docs"),
+    ("docs/overhead.md", "docs"),
+    ("docs/usage.md", "docs"),
 ];
 
 #[derive(Debug, clap::Args)]

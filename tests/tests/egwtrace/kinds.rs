@@ -156,3 +156,22 @@ fn a_cluster_ip_over_ipv6_is_followed_through_its_translation() -> Result<()> {
     assert_eq!(answer.flow(), syn.flow());
     Ok(())
 }
+
+#[test]
+fn the_programs_tell_what_they_make_of_each_packet() -> Result<()> {
+    skip_unless_able!();
+    let lab = Lab::up(Spec::unique().without_mesh())?;
+    let line = "--pod @visitor --dst 172.16.25.183:80 --proto tcp --debug-bpf";
+    let mut trace = trace(&lab, "node1", line)?;
+    Probe::Egw.run(&lab, Family::V4)?;
+    trace.until_closed()?;
+    let traced = trace.stop()?;
+    assert_eq!(traced.status.code(), Some(0), "{}", traced.errors);
+    for said in ["tc: ours, skb ", "netfilter: ours, skb ", "conntrack: the flow has entry "] {
+        let line = traced.errors.lines().find(|line| line.contains(said));
+        let line = line.unwrap_or_else(|| panic!("no {said:?} in {}", traced.errors));
+        assert!(line.starts_with("bpf ") && line.contains(" proto 6 flow "), "{line}");
+        assert!(line.contains(": 10.200.0.22 ") && line.contains(" → 172.16.25.183 80 "), "{line}");
+    }
+    Ok(())
+}

@@ -3,6 +3,7 @@
 
 pub mod btf;
 mod link;
+mod messages;
 mod programs;
 mod symbols;
 mod sys;

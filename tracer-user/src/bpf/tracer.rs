@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use aya::Pod;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use tracer_common::{
-    Config, Counters, DebugRecord, DeviceKey, Event, Fields, MAX_ADDRS, MAX_PORTS, RDONLY_CAST, Settings,
+    Config, Counters, DeviceKey, Event, Fields, MAX_ADDRS, MAX_PORTS, RDONLY_CAST, Settings,
 };
 
 use super::btf::KernelBtf;
 use super::link::{LinkError, TcDirection, TcOrder, link_netfilter, link_tcx};
+use super::messages::Messages;
 use super::programs::{LoadError, ProgramKind, Programs};
 use super::sys::{self, ProgStats, prog_stats};
 use crate::node::{IpPrefix, Netns, NetnsError, NetnsId, Position};
@@ -38,8 +39,10 @@ const TRACEPOINTS: &[(&str, &str)] = &[
 /// Those that stand in for TCX: what comes in at a device, what goes out.
 const DEVICE_TRACEPOINTS: [&str; 2] = ["netif_receive_skb", "net_dev_start_xmit"];
 
-/// For the programs' messages, emptied every few milliseconds.
-const DEBUG_BYTES: u32 = 1 << 20;
+/// The buffer of aya-log, and its size: emptied every few milliseconds; as small as can be where nothing is sent.
+const MESSAGES: &str = "AYA_LOGS";
+const MESSAGES_BYTES: u32 = 1 << 20;
+const NO_MESSAGES_BYTES: u32 = 4096;
 
 /// What the programs on devices and at hooks go on in with a packet that may be ours, and the map that it is put in.
 const TC_MAIN: (&str, &str) = ("tc_main", "TC_MAIN");
@@ -60,6 +63,10 @@ pub enum TracerError {
     Load(#[from] LoadError),
     #[error(transparent)]
     Link(#[from] LinkError),
+    #[error("cannot read the messages of the BPF programs: {0}")]
+    Messages(#[from] aya_log::Error),
+    #[error("cannot ask the kernel for the number of a BPF program: {0}")]
+    Info(io::Error),
 }
 
 /// Whether a hook is in place, and what is lost where it is not.
@@ -90,7 +97,7 @@ pub struct Tracer {
     programs: Programs,
     events: RingBuf<MapData>,
     /// Their own messages, when they were asked for.
-    debug: Option<RingBuf<MapData>>,
+    messages: Option<Messages>,
     counters: PerCpuArray<MapData, Plain<Counters>>,
     watched: BpfHashMap<MapData, u32, u32>,
     path_devices: BpfHashMap<MapData, Plain<DeviceKey>, u32>,
@@ -120,15 +127,15 @@ impl Tracer {
         config.skb_type = cast.map_or(0, |(_, skb)| skb);
         let globals = [("CONFIG", bytes_of(&Plain(config))), ("FIELDS", bytes_of(&Plain(*fields)))].map(own);
         let globals = globals.each_ref().map(|(name, bytes)| (*name, bytes.as_slice()));
-        let sizes: &[_] = if config.debug == 0 { &[] } else { &[("DEBUG", DEBUG_BYTES)] };
-        let mut programs = Programs::new(OBJECT, &globals, sizes)?;
+        let size = if config.debug == 0 { NO_MESSAGES_BYTES } else { MESSAGES_BYTES };
+        let mut programs = Programs::new(OBJECT, &globals, &[(MESSAGES, size)])?;
         if let Some((function, _)) = cast {
             programs.call_kernel(RDONLY_CAST, function);
         }
 
         let mut tracer = Self {
             events: programs.take_map("EVENTS")?,
-            debug: if config.debug == 0 { None } else { Some(programs.take_map("DEBUG")?) },
+            messages: None,
             counters: programs.take_map("COUNTERS")?,
             watched: programs.take_map("NETNS")?,
             path_devices: programs.take_map("PATH_DEVICES")?,
@@ -144,6 +151,11 @@ impl Tracer {
             status: Vec::new(),
         };
         tracer.load_all(btf);
+        if config.debug != 0 {
+            let main = tracer.program(TC_MAIN.0, ProgramKind::Tc)?;
+            let id = prog_stats(main).map_err(TracerError::Info)?.id;
+            tracer.messages = Some(Messages::of_program(id)?);
+        }
         Ok(tracer)
     }
 
@@ -352,12 +364,16 @@ impl Tracer {
         (taken, unreadable)
     }
 
-    /// Takes what the programs said of themselves since the last time.
-    pub fn drain_debug(&mut self, mut each: impl FnMut(&DebugRecord)) {
-        let Some(debug) = &mut self.debug else { return };
-        while let Some(item) = debug.next() {
-            DebugRecord::parse(&item).iter().for_each(&mut each);
+    /// With [`Config::debug`]: prints the programs' messages since the last time on standard error.
+    pub fn print_messages(&mut self) {
+        if let Some(messages) = &mut self.messages {
+            messages.print();
         }
+    }
+
+    /// Messages that were printed.
+    pub fn messages_received(&self) -> u64 {
+        self.messages.as_ref().map_or(0, Messages::received)
     }
 
     /// The counters of each CPU.

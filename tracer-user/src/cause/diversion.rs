@@ -4,6 +4,7 @@
 use super::catalogue as c;
 use super::finding::Certainty::Likely;
 use super::finding::{Finding, Place};
+use crate::cluster::egress::datapath::CHAIN_PREFIX;
 use crate::firewall::RuleRef;
 
 /// Whose translations are as they should be: kube-proxy, network plugins, port mappings, sidecars, EgressGateway.
@@ -22,7 +23,7 @@ const ORDINARY: [&str; 16] = [
     "LINKERD",
     "CUSTOM_",
     "OUTPUT_direct",
-    "EGRESSGATEWAY-",
+    CHAIN_PREFIX,
     "IP-MASQ-AGENT",
 ];
 const ORDINARY_TABLES: [&str; 3] = ["kube-proxy", "cilium", "netavark"];

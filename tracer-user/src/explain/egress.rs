@@ -7,7 +7,7 @@ use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::catalogue as c;
 use crate::cause::policies;
 use crate::cause::{Finding, Place};
-use crate::cluster::egress::datapath::{DEVICE, PORT, VNI, is_node_mark};
+use crate::cluster::egress::datapath::{DEVICE, PORT, SNAT_CHAIN, VNI, expected_first, is_node_mark};
 use crate::firewall::{Done, NatKind, PacketView, walk_hook};
 use crate::flow::{Hop, Place as At};
 use crate::node::{DeviceKind, Hook, NetnsId};
@@ -89,7 +89,7 @@ fn masqueraded(view: &View<'_>) -> Option<Finding> {
             format!("SNAT in POSTROUTING of {} on the way into {}", view.netns(hop.netns), view.device_name(hop.netns, out_of(hop))),
             view.command(hop.netns, format!("{} -t nat -S POSTROUTING", view.iptables())),
         )
-        .fact("EgressGateway expects EGRESSGATEWAY-SNAT-EIP and the ACCEPT of mark 0x26000000 before every other rule there")
+        .fact(expected_first())
         .fix("put the CNI's rules after EgressGateway's (Calico: FelixConfiguration chainInsertMode: Append); restart the egressgateway agent if its ACCEPT is gone")
         .at(place),
     )
@@ -153,7 +153,7 @@ fn without_snat(view: &View<'_>) -> Option<Finding> {
     )
     .checked(
         "it came by the egress tunnel, and nat POSTROUTING left its source as it was",
-        view.command(exit.netns, format!("{} -t nat -S EGRESSGATEWAY-SNAT-EIP", view.iptables())),
+        view.command(exit.netns, format!("{} -t nat -S {SNAT_CHAIN}", view.iptables())),
     );
     let objects = view.evidence.and_then(|e| e.policies.as_deref());
     let said = objects.and_then(|o| policies::no_address(o, source.ip(), exit.ends.dst.addr.ip(), &name));

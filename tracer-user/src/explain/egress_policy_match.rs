@@ -7,7 +7,9 @@ use crate::cause::Certainty::{Certain, Likely, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::cause::policies::{self, Bare, Said};
-use crate::cluster::egress::datapath::{REQUEST_CHAIN, SNAT_CHAIN};
+use crate::cluster::egress::datapath::{
+    REQUEST_CHAIN, SNAT_CHAIN, SOURCE_SETS, destination_set, is_marked, source_sets,
+};
 use crate::firewall::{
     Criterion, CtDirection, CtState, Done, IpRange, Miss, NatKind, PacketView, Rule, RuleRef, Target,
     attribute_nat, near_misses, walk_hook,
@@ -15,16 +17,6 @@ use crate::firewall::{
 use crate::flow::Place as At;
 use crate::node::{Hook, NetnsId};
 use crate::snapshot::NetnsEvidence;
-
-/// The prefix of a policy's set; its sets of sources and of destinations end alike.
-fn set_prefix(source: bool, ipv6: bool) -> &'static str {
-    match (source, ipv6) {
-        (true, false) => "egress-src-v4-",
-        (true, true) => "egress-src-v6-",
-        (false, false) => "egress-dst-v4-",
-        (false, true) => "egress-dst-v6-",
-    }
-}
 
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
     let journey = view.journey;
@@ -45,7 +37,7 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
     let exit = view.bare_exit()?;
     let first =
         journey.hops.iter().find(|h| h.netns == exit.netns && !matches!(h.place, At::Route { .. }))?;
-    let marked = journey.hops.iter().any(|h| h.netns == exit.netns && (h.mark >> 24 == 0x26));
+    let marked = journey.hops.iter().any(|h| h.netns == exit.netns && is_marked(h.mark));
     let translated = journey.hops.iter().any(|h| h.nat.is_some_and(|n| n.kind == NatKind::Dnat));
     if marked || translated {
         return None;
@@ -53,7 +45,7 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
     let evidence = view.of(exit.netns)?;
     let ipv6 = journey.packet.ipv6;
     let (source, destination) = (first.ends.src.addr.ip(), first.ends.dst.addr.ip());
-    let (src, dst) = (set_prefix(true, ipv6), set_prefix(false, ipv6));
+    let sources = source_sets(ipv6);
     let name = view.netns(exit.netns);
     let place = view.place(exit.netns, 0);
     let objects = view.evidence.and_then(|e| e.policies.as_deref());
@@ -71,9 +63,8 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
         policies::policy_of_set(objects, set).unwrap_or_else(|| unknown.to_owned())
     };
     let rules = chain_rules(evidence, "mangle", REQUEST_CHAIN);
-    for set in evidence.sets.keys().filter(|name| name.starts_with(src)) {
-        let hash = &set[src.len()..];
-        let other = format!("{dst}{hash}");
+    for set in evidence.sets.keys().filter(|name| name.starts_with(&sources)) {
+        let other = destination_set(set);
         let (from, to) = (evidence.set_has(set, source), evidence.set_has(&other, destination));
         let empty = evidence.sets.get(&other).is_some_and(|s| s.members.is_empty());
         let used = rules.as_ref().is_some_and(|rules| rules.iter().any(|rule| rule.names_set(set)));
@@ -244,14 +235,13 @@ fn other_source(view: &View<'_>) -> Option<Finding> {
     let evidence = view.of(hop.netns)?;
     let (before, after) = (hop.nat?.from.src.addr.ip(), hop.ends.src.addr.ip());
     let destination = hop.ends.dst.addr.ip();
-    let ipv6 = view.journey.packet.ipv6;
     let rules = chain_rules(evidence, "nat", SNAT_CHAIN)?;
     let (wanted, set): (IpRange, &str) = rules.iter().find_map(|rule| {
         let mut fits = false;
         let mut named = "";
         for m in rule.matches.iter().filter(|m| !m.negated) {
             if let Criterion::Set { name, .. } = &m.what {
-                let address = if name.starts_with(set_prefix(true, ipv6)) { before } else { destination };
+                let address = if name.starts_with(SOURCE_SETS) { before } else { destination };
                 if !evidence.set_has(name, address) {
                     return None;
                 }

@@ -80,7 +80,7 @@ pub(super) fn reply_by_another_way(view: &View<'_>, site: &DropSite) -> Option<F
             format!("the request was routed to {tunnel} by mark {:#x}", sent.mark),
             view.command(site.netns, format!("{} rule show fwmark {:#x}", view.ip_command(), sent.mark)),
         )
-        .fix(format!("on {gateway}: the chain EGRESSGATEWAY-REPLY-ROUTING in mangle, the ip rule of this node's mark and its table have to be there; restart the egressgateway agent there (trace there to see which is missing)"))
+        .fix(format!("on {gateway}: the chain {REPLY_CHAIN} in mangle, the ip rule of this node's mark and its table have to be there; restart the egressgateway agent there (trace there to see which is missing)"))
         .about(site.netns)
         .at(view.place(site.netns, site.ifindex)),
     )

@@ -13,7 +13,7 @@ use super::{application, egress, egress_policy_match, lost, mtu, no_reply, remot
 use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
-use crate::cluster::egress::datapath::is_node_mark;
+use crate::cluster::egress::datapath::{SOURCE_SETS, is_node_mark};
 use crate::firewall::NatKind;
 use crate::flow::{Addr, Endpoint, Ends, Hop, Place};
 use crate::node::{Hook, NetnsId};
@@ -381,7 +381,7 @@ fn only_first(view: &View<'_>, mark: u32) -> Finding {
     )
     .fact("the connection's first packet went through the egress tunnel")
     .checked(
-        match egress_policy_match::obstacle(view, netns, "egress-src-") {
+        match egress_policy_match::obstacle(view, netns, SOURCE_SETS) {
             Some((rule, why, _)) => format!("{rule} would mark it, but {why}"),
             None => "a rule before EgressGateway's accepts established connections in mangle PREROUTING".to_owned(),
         },

@@ -6,6 +6,7 @@ use super::other_hooks;
 use crate::cause::Certainty::{self, Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
+use crate::cluster::egress::datapath::is_marked;
 use crate::flow::{DropSite, NoteKind};
 use crate::node::Role;
 
@@ -23,7 +24,7 @@ pub(super) fn ttl_used_up(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     Some(
         circle(view, site, if looped { Certain } else { Likely })
             .fact(if looped { "seen at the same place again and again with a smaller TTL" } else { "its TTL was used up here" })
-            .fix(if site.mark >> 24 == 0x26 {
+            .fix(if is_marked(site.mark) {
                 "an EgressGateway mark is put on packets that come back from the gateway: upgrade the agent to 0.6.6 or later"
             } else {
                 "two nodes route to each other: correct the route (or the mark that chooses it) on one of them"

@@ -9,6 +9,7 @@ use super::packet::before_hop;
 use crate::cause::Certainty::{self, Certain, Likely};
 use crate::cause::catalogue as c;
 use crate::cause::{Finding, Place};
+use crate::cluster::egress::datapath::CLUSTER_SETS;
 use crate::firewall::{
     Criterion, IpRange, Match, MemberField, Miss, NatKind, PacketView, Rule, Target, near_misses,
 };
@@ -167,7 +168,7 @@ fn known(evidence: &NetnsEvidence, address: IpAddr, packet: &PacketView) -> Opti
     }
     named.or_else(|| {
         let siblings: Vec<IpAddr> = services(evidence);
-        let set = if address.is_ipv4() { "egress-cluster-cidr-ipv4" } else { "egress-cluster-cidr-ipv6" };
+        let set = CLUSTER_SETS[usize::from(address.is_ipv6())];
         let inside = |range: &IpRange| {
             range.contains(address)
                 && range.first != range.last

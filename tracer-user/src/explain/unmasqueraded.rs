@@ -6,6 +6,7 @@ use super::packet::before_hop;
 use crate::cause::Certainty::Likely;
 use crate::cause::catalogue as c;
 use crate::cause::{Finding, Place};
+use crate::cluster::egress::datapath::CHAIN_PREFIX;
 use crate::firewall::{
     Criterion, CtDirection, CtState, Match, Matched, Miss, NearMiss, PacketView, Target, near_misses,
     walk_hook,
@@ -77,9 +78,8 @@ pub(super) fn explain(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Option<F
     }
     let translates = |m: &NearMiss| m.action.starts_with("MASQUERADE") || m.action.starts_with("SNAT");
     // EgressGateway's are for policies, kube-proxy's for services.
-    let general = |near: &NearMiss| {
-        !["EGRESSGATEWAY-", "KUBE-"].iter().any(|theirs| near.rule.chain.starts_with(theirs))
-    };
+    let general =
+        |near: &NearMiss| ![CHAIN_PREFIX, "KUBE-"].iter().any(|theirs| near.rule.chain.starts_with(theirs));
     let near = near_misses(evidence, Hook::Postrouting, "nat", &packet);
     let near = near.into_iter().find(|near| translates(near) && general(near))?;
     let why = match &near.miss {

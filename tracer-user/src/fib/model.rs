@@ -354,10 +354,6 @@ impl<'e> Answer<'e> {
 }
 
 impl Routed<'_> {
-    pub fn is_local(&self) -> bool {
-        self.kind == libc::RTN_LOCAL
-    }
-
     /// As the kernel's answer to RTM_GETROUTE describes it: the route with the one next hop `at`.
     pub fn as_route(&self, at: usize) -> Route {
         let hop = self.hops.get(at).or(self.hops.first());

@@ -286,7 +286,7 @@ impl Rule {
     }
 
     /// In our words: for rules of which there is no text.
-    pub(super) fn in_words(&self) -> String {
+    pub fn in_words(&self) -> String {
         let matches = self.matches.iter().map(ToString::to_string);
         matches.chain(self.actions.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
     }

@@ -4,8 +4,9 @@
 use std::net::IpAddr;
 
 use super::world::Host;
-use crate::cluster::egress::datapath::SNAT_CHAIN;
-use crate::cluster::egress::datapath::{DEVICE, is_egress_tunnel};
+use crate::cluster::egress::datapath::{
+    DEVICE, SNAT_CHAIN, SOURCE_SETS, destination_set, is_egress_tunnel, source_sets,
+};
 use crate::firewall::{Criterion, IpRange, Miss, NearMiss, PacketView, Rule, Target, near_misses};
 use crate::node::Hook;
 use crate::node::rtnl::Link;
@@ -21,7 +22,7 @@ pub(crate) fn policys_address(
         let mut named = None;
         for m in &rule.matches {
             let Criterion::Set { name, .. } = &m.what else { continue };
-            let address = if name.starts_with("egress-src-") { source } else { destination };
+            let address = if name.starts_with(SOURCE_SETS) { source } else { destination };
             if evidence.set_has(name, address) == m.negated {
                 return None;
             }
@@ -36,10 +37,9 @@ pub(crate) fn policys_address(
 
 /// A policy's sets name both ends. On the node of a pod they name the pods of that node only.
 pub(crate) fn selected(evidence: &NetnsEvidence, source: IpAddr, destination: IpAddr) -> bool {
-    let family = if source.is_ipv6() { "v6" } else { "v4" };
-    let prefix = format!("egress-src-{family}-");
+    let prefix = source_sets(source.is_ipv6());
     evidence.sets.keys().filter(|set| set.starts_with(&prefix)).any(|set| {
-        let other = format!("egress-dst-{family}-{}", &set[prefix.len()..]);
+        let other = destination_set(set);
         // Without a set of destinations the policy is for all of them.
         let to = !evidence.sets.contains_key(&other) || evidence.set_has(&other, destination);
         to && evidence.set_has(set, source)

@@ -16,8 +16,10 @@ use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::cause::policies::{self, Bare, Said};
 use crate::cluster::egress::Objects;
-use crate::cluster::egress::datapath::{REQUEST_CHAIN, SNAT_CHAIN};
-use crate::cluster::egress::datapath::{is_egress_tunnel, is_node_mark};
+use crate::cluster::egress::datapath::{
+    REQUEST_CHAIN, SNAT_CHAIN, destination_set, expected_first, is_egress_tunnel, is_marked, is_node_mark,
+    source_sets,
+};
 use crate::firewall::PacketView;
 use crate::node::{Hook, Role};
 
@@ -113,7 +115,7 @@ impl Judge<'_> {
             format!("{} acts on the way into {device}", nat.rule),
             host.command(format!("{tables} -t nat -S POSTROUTING")),
         )
-        .fact("EgressGateway expects EGRESSGATEWAY-SNAT-EIP and the ACCEPT of mark 0x26000000 before every other rule there")
+        .fact(expected_first())
         .fix("put the CNI's rules after EgressGateway's (Calico: FelixConfiguration chainInsertMode: Append); restart the egressgateway agent if its ACCEPT is gone")
         .at(hook_place(host, "POSTROUTING"));
         Some(Found { stage: Stage::Passing, finding })
@@ -143,8 +145,7 @@ impl Judge<'_> {
         }
         let evidence = &host.evidence;
         let (source, destination) = (self.start.src.0, self.start.dst.0);
-        let family = if source.is_ipv6() { "v6" } else { "v4" };
-        let prefix = format!("egress-src-{family}-");
+        let prefix = source_sets(source.is_ipv6());
         let left_as = self.run.flight.packet.src;
         let name = host.name();
         let tables = tables(source);
@@ -172,7 +173,7 @@ impl Judge<'_> {
         let rules = chain_rules(evidence, "mangle", REQUEST_CHAIN);
         let list = |set: &str| host.command(format!("ipset list {set}"));
         for set in evidence.sets.keys().filter(|set| set.starts_with(&prefix)) {
-            let other = format!("egress-dst-{family}-{}", &set[prefix.len()..]);
+            let other = destination_set(set);
             let (from, to) = (evidence.set_has(set, source), evidence.set_has(&other, destination));
             let empty = evidence.sets.get(&other).is_some_and(|s| s.members.is_empty());
             let used = rules.iter().any(|r| r.names_set(set));
@@ -243,9 +244,7 @@ impl Judge<'_> {
     }
 
     pub(crate) fn is_marked(&self, host: &Host) -> bool {
-        let ours = |mark: Option<u32>| {
-            mark.is_some_and(|m| is_node_mark(m) || m == crate::cluster::egress::datapath::MARK_DONE)
-        };
+        let ours = |mark: Option<u32>| mark.is_some_and(is_marked);
         self.steps()
             .any(|(h, step)| h.id == host.id && (ours(step.mark) || step.marks.iter().any(|m| ours(m.to))))
     }

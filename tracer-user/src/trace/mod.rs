@@ -5,7 +5,6 @@ mod api;
 mod arp_listener;
 mod attach;
 mod counters;
-mod debug;
 mod evidence;
 mod header;
 mod listeners;

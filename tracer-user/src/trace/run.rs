@@ -2,7 +2,7 @@
 //! The loop: drain, join, print; follow changes of the node; end cleanly.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,6 @@ use super::api::ApiWatch;
 use super::arp_listener::{Askers, Heard};
 use super::attach::{Attachments, Changes};
 use super::counters::{CounterReader, Unseen};
-use super::debug;
 use super::evidence::EvidenceReader;
 use super::header::header;
 use super::listeners::ListenerWatch;
@@ -346,7 +345,7 @@ impl<'a> Run<'a> {
 
     /// Takes records that are there, and prints what they say. True when there may be more.
     fn drain(&mut self) -> Result<bool, TraceError> {
-        self.print_debug();
+        self.attachments.tracer().print_messages();
         // Read before the records: what was lost by now lies between records that are read below. Told ahead of
         // them it would pass for older than they are, and a journey that it cut short for one that vanished.
         let mut lost = None;
@@ -444,16 +443,6 @@ impl<'a> Run<'a> {
         let since = now_ns.saturating_sub(self.ready_ns);
         for text in self.nothing.remark(since, ends, &self.topology, &pods, &self.plan.check) {
             self.screen.notice(&self.topology, &Notice::Text { ts: now_ns, text });
-        }
-    }
-
-    /// With `--debug-bpf`, what the programs say of themselves; an unwritable standard error stops nothing.
-    fn print_debug(&mut self) {
-        if self.plan.debug_bpf {
-            let mut stderr = io::stderr().lock();
-            self.attachments.tracer().drain_debug(|record| {
-                let _ = writeln!(stderr, "{}", debug::Line(record));
-            });
         }
     }
 
@@ -587,9 +576,10 @@ impl<'a> Run<'a> {
         self.attachments.tracer().detach_all();
         while self.drain()? {}
         let counters = self.attachments.tracer().counters()?;
-        let debug_lost: u64 = counters.iter().map(|cpu| cpu.debug_lost).sum();
-        if debug_lost > 0 {
-            self.say(format!("{debug_lost} debug messages of the BPF programs were lost"));
+        let sent: u64 = counters.iter().map(|cpu| cpu.debug_sent).sum();
+        let lost = sent.saturating_sub(self.attachments.tracer().messages_received());
+        if lost > 0 {
+            self.say(format!("{lost} debug messages of the BPF programs were lost"));
         }
         self.tracker.lost_in_kernel(&lost_by_cpu(&counters), monotonic_ns());
         let missed: u64 =

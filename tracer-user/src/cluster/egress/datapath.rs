@@ -9,6 +9,8 @@ const MARK_MASK: u32 = 0xff00_0000;
 pub(crate) const DEVICE: &str = "egress.vxlan";
 pub(crate) const VNI: u32 = 100;
 pub(crate) const PORT: u16 = 7789;
+/// All its chains begin so.
+pub(crate) const CHAIN_PREFIX: &str = "EGRESSGATEWAY-";
 /// Chain that marks what policies select.
 pub(crate) const REQUEST_CHAIN: &str = "EGRESSGATEWAY-MARK-REQUEST";
 /// Chain that marks replies on the gateway.
@@ -16,9 +18,37 @@ pub(crate) const REPLY_CHAIN: &str = "EGRESSGATEWAY-REPLY-ROUTING";
 /// Chain with the egress addresses.
 pub(crate) const SNAT_CHAIN: &str = "EGRESSGATEWAY-SNAT-EIP";
 
+/// A policy has a set of sources and one of destinations for each family, which end alike.
+pub(crate) const SOURCE_SETS: &str = "egress-src-";
+const DESTINATION_SETS: &str = "egress-dst-";
+/// The cluster's own ranges, IPv4 and IPv6: what goes there is not sent to a gateway.
+pub(crate) const CLUSTER_SETS: [&str; 2] = ["egress-cluster-cidr-ipv4", "egress-cluster-cidr-ipv6"];
+
+/// What names of a policy's sets of sources begin with.
+pub(crate) fn source_sets(ipv6: bool) -> String {
+    format!("{SOURCE_SETS}{}-", if ipv6 { "v6" } else { "v4" })
+}
+
+/// The set of destinations of the policy that has this set of sources.
+pub(crate) fn destination_set(sources: &str) -> String {
+    sources.replacen(SOURCE_SETS, DESTINATION_SETS, 1)
+}
+
+/// What has to be first in nat POSTROUTING, in words.
+pub(crate) fn expected_first() -> String {
+    format!(
+        "EgressGateway expects {SNAT_CHAIN} and the ACCEPT of mark {MARK_DONE:#x} before every other rule there"
+    )
+}
+
+/// Marked by EgressGateway: for a node, or as done with.
+pub(crate) fn is_marked(mark: u32) -> bool {
+    mark & MARK_MASK == MARK_DONE
+}
+
 /// The mark of a node: its routing table has the same number.
 pub(crate) fn is_node_mark(mark: u32) -> bool {
-    mark & MARK_MASK == MARK_DONE && mark != MARK_DONE
+    is_marked(mark) && mark != MARK_DONE
 }
 
 /// EgressGateway's tunnel device.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha1_smol::Sha1;
 
 use super::assigned::{Assigned, Eip};
+use super::datapath::{destination_set, source_sets};
 use super::judge::{Judged, Selecting, judge};
 use super::objects::{Objects, Pod, PolicyRef};
 use crate::node::IpPrefix;
@@ -185,10 +186,8 @@ pub fn set_names(policy: &PolicyRef, ipv6: bool) -> [String; 2] {
         namespace => format!("{namespace}-{}", policy.name),
     };
     let hash = Sha1::from(name).digest().to_string();
-    let family = if ipv6 { "v6" } else { "v4" };
-    ["src", "dst"].map(|side| {
-        let mut name = format!("egress-{side}-{family}-{hash}");
-        name.truncate(LENGTH);
-        name
-    })
+    let mut sources = format!("{}{hash}", source_sets(ipv6));
+    sources.truncate(LENGTH);
+    let destinations = destination_set(&sources);
+    [sources, destinations]
 }

@@ -6,7 +6,7 @@ mod matches;
 mod print;
 mod save;
 mod targets;
-pub(super) mod words;
+mod words;
 
 pub(super) use matches::is_chance;
 pub(super) use print::print;

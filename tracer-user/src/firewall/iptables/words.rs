@@ -41,7 +41,7 @@ pub(super) fn split<'a>(line: &'a str, out: &mut Vec<Cow<'a, str>>) {
 }
 
 /// A number as iptables writes it: decimal or `0x`.
-pub(in crate::firewall) fn number(text: &str) -> Option<u32> {
+pub(super) fn number(text: &str) -> Option<u32> {
     match text.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16).ok(),
         None => text.parse().ok(),
@@ -92,13 +92,13 @@ fn prefix_length(mask: u128) -> Option<u8> {
 }
 
 /// `10.0.0.1-10.0.0.9`, `10.0.0.1`.
-pub(in crate::firewall) fn address_range(text: &str) -> Option<IpRange> {
+pub(super) fn address_range(text: &str) -> Option<IpRange> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last): (IpAddr, IpAddr) = (first.parse().ok()?, last.parse().ok()?);
     (first.is_ipv4() == last.is_ipv4()).then_some(IpRange { first, last })
 }
 
-pub(in crate::firewall) fn mac(text: &str) -> Option<[u8; 6]> {
+pub(super) fn mac(text: &str) -> Option<[u8; 6]> {
     let mut parts = text.split(':').map(|part| u8::from_str_radix(part, 16).ok());
     let mac = [(); 6].map(|()| parts.next().flatten());
     if parts.next().is_some() || mac.contains(&None) {
@@ -108,7 +108,7 @@ pub(in crate::firewall) fn mac(text: &str) -> Option<[u8; 6]> {
 }
 
 /// By name or number (the names iptables and nft write without asking /etc/protocols).
-pub(in crate::firewall) fn protocol(text: &str) -> Option<u8> {
+pub(super) fn protocol(text: &str) -> Option<u8> {
     Some(match text {
         "icmp" => 1,
         "igmp" => 2,

@@ -19,7 +19,6 @@ const RTM_F_CLONED: u32 = 0x200;
 /// The flags of a next hop are the low byte of those of the message.
 const HOP_FLAGS: u32 = 0xff;
 const RTNH_F_DEAD: u8 = 1;
-const RTNH_F_ONLINK: u8 = 4;
 const RTNH_F_LINKDOWN: u8 = 16;
 
 /// A route as RTM_NEWROUTE describes it.
@@ -161,11 +160,6 @@ impl NextHop {
     /// The device has no carrier.
     pub fn is_linkdown(&self) -> bool {
         self.flags & RTNH_F_LINKDOWN != 0
-    }
-
-    /// The gateway is taken to be on the link, whatever the addresses say.
-    pub fn is_onlink(&self) -> bool {
-        self.flags & RTNH_F_ONLINK != 0
     }
 
     pub(super) fn read(&mut self, kind: u16, value: &[u8]) {

@@ -3,7 +3,7 @@
 //! `fixtures/explain/NAME.txt`, so that causes, wording and fixes are reviewed as a diff. The first line has the ids of
 //! the causes, the surest first. To accept what is printed now:
 //!
-//!     UPDATE_RECORDINGS=1 cargo test -p tracer-user --test recordings
+//!     UPDATE_RECORDINGS=1 cargo test -p tracer-user --test explain_text
 //!
 //! To record again, as root:
 //!

@@ -10,10 +10,10 @@ use serde_json::{Deserializer, Value};
 use super::actions;
 use super::fields::{Key, Sets};
 use super::values::{self, short};
-use crate::firewall::rule::{Backend, Base, Chain, Counters, Match, Policy, Rule, Table, TableFamily};
-use crate::firewall::set::{IpSet, Member};
-use crate::node::Hook;
-use crate::text::printable;
+use tracer_user::firewall::{Backend, Base, Chain, Counters, Match, Policy, Rule, Table, TableFamily};
+use tracer_user::firewall::{IpSet, Member};
+use tracer_user::node::Hook;
+use tracer_user::text::printable;
 
 /// Rules that are kept, elements of verdict maps included.
 const MAX_RULES: usize = 400_000;
@@ -21,15 +21,15 @@ const MAX_MEMBERS: usize = 262_144;
 
 /// What was understood.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Listed {
-    pub tables: Vec<Table>,
+pub(crate) struct Listed {
+    pub(crate) tables: Vec<Table>,
     /// Named sets, as `FAMILY TABLE NAME`; sets within a rule as `FAMILY TABLE HANDLE#NUMBER`.
-    pub sets: BTreeMap<String, IpSet>,
-    pub problems: Vec<String>,
+    pub(crate) sets: BTreeMap<String, IpSet>,
+    pub(crate) problems: Vec<String>,
 }
 
 /// Reads the output of `nft -j list ...`, of one command or of several.
-pub fn parse(json: &str) -> Listed {
+pub(crate) fn parse(json: &str) -> Listed {
     let mut reader = Reader::default();
     for document in Deserializer::from_str(json).into_iter::<Value>() {
         match document {
@@ -150,7 +150,7 @@ impl Reader {
                 "vmap" => verdicts = Some(value),
                 "limit" | "quota" | "connlimit" => rule.matches.push(Match {
                     negated: false,
-                    what: crate::firewall::rule::Criterion::Statistic(short(statement)),
+                    what: tracer_user::firewall::Criterion::Statistic(short(statement)),
                 }),
                 kind => rule.actions.extend(actions::action(kind, value)),
             }

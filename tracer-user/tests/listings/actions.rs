@@ -4,11 +4,11 @@
 use serde_json::Value;
 
 use super::values::{addresses, each, number, ports, short};
-use crate::firewall::rule::{ConnmarkOp, NatTo, Target};
-use crate::text::printable;
+use tracer_user::firewall::{ConnmarkOp, NatTo, Target};
+use tracer_user::text::printable;
 
 /// `None`: nothing that matters to the walk.
-pub(super) fn action(kind: &str, value: &Value) -> Option<Target> {
+pub(crate) fn action(kind: &str, value: &Value) -> Option<Target> {
     let target = || value.get("target").and_then(Value::as_str).map(printable);
     let text = || format!("{kind} {}", short(value));
     Some(match kind {
@@ -112,25 +112,4 @@ fn combined(expression: &Value) -> Option<(Option<Mark>, u32, u32)> {
         })
     }
     at(expression, 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn of(json: &str) -> Target {
-        mangle(&serde_json::from_str(json).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn marks() {
-        let set = |value: &str| of(&format!(r#"{{"key":{{"meta":{{"key":"mark"}}}},"value":{value}}}"#));
-        let mark = |value, mask| Target::Mark { value, mask };
-        assert_eq!(set("16384"), mark(0x4000, u32::MAX));
-        assert_eq!(set(r#"{"|":[{"meta":{"key":"mark"}},16384]}"#), mark(0x4000, 0x4000));
-        assert_eq!(set(r#"{"&":[{"meta":{"key":"mark"}},255]}"#), mark(0, !255));
-        assert_eq!(set(r#"{"^":[{"&":[{"meta":{"key":"mark"}},240]},1]}"#), mark(1, !240));
-        let restore = ConnmarkOp::Restore { ct_mask: u32::MAX, mask: u32::MAX };
-        assert_eq!(set(r#"{"ct":{"key":"mark"}}"#), Target::Connmark(restore));
-    }
 }

@@ -3,22 +3,22 @@
 
 use serde_json::Value;
 
-use crate::firewall::iptables::words;
-use crate::firewall::rule::{IpRange, PortRange};
-use crate::firewall::set::MemberField;
-use crate::node::IpPrefix;
-use crate::text::printable;
+use super::words;
+use tracer_user::firewall::MemberField;
+use tracer_user::firewall::{IpRange, PortRange};
+use tracer_user::node::IpPrefix;
+use tracer_user::text::printable;
 
 /// Of text that is kept because it is not understood.
 const MAX_TEXT: usize = 512;
 
 /// An element without its timeout, comment and counter.
-pub(super) fn bare(value: &Value) -> &Value {
+pub(crate) fn bare(value: &Value) -> &Value {
     value.get("elem").and_then(|elem| elem.get("val")).unwrap_or(value)
 }
 
 /// The values of a set or list, or the one.
-pub(super) fn each(value: &Value) -> impl Iterator<Item = &Value> {
+pub(crate) fn each(value: &Value) -> impl Iterator<Item = &Value> {
     let list = value.get("set").unwrap_or(value);
     let (many, one) = match list.as_array() {
         Some(many) => (many.as_slice(), None),
@@ -28,7 +28,7 @@ pub(super) fn each(value: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// An address, prefix or range.
-pub(super) fn addresses(value: &Value) -> Option<IpRange> {
+pub(crate) fn addresses(value: &Value) -> Option<IpRange> {
     if let Some(text) = value.as_str() {
         return text.parse::<IpPrefix>().ok().map(IpRange::from);
     }
@@ -41,7 +41,7 @@ pub(super) fn addresses(value: &Value) -> Option<IpRange> {
     Some(IpRange { first, last })
 }
 
-pub(super) fn ports(value: &Value) -> Option<PortRange> {
+pub(crate) fn ports(value: &Value) -> Option<PortRange> {
     let port = |value: &Value| value.as_u64().and_then(|port| u16::try_from(port).ok());
     if let Some([first, last]) = value.get("range").and_then(Value::as_array).map(Vec::as_slice) {
         return Some(PortRange { first: port(first)?, last: port(last)? });
@@ -49,11 +49,11 @@ pub(super) fn ports(value: &Value) -> Option<PortRange> {
     port(value).map(PortRange::one)
 }
 
-pub(super) fn number(value: &Value) -> Option<u32> {
+pub(crate) fn number(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|n| u32::try_from(n).ok())
 }
 
-pub(super) fn protocol(value: &Value) -> Option<u8> {
+pub(crate) fn protocol(value: &Value) -> Option<u8> {
     match value.as_str() {
         Some(name) => words::protocol(name),
         None => value.as_u64().and_then(|n| u8::try_from(n).ok()),
@@ -61,7 +61,7 @@ pub(super) fn protocol(value: &Value) -> Option<u8> {
 }
 
 /// The fields of a set's element. `kind`: nft's type of the field at this place, empty when not known.
-pub(super) fn fields<'k>(value: &Value, kind: impl Fn(usize) -> &'k str) -> Vec<MemberField> {
+pub(crate) fn fields<'k>(value: &Value, kind: impl Fn(usize) -> &'k str) -> Vec<MemberField> {
     match value.get("concat").and_then(Value::as_array) {
         Some(parts) => parts.iter().enumerate().map(|(at, part)| field(bare(part), kind(at))).collect(),
         None => vec![field(value, kind(0))],
@@ -87,7 +87,7 @@ fn field(value: &Value, kind: &str) -> MemberField {
 }
 
 /// JSON as text, cut where it is long.
-pub(super) fn short(value: &Value) -> String {
+pub(crate) fn short(value: &Value) -> String {
     let text = value.to_string();
     printable(text.char_indices().nth(MAX_TEXT).map_or(text.as_str(), |(at, _)| &text[..at]))
 }

@@ -6,16 +6,16 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::values::{addresses, bare, each, fields, number, ports, protocol, short};
-use crate::firewall::iptables::words;
-use crate::firewall::packet::{CtDirection, CtState};
-use crate::firewall::rule::{Criterion, Match, PortRange, Side, TableFamily};
-use crate::firewall::set::{IpSet, Member};
-use crate::node::Family;
-use crate::text::printable;
+use super::words;
+use tracer_user::firewall::{Criterion, Match, PortRange, Side, TableFamily};
+use tracer_user::firewall::{CtDirection, CtState};
+use tracer_user::firewall::{IpSet, Member};
+use tracer_user::node::Family;
+use tracer_user::text::printable;
 
 /// A field of the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Key {
+pub(crate) enum Key {
     Address(Side),
     Port(Side),
     Protocol,
@@ -42,7 +42,7 @@ pub(super) enum Key {
 }
 
 /// Where the sets of a table are, and what is made of those within a rule.
-pub(super) struct Sets<'s> {
+pub(crate) struct Sets<'s> {
     prefix: &'s str,
     handle: u64,
     family: TableFamily,
@@ -51,7 +51,7 @@ pub(super) struct Sets<'s> {
 }
 
 impl<'s> Sets<'s> {
-    pub(super) fn new(
+    pub(crate) fn new(
         prefix: &'s str,
         handle: u64,
         family: TableFamily,
@@ -61,7 +61,7 @@ impl<'s> Sets<'s> {
     }
 
     /// What a match statement asks for; with what its fields imply.
-    pub(super) fn condition(&mut self, statement: &Value) -> Vec<Match> {
+    pub(crate) fn condition(&mut self, statement: &Value) -> Vec<Match> {
         let get = |name| statement.get(name).unwrap_or(&Value::Null);
         let (left, right) = (get("left"), get("right"));
         let op = get("op").as_str().unwrap_or("==");
@@ -155,7 +155,7 @@ fn compared(left: &Value, op: &str, right: &Value) -> Option<Criterion> {
 
 impl Key {
     /// The conditions for one element of a verdict map.
-    pub(super) fn conditions(key: &Value, value: &Value, table: TableFamily) -> Vec<Match> {
+    pub(crate) fn conditions(key: &Value, value: &Value, table: TableFamily) -> Vec<Match> {
         let one = std::slice::from_ref;
         let parts = key.get("concat").and_then(Value::as_array).map_or(one(key), Vec::as_slice);
         let values = value.get("concat").and_then(Value::as_array).map_or(one(value), Vec::as_slice);

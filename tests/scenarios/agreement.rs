@@ -39,6 +39,8 @@ const DIFFER: &[(&str, &str)] = &[
         "mtu-egress",
         "a packet that is too large was seen; its sender is told, so for a check it is only possible",
     ),
+    ("default-by-vpn", "a VPN that takes everything may be meant: only the silence makes it a cause"),
+    ("redirect-outlives-router", "a learned next hop may be right: only the silence makes it a cause"),
     ("second-interface-bridged", "healthy; the check knows too little of who is behind a bridge's uplink"),
     ("tunnel-lost-address", "the check takes the tunnel's address from the uplink"),
     ("connmark-before-dnat", "the trace names the address that is seen outside, not the mark that led there"),

@@ -54,6 +54,9 @@ pub struct Finding {
     /// One sentence that names the objects.
     pub title: String,
     pub certainty: Certainty,
+    /// Nothing is broken, and it may well be meant so: worth a word, no fault.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub note: bool,
     pub evidence: Vec<Fact>,
     /// A command, or what to change where.
     pub fix: String,
@@ -104,7 +107,7 @@ impl Finding {
 
     /// Nothing is broken, and it may well be meant so: worth a word, no fault.
     pub fn is_note(&self) -> bool {
-        self.certainty == Certainty::Possible && !self.breaks()
+        self.note
     }
 
     pub(crate) fn new(kind: &CauseKind, certainty: Certainty, title: impl Into<String>) -> Self {
@@ -112,6 +115,7 @@ impl Finding {
             id: kind.id,
             title: title.into(),
             certainty,
+            note: certainty == Certainty::Possible && kind.harmless,
             evidence: Vec::new(),
             fix: String::new(),
             place: Place::default(),

@@ -17,7 +17,7 @@ use crate::{
     judge::{Hit, judge},
     kernel::{is_watched, netns_of_device, netns_of_net, number},
     maps::{CONFIG, SETTINGS},
-    packet::{ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, RefusedBytes, SkbBytes},
+    packet::{ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, SkbBytes},
     probed, typed,
 };
 
@@ -48,10 +48,9 @@ fn observe(ctx: &BtfTracePointContext) {
     }
     let Some(settings) = SETTINGS.get(0) else { return };
     let bytes = SkbBytes::of(skb, settings);
-    if bytes.is_foreign() && !bytes.may_be_tunnelled() {
+    if bytes.is_foreign() {
         return;
     }
-    let bytes = RefusedBytes(bytes);
     let mut hit = Hit::blank(settings);
     if judge(&bytes, 0, &mut hit) {
         debug::say::<{ debug::DROP_OURS }>(skb, hit.flow.id, &hit.packet.tuple);
@@ -61,7 +60,7 @@ fn observe(ctx: &BtfTracePointContext) {
 
 /// Sends the records. A function of its own in the object: it shares no stack with `judge`.
 #[inline(never)]
-fn report(ctx: &BtfTracePointContext, bytes: &RefusedBytes, hit: &Hit) -> bool {
+fn report(ctx: &BtfTracePointContext, bytes: &SkbBytes, hit: &Hit) -> bool {
     let skb: u64 = ctx.arg(0);
     let args = frozen!(CONFIG.kfree_skb_args);
     let location: u64 = ctx.arg(1);

@@ -30,13 +30,8 @@ pub const MAPPED: u32 = 0xffff_0000;
 /// Most bytes in front of the transport header that are parsed: bounds offsets for the verifier.
 const MAX_OFFSET: usize = 0x1ff;
 
-/// The first word of a VXLAN header with a VNI (RFC 7348, section 5).
-const VXLAN_FLAGS: u32 = 0x0800_0000_u32.to_be();
-
 /// Where a packet's bytes are read from.
 pub trait Bytes {
-    /// VXLAN is looked for on every UDP port: of a packet that is dropped, nobody may have the port.
-    const ANY_TUNNEL_PORT: bool = false;
     /// Copies `T` (integers, arrays of them) from `offset`. `None`: the packet has no such bytes.
     fn load<T: Copy>(&self, offset: usize) -> Option<T>;
     /// See [`Settings::zero`].
@@ -105,37 +100,10 @@ impl SkbBytes {
         }
     }
 
-    /// UDP, without options of IPv4 or extension headers of IPv6.
-    #[inline(always)]
-    pub fn may_be_tunnelled(&self) -> bool {
-        match probe::<[u8; 10]>(self.base) {
-            Some(head) if head[0] >> 4 == 6 => head[6] == UDP,
-            Some(head) => head[9] == UDP,
-            None => false,
-        }
-    }
-
     /// A function of its own in the object, so that IPv4 does not pay for its size.
     #[inline(never)]
     fn is_foreign_v6(&self) -> bool {
         view(self.base).is_some_and(|head| is_foreign_v6(head.cast(), self.settings))
-    }
-}
-
-/// The same of a packet that the kernel refuses.
-pub struct RefusedBytes(pub SkbBytes);
-
-impl Bytes for RefusedBytes {
-    const ANY_TUNNEL_PORT: bool = true;
-
-    #[inline(always)]
-    fn load<T: Copy>(&self, offset: usize) -> Option<T> {
-        self.0.load(offset)
-    }
-
-    #[inline(always)]
-    fn settings(&self) -> &Settings {
-        self.0.settings
     }
 }
 
@@ -398,15 +366,11 @@ impl Packet {
     /// Offset of the inner IP packet when this is VXLAN, and the outer addresses.
     #[inline(always)]
     pub fn vxlan<B: Bytes>(&self, bytes: &B, outer: &mut Outer) -> Option<usize> {
-        if self.proto != UDP || self.is_later_fragment() {
-            return None;
-        }
-        let at = (self.l4 + UdpHdr::LEN) & MAX_OFFSET;
-        if !is_vxlan_port(bytes.settings(), self.tuple.dport)
-            && !(B::ANY_TUNNEL_PORT && bytes.load::<u32>(at)? == VXLAN_FLAGS)
+        if self.proto != UDP || self.is_later_fragment() || !is_vxlan_port(bytes.settings(), self.tuple.dport)
         {
             return None;
         }
+        let at = (self.l4 + UdpHdr::LEN) & MAX_OFFSET;
         let vni: u32 = bytes.load(at + 4)?;
         let inner = at + VxlanHdr::LEN;
         let protocol: u16 = bytes.load(inner + 12)?;

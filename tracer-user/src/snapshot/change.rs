@@ -289,7 +289,9 @@ fn rule_words(rule: &Rule) -> Option<String> {
         (2, Some(to)) => format!("goto {to}"),
         _ => rule.does().to_owned(),
     };
-    Some(format!("priority {} {} {does}", rule.priority, rule.selector()))
+    let selector = rule.selector();
+    let selector = selector.strip_prefix("from all ").unwrap_or(&selector);
+    Some(format!("priority {} {selector} {does}", rule.priority))
 }
 
 fn delete_rule(rule: &RuleRef) -> Option<String> {

@@ -25,8 +25,7 @@ use tests::{
 };
 
 /// Setups of which `egwtrace check` does not say the right thing yet. One that has become right is taken out.
-const GAPS: &[&str] =
-    &["connmark-before-dnat", "mark-clash-masquerades", "second-interface-bridged", "tunnel-lost-address"];
+const GAPS: &[&str] = &["mark-clash-masquerades", "second-interface-bridged", "tunnel-lost-address"];
 
 /// The same of the trace.
 const TRACE_GAPS: &[&str] = &["connmark-before-dnat", "mark-clash-masquerades", "tunnel-lost-address"];

@@ -44,12 +44,6 @@ const DIFFER: &[(&str, &str)] = &[
     ("second-interface-bridged", "healthy; the check knows too little of who is behind a bridge's uplink"),
     ("tunnel-lost-address", "the check takes the tunnel's address from the uplink"),
     ("connmark-before-dnat", "the trace names the address that is seen outside, not the mark that led there"),
-    ("localhost-nodeport-unmasqueraded", "the trace sees the pod's silence only"),
-    ("ipsec-policy-asks-for-esp", "IPsec policies are not read before traffic"),
-    ("isolation-drops-solicitations", "the check does not walk neighbour solicitations"),
-    ("multicast-not-flooded", "the check does not follow neighbour solicitations through a bridge"),
-    ("macvlan-parent", "the check does not know that a macvlan does not reach its parent"),
-    ("proxy-arp-without-route", "the check does not look up who is answered for by proxy ARP"),
     ("duplicate-address-detection-failed", "nothing is sent from such an address"),
 ];
 

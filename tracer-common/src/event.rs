@@ -168,7 +168,7 @@ const _: () = assert!(size_of::<Event>() == 128);
 const _: () = assert!(size_of::<Tuple>() == 40);
 
 /// Layouts of `detail`:
-/// * `Tc`, `Nf`, not ENCAP: ct address u64, ct status u32, ct mark u32, out_ifindex u32, ctinfo u8, 0, l3len u16
+/// * `Tc`, `Nf`, not ENCAP: ct address u64, ct status u32, ct mark u32, out_ifindex u32, ctinfo u8, wrong checksum u8, l3len u16
 /// * `Tc`, not ENCAP, ingress, without ct: 0 u64, destination MAC 6, source MAC 6, ctinfo u8, 0, l3len u16
 /// * `Tc`, `Nf`, ENCAP: outer src 4, outer dst 4 (IPv4, network order), outer sport u16, dport u16, vni u32, out_ifindex u32, 0 u8, family u8 (4, or 6: an `Outer` record precedes), l3len u16
 /// * `Drop`: location u64, reason u32, socket family.., 0 u32, out_ifindex u32 = 0, 0 u16, l3len u16
@@ -263,6 +263,10 @@ impl Event {
     /// `enum ip_conntrack_info` of the packet: 0 ESTABLISHED, 1 RELATED, 2 NEW, 3 ESTABLISHED_REPLY, 4 RELATED_REPLY, 7 UNTRACKED.
     pub fn ct_info(&self) -> u8 {
         self.detail[20]
+    }
+    /// The kernel computed the packet's transport checksum and found it wrong (`Nf`, without a conntrack entry).
+    pub fn has_wrong_checksum(&self) -> bool {
+        self.kind == Kind::Nf as u8 && !self.is_encap() && self.ct() == 0 && self.detail[21] == 1
     }
     /// Destination and source MAC of what came in by a device with such addresses, before it had a conntrack entry.
     pub fn macs(&self) -> Option<([u8; 6], [u8; 6])> {

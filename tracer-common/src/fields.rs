@@ -12,7 +12,8 @@ pub struct FieldSpec {
     /// Member path, dots between levels; anonymous members are looked through. Empty: not an offset but
     /// the size of the structure.
     pub path: &'static str,
-    /// Sizes in bytes that the programs can read; empty: only the offset matters (an embedded structure).
+    /// Sizes in bytes that the programs can read; empty: only the offset matters (an embedded structure); 0: one bit,
+    /// and the offset is in bits.
     pub sizes: &'static [u32],
 }
 
@@ -77,7 +78,7 @@ fields! {
     sk_v6_daddr: "sock", "__sk_common.skc_v6_daddr", [16];
     sk_v6_rcv_saddr: "sock", "__sk_common.skc_v6_rcv_saddr", [16];
     state_hook: "nf_hook_state", "hook", [1, 4];
-    state_pf: "nf_hook_state", "pf", [1];
+    skb_csum_valid: "sk_buff", "csum_valid", [0];
     state_in: "nf_hook_state", "in", [8];
     state_out: "nf_hook_state", "out", [8];
     state_net: "nf_hook_state", "net", [8];
@@ -93,7 +94,7 @@ fields! {
     tuple_dst_addr: "nf_conntrack_tuple", "dst.u3", [16];
     tuple_dst_port: "nf_conntrack_tuple", "dst.u", [2];
     tuple_proto: "nf_conntrack_tuple", "dst.protonum", [1];
-    fl4_oif: "flowi4", "__fl_common.flowic_oif", [4];
+    skb_csum_complete_sw: "sk_buff", "csum_complete_sw", [0];
     fl4_iif: "flowi4", "__fl_common.flowic_iif", [4];
     fl4_mark: "flowi4", "__fl_common.flowic_mark", [4];
     fl4_proto: "flowi4", "__fl_common.flowic_proto", [1];

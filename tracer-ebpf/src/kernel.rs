@@ -29,6 +29,15 @@ macro_rules! typed {
     }};
 }
 
+/// The same for a field of one bit.
+#[macro_export]
+macro_rules! typed_bit {
+    ($ptr:expr, $name:ident) => {{
+        let bit = $crate::field!($name);
+        bit >= 0 && $crate::kernel::load::<u8>($ptr, bit >> 3) >> (bit & 7) & 1 != 0
+    }};
+}
+
 /// Reads a field through an address that is just a number. 0 where it cannot be read or does not exist.
 #[macro_export]
 macro_rules! probed {

@@ -15,7 +15,7 @@ use crate::{
     judge::{Hit, judge},
     maps::{MEMO, Memo, SETTINGS, STAGE_NONE, STAGE_ROUTE},
     packet::{SkbBytes, Transport},
-    probed, typed,
+    probed, typed, typed_bit,
 };
 
 const NF_ACCEPT: i32 = 1;
@@ -195,6 +195,14 @@ fn report(ctx: *mut NfContext, position: u8, bytes: &SkbBytes, hit: &mut Hit) ->
         return false;
     }
     sighting.detail = emit::sighting_detail(&ct, hit, &sighting, out_ifindex);
+    // Conntrack computed the checksum (__skb_checksum_complete), and it was wrong.
+    if ct.addr == 0
+        && !hit.is_encap()
+        && typed_bit!(skb, skb_csum_complete_sw)
+        && !typed_bit!(skb, skb_csum_valid)
+    {
+        sighting.detail[2] |= 1 << 40;
+    }
     sighting.kind = Kind::Nf;
     sighting.position = position;
     sighting.dir = hit.flow.dir;

@@ -6,12 +6,16 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tracer_user::check::check;
 use tracer_user::model::{Question, Snapshot};
 use tracer_user::node::{Netns, Observer};
 use tracer_user::snapshot::{Evidence, NetnsEvidence};
+
+/// Walks of one repair search.
+const SEARCH: usize = 200;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -54,7 +58,7 @@ fn main() -> Result<(), Failure> {
 }
 
 /// The memory that a snapshot holds, the first question about it, one more, and a search through snapshots that each
-/// differ from it in one rule, one route and one sysctl.
+/// differ from it in one thing: a rule of the firewall, a route, a sysctl, a device.
 fn walks(netns: &Netns, question: &Question) -> Result<(), Failure> {
     let topology = Observer::open(std::slice::from_ref(netns), [])?.observe(&[])?.topology;
     let empty = held();
@@ -66,15 +70,48 @@ fn walks(netns: &Netns, question: &Question) -> Result<(), Failure> {
         let report = check(world, question);
         (start.elapsed().as_secs_f64() * 1e3, report)
     };
-    let (first, report) = time(&mut world);
-    let (again, _) = time(&mut world);
-    let steps: usize = report.paths.iter().map(|path| path.steps.len()).sum();
-    eprintln!("{report:#?}");
+    let (first, _) = time(&mut world);
+    let (again, report) = time(&mut world);
+    let ways = report.paths.first().map_or(0, |path| path.alternatives.len().max(1));
+    let start = Instant::now();
+    (0..SEARCH).for_each(|_| drop(check(&mut world, question)));
+    let walks = start.elapsed().as_secs_f64() * 1e3;
+    let start = Instant::now();
+    for n in 0..SEARCH {
+        let mut changed = world.with(netns.id(), |evidence| change(evidence, n));
+        check(&mut changed, question);
+    }
+    let search = start.elapsed().as_secs_f64() * 1e3;
     println!(
-        r#"{{"bytes":{bytes},"first_ms":{first:.3},"walk_ms":{again:.3},"paths":{},"steps":{steps}}}"#,
-        report.paths.len()
+        r#"{{"mb":{:.1},"first_ms":{first:.2},"again_ms":{again:.2},"ways":{ways},"walks_ms":{walks:.1},"search_ms":{search:.1}}}"#,
+        bytes as f64 / 1e6
     );
     Ok(())
+}
+
+fn change(evidence: &mut NetnsEvidence, n: usize) {
+    match n % 4 {
+        0 => {
+            let mut chains =
+                Arc::make_mut(&mut evidence.rulesets).iter_mut().flat_map(|table| &mut table.chains);
+            if let Some(chain) = chains.find(|chain| chain.name == "KUBE-SERVICES") {
+                let rules = Arc::make_mut(&mut chain.rules);
+                rules.truncate(rules.len().saturating_sub(n));
+            }
+        }
+        1 => {
+            Arc::make_mut(&mut evidence.routes).pop();
+        }
+        2 => {
+            let name = "net/ipv4/conf/all/rp_filter".to_owned();
+            Arc::make_mut(&mut evidence.sysctls).insert(name, (n % 3).to_string());
+        }
+        _ => {
+            if let Some(link) = evidence.links.last_mut() {
+                link.mtu = 1280;
+            }
+        }
+    }
 }
 
 /// Bytes that the heap gave out.

@@ -70,7 +70,7 @@ pub const CASES: &[Case] = &[
     case("underlay-block-vxlan", EGW, &["dropped-by-rule"]).asked(EGW_PACKET, &["dropped-by-rule"]),
     case("ttl-loop", EGW, &["routing-loop"]).asked(EGW_PACKET, &["routing-loop"]),
     case("rpf-gw", EGW, &["reverse-path-filter"]).asked(EGW_PACKET, &["reverse-path-filter"]),
-    case("eip-no-arp", EGW, &["source-unclaimed"]).asked(EGW_PACKET, &["no-answer"]),
+    case("eip-no-arp", EGW, &["source-unclaimed"]).asked(EGW_PACKET, &["source-unclaimed"]),
     case("gw-no-route", EGW2, &["no-route"]).asked(EGW2_PACKET, &["no-route"]),
     case("eip-ports", EGW, &["no-snat-port"]).asked(EGW_PACKET, &[]),
     case("mtu-egress", EGW, &["packet-too-big"]).asked(EGW_PACKET, &["packet-too-big"]),

@@ -126,7 +126,8 @@ fn causes(lines: &[String]) -> Found {
     let values = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let mut found = Found::default();
     for value in values.filter(|value| value["type"] == "summary") {
-        for cause in value["causes"].as_array().into_iter().flatten() {
+        let causes = value["causes"].as_array().into_iter().flatten();
+        for cause in causes.filter(|cause| cause["note"] != true) {
             let text = |name: &str| cause[name].as_str().unwrap_or_default().to_owned();
             found.causes.push((text("id"), text("certainty"), text("title")));
             found.whole.push(cause.clone());

@@ -3,6 +3,7 @@
 //! mechanisms by which another agent of the node breaks a path. Each says what is right to report of it.
 
 mod addresses;
+mod egress;
 mod firewall;
 mod healthy;
 mod routing;
@@ -13,6 +14,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result};
 
 pub use addresses::ADDRESSES;
+pub use egress::EGRESS;
 pub use firewall::FIREWALL;
 pub use healthy::HEALTHY;
 pub use routing::ROUTING;
@@ -48,7 +50,7 @@ pub struct Setup {
 impl Setup {
     /// All setups.
     pub fn all() -> impl Iterator<Item = &'static Self> {
-        [HEALTHY, ROUTING, SERVICES, FIREWALL, ADDRESSES].into_iter().flatten()
+        [HEALTHY, ROUTING, SERVICES, FIREWALL, ADDRESSES, EGRESS].into_iter().flatten()
     }
 
     /// Puts up a lab with it, in which reverse path filters are strict, as they are not in the catalogue's.

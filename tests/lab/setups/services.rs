@@ -21,6 +21,23 @@ const STALE: &str = "*nat
 COMMIT
 ";
 
+/// As kube-proxy before 1.24 has it.
+const MARKED_TO_DROP: &str = "*nat
+:KUBE-MARK-DROP - [0:0]
+:KUBE-XLB-WEB - [0:0]
+-A KUBE-MARK-DROP -j MARK --or-mark 0x8000
+-A KUBE-NODEPORTS -m comment --comment \"default/web\" -m tcp -p tcp --dport 30899 -j KUBE-XLB-WEB
+-A KUBE-XLB-WEB -m comment --comment \"Redirect pods trying to reach external loadbalancer VIP to clusterIP\" -s 10.200.0.0/16 -j RETURN
+-A KUBE-XLB-WEB -m comment --comment \"default/web has no local endpoints\" -j KUBE-MARK-DROP
+COMMIT
+*filter
+:KUBE-FIREWALL - [0:0]
+-A KUBE-FIREWALL -m comment --comment \"kubernetes firewall for dropping marked packets\" -m mark --mark 0x8000/0x8000 -j DROP
+-A INPUT -j KUBE-FIREWALL
+-A OUTPUT -j KUBE-FIREWALL
+COMMIT
+";
+
 /// Setups of this kind.
 pub const SERVICES: &[Setup] = &[
     Setup {
@@ -32,6 +49,16 @@ pub const SERVICES: &[Setup] = &[
         packet: "--src 172.16.25.183 --dst 172.16.25.11:8126",
         says: &[&["CNI-DN-old", "CNI-HOSTPORT-DNAT"], &["10.200.0.77"]],
         never: &["start 10.200.0.77"],
+    },
+    Setup {
+        name: "nodeport-local-marked-to-drop",
+        about: "externalTrafficPolicy is Local, this node has no endpoint: kube-proxy marks the packet, KUBE-FIREWALL drops it",
+        ipv6: false,
+        apply: |lab| lab.iptables_restore("node1", Family::V4, MARKED_TO_DROP),
+        client: ("ext", "172.16.25.11:30899"),
+        packet: "--src 172.16.25.183 --dst 172.16.25.11:30899",
+        says: &[&["KUBE-XLB-WEB"], &["Local"], &["no endpoint of it"]],
+        never: &["remove", "accept 172.16.25.183"],
     },
     Setup {
         name: "localhost-nodeport-unmasqueraded",

@@ -130,7 +130,7 @@ fn two_faults_at_once_are_both_told() -> Result<()> {
     let told = report(&lab, &format!("{NODES} --pod @visitor --dst 172.16.25.183:80"))?;
     let ids: Vec<&str> =
         told["causes"].as_array().context("no causes")?.iter().filter_map(|c| c["id"].as_str()).collect();
-    assert_eq!(ids, ["packet-too-big", "left-without-snat"]);
+    assert_eq!(ids, ["left-without-snat", "packet-too-big"]);
     Ok(())
 }
 

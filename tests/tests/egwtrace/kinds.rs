@@ -97,6 +97,27 @@ fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 #[test]
+fn a_segment_with_a_wrong_checksum_is_told_as_that() -> Result<()> {
+    skip_unless_able!();
+    let lab = Lab::up(Spec::unique().without_mesh())?;
+    lab.iptables("node1", Family::V4, "-I FORWARD -m conntrack --ctstate INVALID -j DROP")?;
+    let trace = trace(&lab, "node1", "--pod @visitor --dst 172.16.25.183:80")?;
+    // From port 4242, a SYN, its checksum 0x1234.
+    let segment = [0x10, 0x92, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0x20, 0, 0x12, 0x34, 0, 0];
+    let to = Target::ip([172, 16, 25, 183]);
+    send_raw(&lab.ns("visitor"), libc::AF_INET, libc::IPPROTO_TCP, &to, &segment)?;
+    std::thread::sleep(std::time::Duration::from_millis(800));
+    let traced = trace.stop()?.clean()?;
+    let cause = &traced.summary["causes"][0];
+    assert_eq!(cause["id"], "conntrack-invalid", "{:#}", traced.summary);
+    assert!(
+        cause["title"].as_str().is_some_and(|title| title.contains("TCP checksum is wrong")),
+        "{cause:#}"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_tagged_packet_is_seen_with_its_tag_and_where_it_ends() -> Result<()> {
     skip_unless_able!();
     let lab = Lab::up(Spec::unique().without_mesh())?;

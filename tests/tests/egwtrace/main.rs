@@ -18,6 +18,7 @@ mod loss;
 mod others;
 mod pods;
 mod policies;
+mod replies;
 mod run_ends;
 mod running;
 mod same_node;

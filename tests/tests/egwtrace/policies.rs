@@ -49,7 +49,7 @@ fn api(lab: &Lab) -> Result<(ApiServer, PathBuf)> {
     server.put(
         "egressendpointslices",
         json!({"metadata": {"name": "test-x", "namespace": "default",
-                   "ownerReferences": [{"kind": "EgressPolicy", "name": "test"}]},
+                   "labels": {"spidernet.io/policy-name": "test"}},
             "endpoints": [{"ns": "default", "pod": "visitor", "ipv4": ["10.200.0.22"], "node": "node1"}]}),
     );
     let kubeconfig = server.kubeconfig("token: not-to-be-seen");

@@ -68,3 +68,25 @@ fn the_second_packet_to_an_endpoint_of_a_service_on_this_node_shows_its_device()
     assert_eq!(traced.count("vanished") + traced.count("dropped"), 0, "{}", traced.list());
     Ok(())
 }
+
+#[test]
+fn a_macvlan_of_the_same_parent_is_the_other_end() -> Result<()> {
+    skip_unless_able!();
+    let lab = Lab::up(Spec::unique().without_mesh())?;
+    for (pod, address) in [("visitor", "10.99.0.1/24"), ("podb", "10.99.0.2/24")] {
+        let netns = lab.ns(pod);
+        let name = netns.name();
+        lab.sh("node1", &format!("ip link add link eth0 name mac0 netns {name} type macvlan mode bridge"))?;
+        lab.sh(pod, &format!("ip addr add {address} dev mac0"))?;
+        lab.sh(pod, "ip link set mac0 up")?;
+    }
+    let mut trace = trace(&lab, "node1", "--pod @visitor --dst 10.99.0.2 --proto icmp")?;
+    client::ping(&lab.ns("visitor"), [10, 99, 0, 2].into(), 1, 56, true)?;
+    trace.until_journeys(|all| all.len() >= 2)?;
+    let traced = trace.stop()?.clean()?;
+    let request = traced.first("ICMP echo request seq 1");
+    assert!(request.places().contains(&"node1 eth0 in".to_owned()), "{:#?}", request.hops());
+    assert_eq!(request.ending(), "delivered in podb", "{:#?}", request.hops());
+    assert_eq!(traced.summary["causes"].as_array().map_or(0, Vec::len), 0, "{}", traced.summary);
+    Ok(())
+}

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Translations: a service's cluster IP, a node port, a sidecar; and the ways without one.
 
+use std::{thread, time::Duration};
+
 use anyhow::Result;
 use tests::{Lab, Spec, client, probe::Probe, topology::Family};
 
@@ -280,6 +282,47 @@ fn ping_and_its_answer_in_both_families() -> Result<()> {
             ((false, "left node1 by eth0".to_owned()), (true, "delivered in visitor".to_owned()));
         assert_eq!(told, [out.clone(), back.clone(), out, back], "{}", traced.list());
         assert!(traced.journeys[0].hops().iter().any(|hop| hop.contains("mark 0x0→0x26b7b4e4")));
+    }
+    Ok(())
+}
+
+/// Requests to services that are answered, one after the other, in both modes of kube-proxy and seen from either side:
+/// no line may name a cause.
+#[test]
+fn answered_requests_to_services_have_no_cause_in_any_line() -> Result<()> {
+    skip_unless_able!();
+    for nft in [false, true] {
+        let lab = Lab::up(Spec::unique().without_mesh())?;
+        if nft {
+            lab.use_nftables_kube_proxy(Family::V4)?;
+        }
+        for line in [
+            "--pod @visitor --dst 10.96.100.100:80",
+            "--dst 10.96.100.100 --node-netns @node1 --node-netns @node2",
+            "--src 10.200.0.22 --dst 10.96.100.100 --node-netns @node1",
+            "--src 172.16.25.183 --dst 172.16.25.11:30897 --node-netns @node1 --node-netns @node2",
+            "--src 172.16.25.183 --dst 172.16.25.11:30897",
+            "--dst 10.200.1.22 --node-netns @node2",
+            "--pod @visitor --dst 10.96.0.10:53 --proto udp",
+        ] {
+            if nft && line.contains("30897") {
+                continue;
+            }
+            let trace = trace(&lab, "node1", line)?;
+            for _ in 0..5 {
+                for probe in [Probe::Svc, Probe::DnsSvc, Probe::Nodeport] {
+                    if !(nft && probe == Probe::Nodeport) {
+                        probe.run(&lab, Family::V4)?;
+                    }
+                }
+                thread::sleep(Duration::from_millis(500));
+            }
+            let traced = trace.stop()?.clean()?;
+            let wrong: Vec<&String> =
+                traced.lines.iter().filter(|line| line.contains("\"certainty\"")).collect();
+            assert!(traced.journeys.len() >= 5, "{line}: {}", traced.list());
+            assert!(wrong.is_empty(), "nft {nft}, {line}: {wrong:#?}");
+        }
     }
     Ok(())
 }

@@ -19,6 +19,8 @@ pub struct CauseKind {
     pub follows: bool,
     /// Sends packets along another route than theirs: a cause that `follows` is its consequence.
     pub reroutes: bool,
+    /// Only packets above some size are lost: it is no cause of what happens to a small one.
+    pub large_only: bool,
     /// The model of the node computes all that it depends on: where the model says that the packet passes, it is no
     /// longer certain.
     pub modelled: bool,
@@ -43,6 +45,7 @@ impl CauseKind {
         guess: false,
         follows: false,
         reroutes: false,
+        large_only: false,
         modelled: false,
         covers: &[],
     };
@@ -85,11 +88,30 @@ causes! {
         "The connection table is full: new connections are refused."
         "NETFILTER_DROP by conntrack itself at PREROUTING or OUTPUT; the table's count and limit."
     CONNTRACK_INVALID "conntrack-invalid"
-        "A rule drops the packet because conntrack takes it for INVALID: it saw only part of the connection."
-        "NETFILTER_DROP by a rule that matches state INVALID."
+        "Conntrack takes the packet for INVALID: a rule drops it for that, or it passes without its translation and is reset."
+        "Conntrack's state of the packet and its entry; its checksum as the kernel computed it; which directions were seen there, and when last; the window."
     NO_SNAT_PORT "no-snat-port"
         "No free port is left for SNAT to this address and destination."
-        "NETFILTER_DROP by the NAT core at POSTROUTING."
+        "NETFILTER_DROP behind all rules of POSTROUTING; the rule's range of ports, and as many entries that have them."
+    INSERT_CLASH "conntrack-insert-clash"
+        "Two connections got the same translated source, or two packets of one connection passed, at the same moment: the later one is dropped when its entry is inserted."
+        "NETFILTER_DROP behind all rules of POSTROUTING, with free ports left; insert_failed; the entry that came first."
+    IPSEC_POLICY "ipsec-policy"
+        "An IPsec policy wants the packet encrypted and it is not, or there is no state to do it with; or it blocks the packet."
+        "Drop reason XFRM_POLICY; the policies and states of the namespace."
+        [modelled: true]
+    MARKED_BEFORE_DNAT "marked-before-dnat"
+        "A rule marks a packet for the destination that it has before DNAT, and the mark sends the translated packet by another route than that of its source."
+        "The walk of PREROUTING with the destination before and after; the lookups with and without the mark."
+        [reroutes: true]
+    REDIRECT_WITHOUT_ADDRESS "redirect-without-address"
+        "A REDIRECT rule takes what comes in by a device that has no address to redirect to."
+        "The REDIRECT rule that the packet meets at PREROUTING; the addresses of the device that it came in by."
+        [modelled: true]
+    LOOPBACK_SOURCE "loopback-source"
+        "A packet leaves the host with a loopback address as source, because nothing masquerades it (a node port asked by way of localhost)."
+        "The source at the device that it leaves by; the drop at the next host."
+        [modelled: true]
     NO_ROUTE "no-route"
         "There is no route to the destination."
         "IP_INNOROUTES or IP_OUTNOROUTES; the lookups that failed."
@@ -117,6 +139,9 @@ causes! {
         "Nobody answers for the next hop's (or the destination's) address on that network."
         "Drop reason NEIGH_FAILED; the lookup that named the next hop."
         [follows: true]
+    ADDRESS_NOT_USED "address-not-used"
+        "A host has an IPv6 address and does not use it: duplicate address detection failed or is not over."
+        "The flags of the address (dadfailed, tentative)."
     DUPLICATE_ADDRESS "duplicate-address"
         "Two hosts have one address."
         "The address on two devices that are watched; a packet from the host's own address (IP_LOCAL_SOURCE); two MACs that answer for it."
@@ -127,6 +152,10 @@ causes! {
         "A route sends the packet where its destination is not: another one than the CNI's, one that takes a far network for the device's own, or one into the loopback."
         "The lookup, and the routes that fit; where the destination really is, when that is watched."
         [follows: true, covers: &[(Same::Subject, "wrong-route")]]
+    ROUTE_PREEMPTED "route-preempted"
+        "Another program's ip rule, the network of a bridge that nobody is behind, or a next hop told by an ICMP redirect comes before the route that would lead there."
+        "The rule or route in use, and the one that applies without it; no answer."
+        [reroutes: true]
     TRANSLATED_ASTRAY "translated-astray"
         "A NAT rule gives the packet another destination or source, and with that it does not get through. Rules of services, sidecars and the CNI are not meant."
         "The translation and its rule; the drop, the refusal or the silence after it."
@@ -163,7 +192,7 @@ causes! {
         "The host's end of the pod's veth is not in the bridge that the pod's gateway address is on."
         "OTHERHOST on a veth without a master."
     PORT_BLOCKED "bridge-port-blocked"
-        "A port of the bridge does not forward: its state is not \"forwarding\", or both ends' ports are isolated."
+        "A port of the bridge does not forward: its state is not \"forwarding\", both ends' ports are isolated, or questions for addresses are not flooded to it."
         "Who is asked for is on the same bridge and silent; the state and the flags of both ports."
     DEVICE_DOWN "device-down"
         "The pod's device is down: nothing can be sent."
@@ -188,10 +217,15 @@ causes! {
     PACKET_TOO_BIG "packet-too-big"
         "The packet does not fit into the next device or route, and may not be fragmented; the sender was told."
         "PKT_TOO_BIG; MTU of the device; ICMP frag-needed or packet-too-big."
+        [large_only: true]
     PATH_MTU_BLACK_HOLE "path-mtu-black-hole"
         "Large packets are dropped and the ICMP message that would tell the sender does not reach it."
         "PKT_TOO_BIG, and a drop of the ICMP error about it."
-        [covers: &[(Same::Subject, "packet-too-big")]]
+        [large_only: true, covers: &[(Same::Subject, "packet-too-big")]]
+    LARGE_LOST "large-packets-lost"
+        "Large packets are lost in the network between two nodes, or beyond, and nobody says so: a link there takes only smaller ones."
+        "Large segments are sent again and leave the node each time; smaller ones of the same connection are acknowledged; no ICMP error."
+        [guess: true]
     QUEUE_FULL "queue-full"
         "The queue of a device is full: it is slower than what is sent."
         "QDISC_DROP, or a drop in a qdisc's enqueue function."
@@ -262,7 +296,11 @@ causes! {
     EGRESS_NOT_HANDLED "egress-not-handled"
         "A policy of EgressGateway selects this pod and destination, but its rules, tunnel or ip rules are not on this node, or the policy has no gateway or address."
         "No mark; the policy's objects where the API server tells them; no EGRESSGATEWAY chain; the sets."
-        [harmless: true]
+        [harmless: true, reroutes: true]
+    EGRESS_TAKES_CLUSTER "egress-takes-cluster-traffic"
+        "EgressGateway sends what is for a service, pod or node of the cluster to the egress gateway: its set of the cluster's networks lacks this one, or a policy's destinations contain it."
+        "The mark; the set that the policy's rule asks for; what the nodes' rules, routes and tunnels say of the address."
+        [reroutes: true]
     EGRESS_WRONG_GATEWAY "egress-wrong-gateway"
         "The packet is marked for another node than the one by which its policy leaves: EgressGateway's agent is behind."
         "The mark; the EgressTunnel of the policy's gateway."
@@ -281,6 +319,7 @@ causes! {
     SERVICE_NOT_TRANSLATED "service-not-translated"
         "A service's address was not translated: kube-proxy has no rule for it."
         "The service's address is still the destination at the uplink; the KUBE-SERVICES chain."
+        [follows: true]
     REPLY_FROM_ANOTHER_ADDRESS "reply-from-another-address"
         "The reply comes from the endpoint's own address, which the client did not ask: it crossed the bridge unseen by NAT."
         "NO_SOCKET and RST for a SYN-ACK or datagram at the client; the request was translated."
@@ -326,6 +365,10 @@ causes! {
         "Nobody answers for the address that a packet left with (an egress IP): its answers find no host."
         "ARP requests or neighbour solicitations for it again and again on the node's network; no answer to the packet."
         [follows: true]
+    ANSWER_ELSEWHERE "answer-elsewhere"
+        "The server answers from another port or address than the one that was asked: no conntrack entry and no connected socket takes it."
+        "Packets from that host to the port that asked, heard after the request; ICMP port-unreachable for them."
+        [follows: true]
     NO_ANSWER "no-answer"
         "Packets leave the node as they should and nothing comes back."
         "Sent more than once; no reply, no drop, no ICMP error."
@@ -341,7 +384,7 @@ causes! {
 /// `docs/causes.md`.
 pub fn markdown() -> String {
     let mut text = String::from(
-        "# Causes\n\nMade from `tracer-user/src/explain/catalogue.rs`; `UPDATE_DOCS=1 cargo test -p tracer-user --test causes` \
+        "# Causes\n\nMade from `tracer-user/src/cause/catalogue.rs`; `UPDATE_DOCS=1 cargo test -p tracer-user --test suite causes` \
          writes it again.\n\nIds are stable. A cause is certain, likely or possible, depending on how far the evidence goes.\n\n\
          | id | what is wrong | told by |\n|---|---|---|\n",
     );

@@ -5,7 +5,9 @@ use super::catalogue as c;
 use super::finding::Certainty::Likely;
 use super::finding::{Finding, Place};
 use crate::cluster::egress::datapath::CHAIN_PREFIX;
-use crate::firewall::RuleRef;
+use crate::firewall::{Backend, Hiding, NodeFacts, PacketView, RuleRef, hides};
+use crate::node::{Hook, NetnsId};
+use crate::snapshot::Change;
 
 /// Whose translations are as they should be: kube-proxy, network plugins, port mappings, sidecars, EgressGateway.
 const ORDINARY: [&str; 16] = [
@@ -32,6 +34,7 @@ const ORDINARY_TABLES: [&str; 3] = ["kube-proxy", "cilium", "netavark"];
 #[derive(Clone, Debug)]
 pub(crate) struct Diversion {
     pub(crate) rule: RuleRef,
+    pub(crate) id: NetnsId,
     pub(crate) netns: String,
     pub(crate) hook: &'static str,
     /// "source" or "destination".
@@ -41,6 +44,8 @@ pub(crate) struct Diversion {
     /// Commands: shows the rule; makes conntrack forget.
     pub(crate) list: String,
     pub(crate) forget: String,
+    /// Another rule for the same packets comes after it; the command that takes the first one away.
+    pub(crate) hides: Option<(String, Hiding)>,
 }
 
 impl Diversion {
@@ -64,19 +69,46 @@ impl Diversion {
             self.list.clone(),
         );
         finding.evidence.extend(found.evidence.iter().take(1).cloned());
-        finding
-            .fix(format!(
-                "remove or correct that rule, then `{}`: connections that are known keep their translation",
-                self.forget
-            ))
-            .about(rule.place())
-            .at(Place {
-                netns: netns.clone(),
-                hook: Some(self.hook.to_owned()),
-                rule: Some(rule.place()),
-                ..Place::default()
-            })
+        finding.besides =
+            format!("then `{}`: connections that are known keep their translation", self.forget);
+        let fix = format!("remove or correct that rule, {}", finding.besides);
+        let place = Place {
+            netns: netns.clone(),
+            hook: Some(self.hook.to_owned()),
+            rule: Some(rule.place()),
+            ..Place::default()
+        };
+        let finding = finding.change(self.id, Change::DeleteRule(rule.clone())).about(rule.place()).at(place);
+        match &self.hides {
+            Some((remove, Hiding { rule: first, hidden, to })) => finding
+                .checked(
+                    format!("{hidden} comes after it and would send the same packets to {to}: {first} was left behind, or is too early"),
+                    self.list.clone(),
+                )
+                .fix(remove),
+            None => finding.fix(fix),
+        }
     }
+}
+
+/// A rule for a mapped port before another one for it. kube-proxy writes all of its rules anew, and leaves none behind.
+pub(crate) fn hides_another(
+    node: &dyn NodeFacts,
+    hook: Hook,
+    packet: &PacketView,
+    rule: &RuleRef,
+) -> Option<Hiding> {
+    if rule.chain.starts_with("KUBE-") || rule.backend == Backend::Nft {
+        return None;
+    }
+    hides(node, hook, packet, rule)
+}
+
+/// The command that takes a rule of iptables away.
+pub(crate) fn removal(rule: &RuleRef, ipv6: bool) -> String {
+    let tool = if ipv6 { "ip6tables" } else { "iptables" };
+    let legacy = if rule.backend == Backend::IptablesLegacy { "-legacy" } else { "" };
+    format!("{tool}{legacy} -t {} -D {} {}", rule.table, rule.chain, rule.number)
 }
 
 /// Masquerading, and rules of those whose business it is.

@@ -4,9 +4,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::catalogue::CauseKind;
+use crate::node::NetnsId;
+use crate::snapshot::Change;
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
 
 /// How far the evidence goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Certainty {
     /// Nothing else explains what was seen.
@@ -14,6 +20,7 @@ pub enum Certainty {
     /// Other explanations are unusual.
     Likely,
     /// One of several.
+    #[default]
     Possible,
 }
 
@@ -40,18 +47,37 @@ pub struct Place {
 }
 
 /// A cause that was found. All text is safe to print.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Stable: see `docs/causes.md`.
     pub id: &'static str,
     /// One sentence that names the objects.
     pub title: String,
     pub certainty: Certainty,
+    /// Nothing is broken, and it may well be meant so: worth a word, no fault.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub note: bool,
     pub evidence: Vec<Fact>,
     /// A command, or what to change where.
     pub fix: String,
     #[serde(rename = "where")]
     pub place: Place,
+    /// The fix as commands, in order: the model has it that with them the flow works, and no other one that works now is
+    /// cut off. Empty: none was found, or nothing can be typed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
+    /// Changes that the model was walked with to find them.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub repairs_tried: u32,
+    /// What else could be the cause by what was seen, and is not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ruled_out: Vec<String>,
+    /// Changes that may repair it; the model says which do.
+    #[serde(skip)]
+    pub changes: Vec<(NetnsId, Change)>,
+    /// What to know or do besides a repair by commands.
+    #[serde(skip)]
+    pub besides: String,
     /// Tells faults of one kind at one place apart: a port, an address.
     #[serde(skip)]
     pub subject: String,
@@ -79,14 +105,25 @@ impl Finding {
         !self.kind().harmless
     }
 
+    /// Nothing is broken, and it may well be meant so: worth a word, no fault.
+    pub fn is_note(&self) -> bool {
+        self.note
+    }
+
     pub(crate) fn new(kind: &CauseKind, certainty: Certainty, title: impl Into<String>) -> Self {
         Self {
             id: kind.id,
             title: title.into(),
             certainty,
+            note: certainty == Certainty::Possible && kind.harmless,
             evidence: Vec::new(),
             fix: String::new(),
             place: Place::default(),
+            commands: Vec::new(),
+            repairs_tried: 0,
+            ruled_out: Vec::new(),
+            changes: Vec::new(),
+            besides: String::new(),
             subject: String::new(),
         }
     }
@@ -104,6 +141,28 @@ impl Finding {
 
     pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = fix.into();
+        self
+    }
+
+    /// A change that may repair it.
+    pub(crate) fn change(mut self, netns: NetnsId, change: Change) -> Self {
+        self.changes.push((netns, change));
+        self
+    }
+
+    /// A repair is looked for once for each fault: what was found for it before holds for it again.
+    pub(crate) fn or_repaired_as(mut self, before: &Self) -> Self {
+        if self.repairs_tried == 0 && before.repairs_tried > 0 {
+            self.repairs_tried = before.repairs_tried;
+            if !before.commands.is_empty() {
+                (self.fix, self.commands) = (before.fix.clone(), before.commands.clone());
+            }
+        }
+        self
+    }
+
+    pub(crate) fn rules_out(mut self, text: impl Into<String>) -> Self {
+        self.ruled_out.push(text.into());
         self
     }
 

@@ -3,29 +3,18 @@
 
 use std::net::IpAddr;
 
+use super::bare::Bare;
 use super::catalogue as c;
+use super::cluster_address::of_cluster;
 use super::finding::Certainty::{Certain, Likely, Possible};
 use super::finding::Finding;
 use crate::cluster::egress::datapath::{REQUEST_CHAIN, SNAT_CHAIN};
 use crate::cluster::egress::{
-    Assigned, Eip, Judged, Met, Objects, Policy, Selecting, Trouble, judge, set_names,
+    Assigned, Eip, Judged, Met, Objects, Policy, Selecting, Trouble, in_cluster, judge, set_names,
 };
 use crate::node::IpPrefix;
 use crate::snapshot::NetnsEvidence;
 use crate::text::printable;
-
-/// A packet that left the pod's node without mark and tunnel, or would.
-pub(crate) struct Bare<'a> {
-    pub(crate) node: &'a NetnsEvidence,
-    /// Of the node; safe to print.
-    pub(crate) name: &'a str,
-    /// As the pod sent it.
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    pub(crate) left_as: IpAddr,
-    /// "the packet left" or "the packet would leave".
-    pub(crate) left: &'a str,
-}
 
 /// What the objects make of it.
 pub(crate) enum Said {
@@ -43,7 +32,14 @@ pub(crate) fn judged(objects: &Objects, source: IpAddr, destination: IpAddr) -> 
 }
 
 /// `None`: the pod is none that they know, or what they say is not known in full.
-pub(crate) fn say(objects: &Objects, bare: &Bare<'_>, command: &dyn Fn(String) -> String) -> Option<Said> {
+///
+/// `others`: the other nodes that were read, by name.
+pub(crate) fn say(
+    objects: &Objects,
+    bare: &Bare<'_>,
+    others: &[(String, &NetnsEvidence)],
+    command: &dyn Fn(String) -> String,
+) -> Option<Said> {
     let judged = judged(objects, bare.source, bare.destination)?;
     if let Some(selecting) = judged.selecting.first() {
         let fine = judged.selecting.iter().any(|s| s.assigned.local && leaves_right(&s.assigned, bare));
@@ -53,10 +49,13 @@ pub(crate) fn say(objects: &Objects, bare: &Bare<'_>, command: &dyn Fn(String) -
     if near.is_unknown() {
         return None;
     }
+    let to = bare.destination;
+    if in_cluster(objects, &IpPrefix::host(to)) || of_cluster(bare.node, others, to).is_some() {
+        return Some(Said::Fine);
+    }
     let policy = near.policy;
     // No more than a hint: the policy may well not be meant for this flow.
     let named = |met: &Met| matches!(met, Met::No(_));
-    let to = bare.destination;
     let (kind, fix) = match (named(&near.namespace), named(&near.pod), named(&near.destination)) {
         (false, false, true) if !policy.spec.dest_subnet.is_empty() => (
             &c::EGRESS_DESTINATION_NOT_SELECTED,
@@ -119,7 +118,7 @@ fn not_handled(selecting: &Selecting<'_>, bare: &Bare<'_>, command: &dyn Fn(Stri
         .node
         .tables(table)
         .filter_map(|t| t.chain(chain))
-        .flat_map(|c| &c.rules)
+        .flat_map(|c| c.rules.iter())
         .any(|rule| rule.names_set(&from));
     let behind = |what: String, fact: String, show: String| {
         let finding = Finding::new(

@@ -27,7 +27,10 @@ pub(super) fn conclude(report: &mut Report, ways: &[Way], packet: &PacketView) {
         }
     }
     // What is only possible does not come first.
-    causes.sort_by_key(|(found, _)| (found.finding.certainty == Possible, found.stage));
+    causes.sort_by_key(|(found, _)| {
+        let finding = &found.finding;
+        (finding.is_note(), finding.certainty == Possible, finding.kind().large_only, found.stage)
+    });
     let Some(shown_way) = ways.iter().find(|way| !way.found.is_empty()).or_else(|| ways.first()) else {
         return;
     };

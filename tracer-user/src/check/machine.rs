@@ -100,12 +100,9 @@ impl Machine {
         Ok(machine)
     }
 
-    /// The namespace at the other end of a veth.
+    /// The namespace at the other end of a veth, or of the device below.
     fn behind(&mut self, host: &Host, link: &Link) -> Option<(Netns, u32)> {
         let ifindex = link.link?;
-        if !link.is_veth() {
-            return None;
-        }
         let Some(nsid) = link.link_nsid else {
             return Some((self.open.get(&host.id)?.0.clone(), ifindex));
         };
@@ -152,12 +149,17 @@ impl World for Machine {
     }
 
     fn peer(&mut self, host: &Host, link: &Link) -> Option<(Arc<Host>, u32)> {
-        let (netns, ifindex) = self.behind(host, link)?;
+        let (netns, ifindex) = self.behind(host, link).filter(|_| link.is_veth())?;
+        self.load(&netns).map(|host| (host, ifindex))
+    }
+
+    fn lower(&mut self, host: &Host, link: &Link) -> Option<(Arc<Host>, u32)> {
+        let (netns, ifindex) = self.behind(host, link).filter(|_| !link.is_veth())?;
         self.load(&netns).map(|host| (host, ifindex))
     }
 
     fn peer_addresses(&mut self, host: &Host, link: &Link) -> Option<Vec<IpAddr>> {
-        let (netns, _) = self.behind(host, link)?;
+        let (netns, _) = self.behind(host, link).filter(|_| link.is_veth())?;
         let id = netns.id();
         if let Some(host) = self.hosts.get(&id) {
             return Some(host.evidence.addresses.iter().map(|a| a.address).collect());

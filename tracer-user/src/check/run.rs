@@ -3,8 +3,9 @@
 
 use super::conclude::conclude;
 use super::report::Report;
+use crate::cause::Certainty::Possible;
 use crate::cluster::egress::lines;
-use crate::model::{Question, World, first_view, predict, shown};
+use crate::model::{Question, World, first_view, predict, search, shown};
 use crate::node::IpPrefix;
 
 /// Walks the path that the packet would take.
@@ -46,5 +47,8 @@ pub fn check(world: &mut dyn World, question: &Question) -> Report {
         report.unknown.push("there are more ways than were tried: rules choose one by chance".to_owned());
     }
     conclude(&mut report, &prediction.ways, packet);
+    if let Some(first) = report.causes.first_mut().filter(|cause| cause.certainty != Possible) {
+        search(world, &prediction).put_into(first);
+    }
     report
 }

@@ -25,6 +25,8 @@ pub struct Filter {
     pub dport: Option<u16>,
     /// 1 (ICMP) is ICMPv6 too.
     pub protocol: Option<u8>,
+    /// Ports, with their protocols, of a service that was named without one: all of them are followed.
+    pub ports: Vec<(u16, u8)>,
     /// The side whose addresses are a pod's that is followed: they may change.
     pub follow: Option<End>,
 }
@@ -163,7 +165,7 @@ impl Typed {
         let follow = end.filter(|_| self.follow);
         let (sport, dport) = (self.sport.or(said_of_src.port), self.dport.or(said_of_dst.port));
         notices.extend(said_of_src.notices.into_iter().chain(said_of_dst.notices));
-        Ok(Filter { src, dst, sport, dport, protocol, follow })
+        Ok(Filter { src, dst, sport, dport, protocol, ports: said_of_dst.ports, follow })
     }
 
     /// The protocol, where the name of a service's port says it too.

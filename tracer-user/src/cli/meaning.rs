@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::endpoint::Port;
 use crate::cluster::Object as _;
-use crate::cluster::kinds::{EndpointSlice, Pod, Service};
+use crate::cluster::kinds::{EndpointSlice, Pod, Service, ServicePort};
 use crate::text::{printable, quoted};
 
 /// Endpoints that are named.
@@ -20,14 +20,18 @@ pub struct Meaning {
     pub port: Option<u16>,
     /// Said by the name of a port.
     pub protocol: Option<u8>,
+    /// Ports and protocols that it has, where none was asked for.
+    pub ports: Vec<(u16, u8)>,
     /// For the user; safe to print.
     pub notices: Vec<String>,
 }
 
 /// Where a client of a service sends to.
+///
+/// `slices`: the error says why they are not known.
 pub(super) fn of_service(
     service: &Service,
-    slices: &[EndpointSlice],
+    slices: Result<&[EndpointSlice], &str>,
     port: Option<&Port>,
 ) -> Result<Meaning, String> {
     let name = format!("service {}", service.shown());
@@ -35,6 +39,15 @@ pub(super) fn of_service(
         return of_external_name(service, &name, port);
     }
     let headless = service.cluster_ips().is_empty();
+    let (slices, unknown) = match slices {
+        Ok(slices) => (slices, None),
+        Err(why) if headless => {
+            return Err(format!(
+                "{name} is headless, and its endpoints, which are all it has, are not known: {why}"
+            ));
+        }
+        Err(why) => (&[][..], Some(why)),
+    };
     let chosen = match port {
         None => None,
         Some(port) => chosen(service, port).map_err(|problem| format!("{name} {problem}"))?,
@@ -47,6 +60,7 @@ pub(super) fn of_service(
             _ => None,
         },
         protocol: chosen.as_ref().filter(|_| matches!(port, Some(Port::Name(_)))).map(|c| c.protocol),
+        ports: if port.is_none() { ports(service, slices) } else { Vec::new() },
         ..Meaning::default()
     };
     let ready = endpoints(slices, chosen.as_ref().map(|chosen| chosen.name.as_str()));
@@ -73,6 +87,10 @@ pub(super) fn of_service(
         meaning.notices.push(format!(
             "{name} has no port {number} (it has {known}): nothing translates connections to that"
         ));
+    }
+    if let Some(why) = unknown {
+        meaning.notices.push(format!("endpoints of {name} are not known: {why}"));
+        return Ok(meaning);
     }
     meaning.notices.push(match ready.len() {
         0 if service.spec.selector.is_empty() && slices.is_empty() => {
@@ -156,20 +174,31 @@ fn chosen(service: &Service, port: &Port) -> Result<Option<ChosenPort>, String> 
     if let (None, Port::Name(name)) = (found, port) {
         return Err(format!("has no port {} (it has {})", quoted(name), ports_words(service)));
     }
-    Ok(found.map(|known| ChosenPort {
-        name: known.name.clone(),
-        port: known.port,
-        protocol: match known.protocol.as_str() {
-            "UDP" => 17,
-            "SCTP" => 132,
-            _ => 6,
-        },
-    }))
+    Ok(found.map(|known| ChosenPort { name: known.name.clone(), port: known.port, protocol: number(known) }))
+}
+
+fn number(port: &ServicePort) -> u8 {
+    match port.protocol.as_str() {
+        "UDP" => 17,
+        "SCTP" => 132,
+        _ => 6,
+    }
+}
+
+/// Where a client may send to: a headless service's are its endpoints'.
+fn ports(service: &Service, slices: &[EndpointSlice]) -> Vec<(u16, u8)> {
+    let headless = service.cluster_ips().is_empty();
+    let of_endpoints = |name: &str| {
+        let named = slices.iter().flat_map(|slice| &slice.ports).find(|p| p.name == name);
+        named.and_then(|p| p.port).filter(|_| headless)
+    };
+    let each = service.spec.ports.iter();
+    each.map(|port| (of_endpoints(&port.name).unwrap_or(port.port), number(port))).collect()
 }
 
 /// `80 http, 443 https`.
 fn ports_words(service: &Service) -> String {
-    let words = |port: &crate::cluster::kinds::ServicePort| {
+    let words = |port: &ServicePort| {
         let udp = if port.protocol.is_empty() || port.protocol == "TCP" { "" } else { &port.protocol };
         printable([&port.port.to_string(), udp, &port.name].map(str::trim).join(" ").replace("  ", " "))
             .trim()
@@ -258,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_service_is_its_addresses_and_says_where_it_leads() {
-        let meaning = of_service(&web(), &slices(), Some(&Port::Number(80))).unwrap();
+        let meaning = of_service(&web(), Ok(&slices()), Some(&Port::Number(80))).unwrap();
         assert_eq!(meaning.addresses.len(), 2);
         assert_eq!((meaning.port, meaning.protocol), (Some(80), None));
         assert_eq!(
@@ -269,14 +298,14 @@ mod tests {
 
     #[test]
     fn ports_by_name_and_ports_that_are_not_there() {
-        let meaning = of_service(&web(), &slices(), Some(&name("dns"))).unwrap();
+        let meaning = of_service(&web(), Ok(&slices()), Some(&name("dns"))).unwrap();
         assert_eq!((meaning.port, meaning.protocol), (Some(53), Some(17)));
         assert!(meaning.notices[0].contains("10.0.1.5:5353"), "{:?}", meaning.notices);
         assert_eq!(
-            of_service(&web(), &slices(), Some(&name("https"))).unwrap_err(),
+            of_service(&web(), Ok(&slices()), Some(&name("https"))).unwrap_err(),
             "service shop/web has no port \"https\" (it has 80 http, 53 UDP dns)"
         );
-        let meaning = of_service(&web(), &slices(), Some(&Port::Number(81))).unwrap();
+        let meaning = of_service(&web(), Ok(&slices()), Some(&Port::Number(81))).unwrap();
         assert_eq!(meaning.port, Some(81));
         assert_eq!(
             meaning.notices[0],
@@ -289,15 +318,41 @@ mod tests {
         let headless = service(
             r#"{"spec": {"clusterIP": "None", "clusterIPs": ["None"], "selector": {"a": "b"}, "ports": [{"name": "http", "port": 80}]}}"#,
         );
-        let meaning = of_service(&headless, &slices(), Some(&name("http"))).unwrap();
+        let meaning = of_service(&headless, Ok(&slices()), Some(&name("http"))).unwrap();
         assert_eq!(meaning.addresses, ["10.0.1.4", "10.0.1.5"].map(|a| a.parse::<IpAddr>().unwrap()));
         assert_eq!(meaning.port, Some(8080));
-        assert!(of_service(&headless, &[], None).unwrap_err().contains("headless and has no ready endpoint"));
+        assert!(
+            of_service(&headless, Ok(&[]), None).unwrap_err().contains("headless and has no ready endpoint")
+        );
+    }
+
+    #[test]
+    fn endpoints_that_may_not_be_read_are_not_called_missing() {
+        let headless = service(r#"{"spec": {"clusterIP": "None", "ports": [{"port": 80}]}}"#);
+        let refused = "403 Forbidden";
+        let error = of_service(&headless, Err(refused), None).unwrap_err();
+        assert!(
+            error.contains("not known: 403 Forbidden") && !error.contains("no ready endpoint"),
+            "{error}"
+        );
+        let meaning = of_service(&web(), Err(refused), Some(&Port::Number(80))).unwrap();
+        assert_eq!(meaning.notices, ["endpoints of service shop/web are not known: 403 Forbidden"]);
+        assert_eq!(meaning.addresses.len(), 2);
+    }
+
+    #[test]
+    fn without_a_port_all_ports_of_a_service_are_known() {
+        assert_eq!(of_service(&web(), Ok(&slices()), None).unwrap().ports, [(80, 6), (53, 17)]);
+        let headless = service(
+            r#"{"spec": {"clusterIP": "None", "selector": {"a": "b"}, "ports": [{"name": "http", "port": 80}]}}"#,
+        );
+        assert_eq!(of_service(&headless, Ok(&slices()), None).unwrap().ports, [(8080, 6)]);
+        assert!(of_service(&web(), Ok(&slices()), Some(&Port::Number(80))).unwrap().ports.is_empty());
     }
 
     #[test]
     fn no_endpoint_is_said() {
-        let meaning = of_service(&web(), &[], None).unwrap();
+        let meaning = of_service(&web(), Ok(&[]), None).unwrap();
         assert_eq!(
             meaning.notices,
             ["service shop/web has no ready endpoint: connections to it lead nowhere"]
@@ -307,10 +362,10 @@ mod tests {
     #[test]
     fn another_name_is_resolved() {
         let external = service(r#"{"spec": {"type": "ExternalName", "externalName": "db.example.com"}}"#);
-        let meaning = of_service(&external, &[], Some(&Port::Number(5432))).unwrap();
+        let meaning = of_service(&external, Ok(&[]), Some(&Port::Number(5432))).unwrap();
         assert_eq!((meaning.other_name.as_deref(), meaning.port), (Some("db.example.com"), Some(5432)));
         let address = service(r#"{"spec": {"type": "ExternalName", "externalName": "192.0.2.1"}}"#);
-        assert!(of_service(&address, &[], None).unwrap_err().contains("give --dst 192.0.2.1"));
+        assert!(of_service(&address, Ok(&[]), None).unwrap_err().contains("give --dst 192.0.2.1"));
     }
 
     #[test]

@@ -38,7 +38,11 @@ pub fn questions(plan: &Plan) -> Result<Vec<Question>, CliError> {
             [_, _, ..] if pods.len() == 1 => vec![None],
             some => some.iter().copied().map(Some).collect(),
         };
-        out.extend(sources.into_iter().map(|source| question(plan, &pods, source, destination)));
+        for source in sources {
+            for port in ports(plan) {
+                out.push(question(plan, &pods, (source, destination), port));
+            }
+        }
     }
     if out.len() > MAX {
         return Err(not_one(format!("this stands for {} of them", out.len())));
@@ -46,10 +50,25 @@ pub fn questions(plan: &Plan) -> Result<Vec<Question>, CliError> {
     Ok(out)
 }
 
-fn question(plan: &Plan, pods: &[NetnsId], source: Option<IpAddr>, destination: IpAddr) -> Question {
+/// The port and protocol that were asked for, or each of the service's.
+fn ports(plan: &Plan) -> Vec<Option<(u16, u8)>> {
+    let filter = &plan.filter;
+    let known = || filter.ports.iter().filter(|(_, own)| filter.protocol.is_none_or(|asked| asked == *own));
+    match (filter.dport, known().count()) {
+        (Some(_), _) | (None, 0) => vec![None],
+        _ => known().copied().map(Some).collect(),
+    }
+}
+
+fn question(
+    plan: &Plan,
+    pods: &[NetnsId],
+    (source, destination): (Option<IpAddr>, IpAddr),
+    port: Option<(u16, u8)>,
+) -> Question {
     let filter = &plan.filter;
     let mut assumed = Vec::new();
-    let protocol = match filter.protocol {
+    let protocol = match filter.protocol.or(port.map(|(_, protocol)| protocol)) {
         Some(ICMP) if destination.is_ipv6() => ICMPV6,
         Some(protocol) => protocol,
         None => {
@@ -57,11 +76,15 @@ fn question(plan: &Plan, pods: &[NetnsId], source: Option<IpAddr>, destination: 
             TCP
         }
     };
+    if let Some((port, _)) = port {
+        let which = if plan.filter.ports.len() == 1 { "the port" } else { "one of the ports" };
+        assumed.push(format!("it goes to {port}, {which} that the service has"));
+    }
     Question {
         source,
         sport: filter.sport,
         destination,
-        dport: filter.dport,
+        dport: filter.dport.or(port.map(|(port, _)| port)),
         protocol,
         pod: match pods {
             [one] => Some(*one),

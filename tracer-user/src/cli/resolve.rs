@@ -83,16 +83,9 @@ impl Resolve for ClusterResolver<'_> {
                 for endpoint in slices.iter().flatten().flat_map(|slice| &slice.endpoints).take(ENDPOINTS) {
                     endpoint.addresses().into_iter().for_each(|address| cluster.known().names.want(address));
                 }
-                let lost = slices
-                    .as_ref()
-                    .err()
-                    .map(|error| format!("endpoints of service {} are not known: {error}", service.shown()));
-                match lost {
-                    None => of_service(&service, &slices.unwrap_or_default(), port),
-                    // Needed only where they are all there is.
-                    Some(lost) => of_service(&service, &[], port)
-                        .map(|meaning| Meaning { notices: vec![lost], ..meaning }),
-                }
+                let why = slices.as_ref().err().map(ToString::to_string);
+                let slices = slices.as_deref().map_err(|_| why.as_deref().unwrap_or_default());
+                of_service(&service, slices, port)
             }
             NamedKind::Pod => {
                 let mut pods = cluster.pods_called(namespace, &named.name);

@@ -42,7 +42,7 @@ pub use api::{Api, ApiError, Change, Changes, List, Query};
 pub use asked::{ASKED, Verb, is_asked};
 pub use known::Known;
 pub use names::Names;
-pub use object::{Key, Kind, Meta, Object, Owner, or_default};
+pub use object::{Key, Kind, Meta, Object, or_default};
 #[cfg(not(feature = "kube"))]
 pub use off::{Access, AccessError, ApiError, Cluster};
 pub use reach::{Reach, Wish};

@@ -66,19 +66,9 @@ pub struct Meta {
     pub resource_version: String,
     #[serde(deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
-    pub owner_references: Vec<Owner>,
     /// It is being deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<String>,
-}
-
-/// What an object was made for.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
-#[serde(default)]
-pub struct Owner {
-    pub kind: String,
-    pub name: String,
 }
 
 impl Meta {

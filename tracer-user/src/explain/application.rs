@@ -2,7 +2,7 @@
 //! Slow or stalled programs at the ends of the flow.
 
 use super::context::View;
-use super::unanswered;
+use super::{invalid, unanswered};
 use crate::cause::Certainty::{Certain, Likely, Possible};
 use crate::cause::catalogue as c;
 use crate::cause::{Finding, Place};
@@ -214,6 +214,9 @@ fn forgotten(view: &View<'_>, programs: &mut Programs) {
         matches!(&*view.reason(site), "NO_SOCKET" | "TCP_FLAGS") && site.encap.is_none() && view.was_reset()
     };
     let Some(site) = view.dropped().filter(refused) else { return };
+    if invalid::untranslated(view, site).is_some() {
+        return;
+    }
     if has_data(packet) && programs.forgotten.is_none() {
         programs.forgotten = Some((at, unknown(view, site)));
     }

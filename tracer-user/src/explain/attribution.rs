@@ -71,16 +71,7 @@ impl Authors {
             self.read = read.collect();
         }
         let odds = Odds::default();
-        let view = View {
-            journey,
-            topology,
-            names,
-            evidence: Some(evidence),
-            routes: &[],
-            exit: None,
-            tunnel: None,
-            odds: &odds,
-        };
+        let view = View::new(journey, topology, names, Some(evidence), &odds);
         let mut out = Vec::new();
         for (at, hop) in journey.hops.iter().enumerate().skip(from).filter(|(_, hop)| changed(hop)) {
             let Some(netns) = evidence.of(hop.netns) else { continue };

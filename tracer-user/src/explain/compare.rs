@@ -2,10 +2,14 @@
 //! The model of the node beside what was seen: the same packet is walked over the snapshot of the moment, and both
 //! journeys are laid side by side, place by place.
 
+use std::net::IpAddr;
+
 use super::context::View;
 use crate::firewall::PacketView;
 use crate::flow::{Ending, Hop, Journey, Packet, Place as At};
-use crate::model::{Direction, End, Place, Prediction, Run, Snapshot, Start, Way, World as _, predict_from};
+use crate::model::{
+    Direction, End, Place, Prediction, Run, Snapshot, Stage, Start, Way, World as _, predict_from, search,
+};
 use crate::node::{Hook, Role};
 
 use crate::cause::catalogue::CauseKind;
@@ -116,6 +120,66 @@ pub(super) fn hold_against_model(
             ),
             check: String::new(),
         });
+    }
+}
+
+/// Looks for what repairs the flow, where the model finds the same cause.
+pub(super) fn repair(opening: &Opening, snapshot: &mut Snapshot, found: &mut [Finding]) {
+    let Some(prediction) = predict(opening, snapshot) else { return };
+    let same = |finding: &&mut Finding| {
+        finding.certainty != Certainty::Possible
+            && prediction.ways.iter().flat_map(|way| &way.found).any(|known| {
+                known.finding.id == finding.id && known.finding.place.netns == finding.place.netns
+            })
+    };
+    if let Some(finding) = found.iter_mut().find(same) {
+        search(snapshot, &prediction).put_into(finding);
+    }
+}
+
+/// A guess about a request without an answer gives way to what the model finds on the same way; where the model finds
+/// nothing, it says what that rules out, or where the packet was not as expected.
+pub(super) fn instead_of_guess(
+    view: &View<'_>,
+    opening: &Opening,
+    snapshot: &mut Snapshot,
+    guess: Finding,
+) -> Finding {
+    let to = opening.packet.ends.dst.addr.ip();
+    let everybody = to.is_multicast() || matches!(to, IpAddr::V4(to) if to.is_broadcast());
+    if everybody || guess.certainty != Certainty::Possible {
+        return guess;
+    }
+    let Some(prediction) = predict(opening, snapshot) else { return guess };
+    let Some(compared) = compare(view, opening, &prediction) else { return guess };
+    if !compared.unknown.is_empty() {
+        return guess;
+    }
+    // A reply that came in would have been seen; one that was never sent would not.
+    let here = matches!(view.journey.ending, Ending::Delivered { .. });
+    let found = prediction.ways.iter().flat_map(|way| &way.found);
+    let found = found.filter(|found| {
+        let finding = &found.finding;
+        finding.certainty != Certainty::Possible
+            && !finding.kind().harmless
+            // What else would have been seen: a neighbour that failed, a drop.
+            && !finding.kind().follows
+            && (here || found.stage != Stage::Returning)
+    });
+    match compared.outcome {
+        Outcome::Wrong => match found.map(|found| found.finding.clone()).next() {
+            Some(mut finding) => {
+                search(snapshot, &prediction).put_into(&mut finding);
+                finding.fact("seen: the packets go this way, and no answer came")
+            }
+            None => guess,
+        },
+        Outcome::Passes { expected } => guess.rules_out(format!(
+            "routes, rules, neighbours and sysctls of the node, as they were read: by them {expected}, and so it was seen"
+        )),
+        Outcome::Parts { expected } => {
+            guess.fact(format!("by what was read of the node {expected}; the packet was seen elsewhere"))
+        }
     }
 }
 

@@ -2,15 +2,22 @@
 //! One journey with everything needed to judge it: names, devices, the snapshot.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use super::drop_rate::Odds;
+use super::tracking::TrackingHistory;
 use crate::cause::Place;
 use crate::cluster::egress::datapath::{DEVICE, PORT, VNI};
+use crate::fib::Question;
 use crate::flow::Place as At;
 use crate::flow::{Addr, DropSite, Ending, Ends, Hop, Journey, Names, NoteKind, Scene};
+use crate::model::Host;
 use crate::node::{Device, DeviceKind, Namespace, NetnsId, PathRole, Role, Topology};
 use crate::snapshot::{Evidence, NetnsEvidence};
+
+const UDP: u8 = 17;
 
 /// One journey and what is known besides.
 #[derive(Clone, Copy)]
@@ -27,7 +34,16 @@ pub(super) struct View<'a> {
     pub(super) odds: &'a Odds,
     /// Where the flow's forward direction came in by the egress tunnel.
     pub(super) tunnel: Option<Entry>,
+    /// What conntrack showed of the flow so far.
+    pub(super) tracking: &'a TrackingHistory,
+    /// By how much counters rose since the start.
+    pub(super) risen: &'a Risen,
 }
+
+/// Counters by namespace.
+pub(super) type Risen = HashMap<NetnsId, BTreeMap<String, u64>>;
+
+static NO_HISTORY: LazyLock<(TrackingHistory, Risen)> = LazyLock::new(Default::default);
 
 /// A packet's coming out of a tunnel.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +79,34 @@ pub(super) struct Lookup {
 }
 
 impl<'a> View<'a> {
+    /// Of a journey by itself.
+    pub(super) fn new(
+        journey: &'a Journey,
+        topology: &'a Topology,
+        names: &'a dyn Names,
+        evidence: Option<&'a Evidence>,
+        odds: &'a Odds,
+    ) -> Self {
+        let (tracking, risen) = &*NO_HISTORY;
+        Self {
+            journey,
+            topology,
+            names,
+            evidence,
+            odds,
+            routes: &[],
+            exit: None,
+            tunnel: None,
+            tracking,
+            risen,
+        }
+    }
+
+    /// By how much a counter of a namespace rose since the start.
+    pub(super) fn counted(&self, netns: NetnsId, name: &str) -> u64 {
+        self.risen.get(&netns).and_then(|all| all.get(name)).copied().unwrap_or(0)
+    }
+
     pub(super) fn scene(&self) -> Scene<'a> {
         Scene::new(self.topology, self.names)
     }
@@ -116,6 +160,15 @@ impl<'a> View<'a> {
         self.evidence?.of(netns)
     }
 
+    /// The namespace as the model of the node takes it.
+    pub(super) fn host(&self, netns: NetnsId) -> Option<Host> {
+        let space = self.namespace(netns)?;
+        let uplink = |d: &&Device| d.watched == Some(PathRole::Uplink);
+        let uplinks = space.devices.values().filter(uplink).map(|d| d.ifindex).collect();
+        let evidence = self.evidence?.netns.get(&netns)?.clone();
+        Some(Host::new(netns, space.role, self.prefix(netns), evidence, uplinks))
+    }
+
     pub(super) fn place(&self, netns: NetnsId, ifindex: u32) -> Place {
         let device = (ifindex != 0).then(|| self.device_name(netns, ifindex));
         Place { netns: self.netns(netns), device, ..Place::default() }
@@ -154,6 +207,31 @@ impl<'a> View<'a> {
     /// The last lookup of the way forward in a namespace, of the inner or outer packet.
     pub(super) fn last_lookup(&self, netns: NetnsId, encap: bool) -> Option<Lookup> {
         self.lookups().rev().find(|l| l.netns == netns && l.encap == encap && !l.reverse)
+    }
+
+    /// The last lookup of the way forward, as a question for the tables that were read, and where it was.
+    pub(super) fn way_out(&self) -> Option<(NetnsId, Question)> {
+        let hop =
+            self.journey.hops.iter().rfind(|hop| matches!(hop.place, At::Route { reverse: false, .. }))?;
+        let At::Route { in_ifindex, local: false, error: 0, .. } = hop.place else { return None };
+        // 1: the loopback, by which the host's own packets come.
+        let input = if in_ifindex == 1 { 0 } else { in_ifindex };
+        let packet = &self.journey.packet;
+        let question = match hop.encap {
+            Some(index) => {
+                let outer = self.journey.encaps.get(usize::from(index))?;
+                Question::to(outer.dst.addr.ip()).from(outer.src.addr.ip()).ports(UDP, None, None)
+            }
+            None => {
+                let port = |port| Some(if packet.has_ports() { port } else { 0 });
+                Question::to(hop.ends.dst.addr.ip()).from(hop.ends.src.addr.ip()).ports(
+                    packet.proto,
+                    port(hop.ends.src.port),
+                    port(hop.ends.dst.port),
+                )
+            }
+        };
+        Some((hop.netns, question.input(input).mark(hop.mark)))
     }
 
     pub(super) fn icmp_sent(&self) -> Option<(u8, u8)> {

@@ -174,7 +174,6 @@ const SIMPLE: &[(&str, &str, &str, &str)] = &[
         "tc -s qdisc show dev {dev}",
         "see what replaces the qdisc of {dev} or takes it down",
     ),
-    ("XFRM_POLICY", "an IPsec policy refuses the packet", "ip xfrm policy", "correct the IPsec policy"),
     (
         "UNICAST_IN_L2_MULTICAST",
         "a packet for one host came in a link-layer multicast frame",

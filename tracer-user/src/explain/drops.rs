@@ -4,14 +4,15 @@
 use super::context::View;
 use super::unanswered;
 use super::{
-    drop_reasons, duplicate, egress_reply, firewall, hairpin, listeners, loops, mtu, neighbour,
-    neighbour_entries, no_reply, other_hooks, programs, routing, tunnel, wrong_route,
+    drop_reasons, duplicate, egress_reply, firewall, hairpin, invalid, ipsec, listeners, loops, mtu,
+    neighbour, neighbour_entries, no_reply, other_hooks, programs, routing, tunnel, wrong_route,
 };
 use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
+use crate::cause::nat_addresses;
 use crate::firewall::NatKind;
-use crate::flow::{DropSite, Endpoint};
+use crate::flow::{DropSite, Endpoint, Hop, Place as At};
 use crate::node::{DeviceKind, NetnsId, PathRole};
 use crate::text::mac;
 
@@ -27,6 +28,11 @@ fn by_reason(view: &View<'_>) -> Option<Finding> {
     if let Some(point) = programs::point(&reason, &symbol) {
         return Some(programs::dropped(view, site, point));
     }
+    if site.encap.is_none()
+        && let Some(found) = loopback_left(view)
+    {
+        return Some(found);
+    }
     let by_symbol = || match symbol.as_str() {
         "vxlan_xmit_one" | "vxlan6_xmit_one" => tunnel::no_way_out(view, site),
         "ip_error"
@@ -37,9 +43,7 @@ fn by_reason(view: &View<'_>) -> Option<Finding> {
         | "ip6_pkt_discard_out"
         | "ip6_pkt_prohibit"
         | "ip6_pkt_prohibit_out" => routing::refused(view, site),
-        "neigh_invalidate" | "arp_error_report" | "ndisc_error_report" => {
-            firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour::failed(view, site)))
-        }
+        "neigh_invalidate" | "arp_error_report" | "ndisc_error_report" => Some(neighbour::failed(view, site)),
         "ip6_forward" => routing::forwarding_off(view, site, Likely),
         "nf_queue" => other_hooks::queued(view, site),
         "br_handle_frame_finish" | "br_forward" | "__br_forward" => hairpin::off(view, site),
@@ -58,7 +62,7 @@ fn by_reason(view: &View<'_>) -> Option<Finding> {
             routing::forwarding_off(view, site, Certain)
         }
         "NEIGH_FAILED" | "NEIGH_QUEUEFULL" | "NEIGH_DEAD" | "NEIGH_CREATEFAIL" => {
-            firewall::unasked_neighbour(view, site).or_else(|| Some(neighbour::failed(view, site)))
+            Some(neighbour::failed(view, site))
         }
         // What else is in the queue when resolution fails, and a packet that came meanwhile began it anew.
         "QUEUE_PURGE" if matches!(symbol.as_str(), "neigh_invalidate" | "neigh_timer_handler") => {
@@ -70,6 +74,7 @@ fn by_reason(view: &View<'_>) -> Option<Finding> {
             neighbour_entries::wrong_entries(view).or_else(|| other_host(view, site.netns, site.ifindex))
         }
         "NO_SOCKET" => no_socket(view, site),
+        "XFRM_POLICY" => Some(ipsec::dropped(view, site)),
         "PKT_TOO_BIG" => Some(mtu::too_big(view, site)),
         "QDISC_DROP" | "QDISC_OVERLIMIT" | "QDISC_CONGESTED" | "FQ_BAND_LIMIT" | "FQ_FLOW_LIMIT" => {
             Some(queue_full(view, site))
@@ -236,6 +241,9 @@ fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     if !packet.has_ports() {
         return None;
     }
+    if let Some(found) = invalid::untranslated(view, site) {
+        return Some(found);
+    }
     let proto = if packet.is_tcp() { "TCP" } else { "UDP" };
     let place = view.place(site.netns, site.ifindex);
     let name = view.netns(site.netns);
@@ -336,6 +344,25 @@ fn unasked(view: &View<'_>, site: &DropSite, from: Endpoint, name: &str) -> Find
         _ => "let the answer take the way of the request back: the node that translated it has to see it"
             .to_owned(),
     })
+}
+
+/// It left a host with a loopback address as source.
+pub(super) fn loopback_left(view: &View<'_>) -> Option<Finding> {
+    let leaves = |hop: &&Hop| {
+        let At::Device { ifindex, egress: true } = hop.place else { return false };
+        let out = view.device(hop.netns, ifindex);
+        hop.ends.src.addr.ip().is_loopback()
+            && out.is_some_and(|device| !device.addresses.iter().any(std::net::IpAddr::is_loopback))
+    };
+    let hop = view.journey.hops.iter().find(leaves)?;
+    let At::Device { ifindex, .. } = hop.place else { return None };
+    let (name, device) = (view.netns(hop.netns), view.device_name(hop.netns, ifindex));
+    let asked = view.journey.packet.ends.dst;
+    let asked = (asked != hop.ends.dst).then(|| asked.to_string());
+    let ends = (hop.ends.src.addr.ip(), hop.ends.dst.addr.ip());
+    let command = |text: String| view.command(hop.netns, text);
+    let found = nat_addresses::loopback_source((&name, &device), ends, asked, &command);
+    Some(found.at(view.place(hop.netns, ifindex)))
 }
 
 fn queue_full(view: &View<'_>, site: &DropSite) -> Finding {

@@ -26,39 +26,64 @@ pub(super) fn own_source(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     }
     let own = view.device_name(ns.id, own.ifindex);
     let other = owners(view, source).find(|(ns, _)| ns.id != site.netns);
-    let finding = Finding::new(
-        &c::DUPLICATE_ADDRESS,
-        Certain,
-        match other {
-            Some((other, theirs)) => format!(
-                "two hosts have {source}: {name} on {own}, and {} on {}; {name} refuses packets from an address that is its own",
-                view.netns(other.id),
-                view.device_name(other.id, theirs.ifindex)
-            ),
-            None => format!(
-                "two hosts have {source}: {name} on {own}, and whoever sent this packet; {name} refuses packets from an address that is its own"
-            ),
-        },
-    )
-    .checked(
-        format!("the kernel dropped it on arrival by {device}: {}", view.reason(site)),
-        view.command(site.netns, format!("ip addr show to {source}")),
-    );
-    let finding = match other {
-        Some((other, _)) => finding.checked(
-            format!("{} has it too", view.netns(other.id)),
-            view.command(other.id, format!("ip addr show to {source}")),
+    let dropped = format!("the kernel dropped it on arrival by {device}: {}", view.reason(site));
+    let show = view.command(site.netns, format!("ip addr show to {source}"));
+    let place = view.place(site.netns, site.ifindex);
+    if let Some((other, theirs)) = other {
+        let (there, on) = (view.netns(other.id), view.device_name(other.id, theirs.ifindex));
+        let title = format!(
+            "two hosts have {source}: {name} on {own}, and {there} on {on}; {name} refuses packets from an address that is its own"
+        );
+        return Some(
+            Finding::new(&c::DUPLICATE_ADDRESS, Certain, title)
+                .checked(dropped, show)
+                .checked(
+                    format!("{there} has it too"),
+                    view.command(other.id, format!("ip addr show to {source}")),
+                )
+                .fix(
+                    view.command(site.netns, format!("ip addr del {source} dev {own}"))
+                        + ", if that one is wrong",
+                )
+                .about(source)
+                .at(place),
+        );
+    }
+    // One packet: the frame's sender tells whether it is this host's own.
+    let sender =
+        hops.iter().rev().filter(|h| h.netns == site.netns).find_map(|h| h.macs).map(|macs| macs.source);
+    let ours = sender.map(|mac| ns.devices.values().any(|d| d.mac == mac));
+    let capture = view.command(site.netns, format!("tcpdump -nei {device} src host {source}"));
+    let (kind, sure, what, fix) = match (sender, ours) {
+        (Some(mac), Some(true)) => (
+            &c::OWN_SOURCE,
+            Certain,
+            format!("it is a packet of {name} itself that came back: the frame has its MAC {}", crate::text::mac(&mac)),
+            "find what sends its frames back: a loop of bridges or switches, a port in hairpin mode, a mirror port".to_owned(),
         ),
-        None => finding,
+        (Some(mac), _) => (
+            &c::OWN_SOURCE,
+            Likely,
+            format!("another host, with MAC {}, sent it: a router that sent {name}'s own packet back, or one that uses {source} too", crate::text::mac(&mac)),
+            format!("see whose that MAC is: if it is a router's, correct its route to {}; if not, take {source} off that host", view.journey.packet.ends.dst.addr),
+        ),
+        _ => (
+            &c::OWN_SOURCE,
+            Likely,
+            format!("either a packet of {name} came back (a loop, a bridge or switch that returns frames), or another host uses {source}"),
+            format!("see by the frame's MAC who sends it: {capture}"),
+        ),
     };
+    let title = format!(
+        "{name} drops a packet that came in by {device} from {source}, which is its own address, on {own}: {what}"
+    );
     Some(
-        finding
-            .fix(
-                view.command(site.netns, format!("ip addr del {source} dev {own}"))
-                    + ", if that one is wrong",
-            )
+        Finding::new(kind, sure, title)
+            .checked(dropped, show)
+            .checked("the sender's MAC tells which", capture)
+            .fix(fix)
             .about(source)
-            .at(view.place(site.netns, site.ifindex)),
+            .at(place),
     )
 }
 

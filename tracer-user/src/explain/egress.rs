@@ -2,9 +2,11 @@
 //! What EgressGateway does to a packet, and where it first did something else.
 
 use super::context::{Entry, View, is_tunnel};
-use super::{egress_reply, fwmark};
+use super::{egress_policy_match, egress_reply, fwmark};
 use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::bare::Bare;
 use crate::cause::catalogue as c;
+use crate::cause::cluster_address::sent_to_gateway;
 use crate::cause::policies;
 use crate::cause::{Finding, Place};
 use crate::cluster::egress::datapath::{DEVICE, SNAT_CHAIN, expected_first, is_node_mark};
@@ -39,10 +41,27 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
         return fwmark::explain(view)
             .or_else(|| egress_reply::reply_not_marked(view).filter(|_| view.dropped().is_some()));
     }
-    masqueraded(view)
+    takes_cluster(view)
+        .or_else(|| masqueraded(view))
         .or_else(|| fwmark::explain(view))
         .or_else(|| without_snat(view))
         .or_else(|| wrong_gateway(view))
+}
+
+/// Marked for a gateway, and its destination is an address of the cluster.
+fn takes_cluster(view: &View<'_>) -> Option<Finding> {
+    let marked = view.journey.hops.iter().find(|h| is_node_mark(h.mark) && h.encap.is_none())?;
+    let first = view.journey.hops.iter().find(|h| h.netns == marked.netns)?;
+    if tunnel_entry(view, marked.netns).is_some() {
+        return None;
+    }
+    let name = view.netns(marked.netns);
+    let (source, destination) = (first.ends.src.addr.ip(), first.ends.dst.addr.ip());
+    let node = view.of(marked.netns)?;
+    let bare = Bare { node, name: &name, source, destination, left_as: source, left: "" };
+    let others = egress_policy_match::others(view, marked.netns);
+    let found = sent_to_gateway(&bare, &others, &|command| view.command(marked.netns, command))?;
+    Some(found.at(Place { hook: Some("PREROUTING".to_owned()), ..view.place(marked.netns, 0) }))
 }
 
 /// As the objects have it, it should leave by another node.

@@ -3,24 +3,23 @@
 
 use super::context::View;
 use super::packet::before_hop;
-use crate::cause::Certainty::{Certain, Likely, Possible};
+use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
+use crate::cause::bare::Bare;
 use crate::cause::catalogue as c;
-use crate::cause::policies::{self, Bare, Said};
-use crate::cluster::egress::datapath::{
-    REQUEST_CHAIN, SNAT_CHAIN, SOURCE_SETS, destination_set, is_marked, source_sets,
-};
+use crate::cause::policies::{self, Said};
+use crate::cause::policy_sets;
+use crate::cluster::egress::datapath::{SNAT_CHAIN, SOURCE_SETS, is_marked};
 use crate::firewall::{
     Criterion, CtDirection, CtState, Done, IpRange, Miss, NatKind, PacketView, Rule, RuleRef, Target,
     attribute_nat, near_misses, walk_hook,
 };
-use crate::flow::Place as At;
-use crate::node::{Hook, NetnsId};
+use crate::flow::{Hop, Place as At};
+use crate::node::{Hook, NetnsId, PathRole, Role};
 use crate::snapshot::NetnsEvidence;
 
 pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
-    let journey = view.journey;
-    if journey.reply || journey.packet.icmp_error.is_some() {
+    if view.journey.reply || view.journey.packet.icmp_error.is_some() {
         return None;
     }
     other_source(view).or_else(|| not_selected(view))
@@ -28,13 +27,32 @@ pub(super) fn explain(view: &View<'_>) -> Option<Finding> {
 
 fn chain_rules<'e>(evidence: &'e NetnsEvidence, table: &'e str, chain: &'e str) -> Option<Vec<&'e Rule>> {
     let chains: Vec<_> = evidence.tables(table).filter_map(|t| t.chain(chain)).collect();
-    (!chains.is_empty()).then(|| chains.iter().flat_map(|c| &c.rules).collect())
+    (!chains.is_empty()).then(|| chains.iter().flat_map(|c| c.rules.iter()).collect())
 }
 
-/// Left a node unmarked and untunnelled, with sets of a policy that name its ends.
-fn not_selected(view: &View<'_>) -> Option<Finding> {
+/// Where it left its node unmarked and untunnelled, or would have if anybody had answered for its next hop.
+fn leaving<'a>(view: &View<'a>) -> Option<&'a Hop> {
+    let hops = &view.journey.hops;
+    let unsent = || {
+        let site = view.dropped().filter(|site| view.reason(site) == "NEIGH_FAILED")?;
+        hops.iter().rev().find(|hop| {
+            let At::Hook { hook: Hook::Postrouting, out_ifindex, .. } = hop.place else { return false };
+            let device = view.device(hop.netns, out_ifindex);
+            hop.netns == site.netns
+                && hop.encap.is_none()
+                && device.is_some_and(|d| d.watched == Some(PathRole::Uplink))
+        })
+    };
+    view.bare_exit().or_else(unsent)
+}
+
+/// As [`leaving`], with policies that name its ends.
+pub(super) fn not_selected(view: &View<'_>) -> Option<Finding> {
     let journey = view.journey;
-    let exit = view.bare_exit()?;
+    if journey.reply || journey.packet.icmp_error.is_some() {
+        return None;
+    }
+    let exit = leaving(view)?;
     let first =
         journey.hops.iter().find(|h| h.netns == exit.netns && !matches!(h.place, At::Route { .. }))?;
     let marked = journey.hops.iter().any(|h| h.netns == exit.netns && is_marked(h.mark));
@@ -43,128 +61,40 @@ fn not_selected(view: &View<'_>) -> Option<Finding> {
         return None;
     }
     let evidence = view.of(exit.netns)?;
-    let ipv6 = journey.packet.ipv6;
     let (source, destination) = (first.ends.src.addr.ip(), first.ends.dst.addr.ip());
-    let sources = source_sets(ipv6);
     let name = view.netns(exit.netns);
     let place = view.place(exit.netns, 0);
     let objects = view.evidence.and_then(|e| e.policies.as_deref());
+    let left_as = exit.ends.src.addr.ip();
+    let left = if view.dropped().is_some() { "it would have left" } else { "the packet left" };
+    let bare = Bare { node: evidence, name: &name, source, destination, left_as, left };
+    let nodes = others(view, exit.netns);
     if let Some(objects) = objects {
-        let left_as = exit.ends.src.addr.ip();
-        let bare =
-            Bare { node: evidence, name: &name, source, destination, left_as, left: "the packet left" };
-        match policies::say(objects, &bare, &|command| view.command(exit.netns, command)) {
+        match policies::say(objects, &bare, &nodes, &|command| view.command(exit.netns, command)) {
             Some(Said::Cause(finding)) => return Some(finding.at(place)),
             Some(Said::Fine) => return None,
             Some(Said::Rules) | None => {}
         }
     }
-    let policy = |set: &str, unknown: &str| {
-        policies::policy_of_set(objects, set).unwrap_or_else(|| unknown.to_owned())
+    let asked = policy_sets::Asked {
+        bare: &bare,
+        others: &nodes,
+        objects,
+        command: &|command| view.command(exit.netns, command),
+        missed: &|set| {
+            let (rule, why, _) =
+                obstacle(view, exit.netns, set).or_else(|| replaced(view, exit.netns, set))?;
+            Some((Likely, format!("{rule} would mark it, but {why}")))
+        },
     };
-    let rules = chain_rules(evidence, "mangle", REQUEST_CHAIN);
-    for set in evidence.sets.keys().filter(|name| name.starts_with(&sources)) {
-        let other = destination_set(set);
-        let (from, to) = (evidence.set_has(set, source), evidence.set_has(&other, destination));
-        let empty = evidence.sets.get(&other).is_some_and(|s| s.members.is_empty());
-        let used = rules.as_ref().is_some_and(|rules| rules.iter().any(|rule| rule.names_set(set)));
-        let list = |set: &str| view.command(exit.netns, format!("ipset list {set}"));
-        // On its own gateway a pod needs no tunnel.
-        let translated = || {
-            chain_rules(evidence, "nat", SNAT_CHAIN).into_iter().flatten().any(|rule| {
-                rule.names_set(set)
-                    && matches!(rule.target(), Some(Target::Snat(to)) if to.addresses.is_some_and(|a| a.contains(exit.ends.src.addr.ip())))
-            })
-        };
-        if from && to && translated() {
-            return None;
-        }
-        if from && to && !used {
-            return Some(
-                Finding::new(
-                    &c::EGRESS_NOT_HANDLED,
-                    Certain,
-                    format!("{} selects {source} and {destination}, but {name} has no rule that marks them: the packet left as {}", policy(set, "a policy of EgressGateway"), exit.ends.src.addr),
-                )
-                .checked(format!("{set} and {other} contain them"), list(set))
-                .checked(
-                    format!("no rule of mangle {REQUEST_CHAIN} uses these sets"),
-                    view.command(exit.netns, format!("{} -t mangle -S {REQUEST_CHAIN}", view.iptables())),
-                )
-                .fix(format!("start (or restart) the egressgateway agent on {name}; read its log"))
-                .at(place),
-            );
-        }
-        // Here and elsewhere: what the sets of this policy hold on the other nodes that are watched.
-        let others = || view.evidence.into_iter().flat_map(|e| &e.netns).filter(|(id, _)| **id != exit.netns);
-        let elsewhere =
-            |set: &str, address| others().find(|(_, e)| e.set_has(set, address)).map(|(id, _)| *id);
-        let peer = if used && to && !from { elsewhere(set, source) } else { None };
-        if let Some(peer) = peer {
-            let peer = view.netns(peer);
-            return Some(
-                Finding::new(
-                    &c::EGRESS_POD_NOT_SELECTED,
-                    Certain,
-                    format!("{} selects {source} for {destination}, but {name} does not know: the packet left as {}", policy(set, "an EgressPolicy"), exit.ends.src.addr),
-                )
-                .checked(format!("{set} of {peer} contains {source}, {set} of {name} does not"), list(set))
-                .checked(format!("{other} contains {destination}"), list(&other))
-                .fix(format!("restart the egressgateway agent on {name}, read its log; see the pod's EgressEndpointSlice"))
-                .at(place),
-            );
-        }
-        let nobody = |e: &NetnsEvidence| e.sets.get(set).is_none_or(|s| s.members.is_empty());
-        if used && to && !from && nobody(evidence) && others().all(|(_, e)| nobody(e)) {
-            return Some(
-                Finding::new(
-                    &c::EGRESS_POD_NOT_SELECTED,
-                    Possible,
-                    format!("{destination} is a destination of an EgressPolicy that selects no pod here: {source} left as {}", exit.ends.src.addr),
-                )
-                .checked(format!("{set} is empty"), list(set))
-                .checked(format!("{other} contains {destination}"), list(&other))
-                .fix("if the policy should select this pod: correct its spec.appliedTo.podSelector, or see why the agent is behind (EgressEndpointSlice)")
-                .at(place),
-            );
-        }
-        let peer = if used && from && !to { elsewhere(&other, destination) } else { None };
-        if let Some(peer) = peer {
-            let peer = view.netns(peer);
-            return Some(
-                Finding::new(
-                    &c::EGRESS_DESTINATION_NOT_SELECTED,
-                    Certain,
-                    format!("{} sends {source} to {destination} through the gateway, but {name} does not know that destination: the packet left as {}", policy(set, "an EgressPolicy"), exit.ends.src.addr),
-                )
-                .checked(format!("{other} of {peer} contains {destination}, {other} of {name} does not"), list(&other))
-                .fix(format!("restart the egressgateway agent on {name}, read its log"))
-                .at(place),
-            );
-        }
-        if from
-            && to
-            && used
-            && let Some(finding) = not_reached(view, exit.netns, set)
-        {
-            return Some(
-                finding.checked(format!("{set} and {other} contain both ends"), list(set)).at(place),
-            );
-        }
-        if used && from && empty {
-            return Some(
-                Finding::new(
-                    &c::EGRESS_DESTINATION_NOT_SELECTED,
-                    Likely,
-                    format!("an EgressPolicy selects {source}, but its set of destinations is empty: {destination} was left alone"),
-                )
-                .checked(format!("{other} is empty"), list(&other))
-                .fix(format!("add {destination} to the policy's spec.destSubnet"))
-                .at(place),
-            );
-        }
-    }
-    None
+    policy_sets::say(&asked).map(|finding| finding.at(place))
+}
+
+/// The other nodes that are watched, by name.
+pub(super) fn others<'a>(view: &View<'a>, netns: NetnsId) -> Vec<(String, &'a NetnsEvidence)> {
+    let nodes = view.evidence.into_iter().flat_map(|evidence| &evidence.netns);
+    let nodes = nodes.filter(|(id, _)| **id != netns && view.role_of(**id) == Some(Role::Node));
+    nodes.map(|(id, evidence)| (view.netns(*id), evidence.as_ref())).collect()
 }
 
 /// A policy's rule that would have marked the packet, what kept it from doing so, and at which hook. `set`: part of
@@ -179,24 +109,6 @@ pub(super) fn obstacle(view: &View<'_>, netns: NetnsId, set: &str) -> Option<(Ru
         Miss::Failed { why, .. } => why.clone(),
     };
     Some((near.rule, why, hook))
-}
-
-/// The policy's own rule marks such packets, and did not get to this one, it failed on something else, or the mark
-/// was replaced.
-fn not_reached(view: &View<'_>, netns: NetnsId, set: &str) -> Option<Finding> {
-    let (rule, why, hook) = obstacle(view, netns, set).or_else(|| replaced(view, netns, set))?;
-    let name = view.netns(netns);
-    let show =
-        view.command(netns, format!("{} -t mangle -vnL {} --line-numbers", view.iptables(), hook.name()));
-    Some(
-        Finding::new(
-            &c::EGRESS_NOT_HANDLED,
-            Likely,
-            format!("{name} does not mark the packet for its gateway: {rule} would, but {why}"),
-        )
-        .checked(why, show)
-        .fix("let EgressGateway's rules come first in mangle PREROUTING (restart its agent; Calico: chainInsertMode: Append)"),
-    )
 }
 
 /// The packet before the rules that mark, and their hook.
@@ -302,7 +214,7 @@ pub(super) fn sidecar_bypassed(view: &View<'_>) -> Option<Finding> {
     if evidence
         .tables("nat")
         .flat_map(|t| &t.chains)
-        .flat_map(|c| &c.rules)
+        .flat_map(|c| c.rules.iter())
         .any(|r| matches!(r.target(), Some(Target::Redirect { .. } | Target::Dnat(_) | Target::Tproxy(_))))
     {
         return None;

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::attribution::{Authors, HopAuthors};
+use super::came_back::{self, Heard, Request};
 use super::compare::{self, Opening};
 use super::context::View;
 use super::drop_rate::Odds;
@@ -36,6 +38,8 @@ pub struct Tick<'a> {
     pub asked: &'a [Asked],
     /// Who answered.
     pub answered: &'a [Answered],
+    /// What came back after requests that have no answer.
+    pub heard: &'a [Heard],
     /// Records that were lost, and flows forgotten for lack of room, since the last time.
     pub lost: u64,
 }
@@ -70,6 +74,9 @@ pub struct Explainer {
     odds: Odds,
 }
 
+/// Requests that are listened for at once.
+const LISTENED: usize = 8;
+
 /// Silence that is not explained by what is certain to refuse.
 const PATIENCE_NS: u64 = 1_000_000_000;
 
@@ -94,13 +101,18 @@ impl Explainer {
         let odds = &self.odds;
         let state = self.connections.flow(journey.flow);
         state.opening = state.opening.or_else(|| Opening::of(journey));
+        Arc::make_mut(&mut state.tracking).observe(journey);
         let (exit, tunnel) = (state.exit, state.tunnelled_into);
         let routes = std::mem::take(&mut state.routes);
-        let view = View { journey, topology, names, evidence, routes: &routes, exit, tunnel, odds };
+        let (tracking, risen) = (Arc::clone(&state.tracking), Arc::clone(&self.connections.counters));
+        let (tracking, risen) = (&*tracking, &*risen);
+        let seen =
+            View { exit, tunnel, tracking, risen, ..View::new(journey, topology, names, evidence, odds) };
+        let view = View { routes: &routes, ..seen };
         let mut found = explain(&view);
         found.extend(slow::explain(&view, &mut self.whole));
         self.connections.flow(journey.flow).routes.clone_from(&routes);
-        let view = View { routes: &[], ..view };
+        let view = seen;
         // Of an address that nobody has, no answer is to be expected.
         let nobodys = |f: &Finding| {
             f.id == crate::cause::catalogue::SNAT_TO_ANOTHER_ADDRESS.id
@@ -109,7 +121,7 @@ impl Explainer {
         if found.iter().any(|f| f.breaks() || nobodys(f)) {
             self.connections.flow(journey.flow).explained = true;
         }
-        let together = self.connections.observe(&view);
+        let together = self.connections.observe(&view).map(|found| self.by_model(&view, found));
         // The ICMP error that was dropped is a fault of its own only for what it would have told.
         if journey.packet.icmp_error.is_some() && (together.is_some() || !view.is_too_big()) {
             found.clear();
@@ -132,8 +144,17 @@ impl Explainer {
             let mut snapshot = Snapshot::new(evidence, topology, &|netns| view.prefix(netns));
             compare::hold_against_model(&view, &opening, &mut snapshot, &mut found);
         }
+        let opening = self.connections.flow(journey.flow).opening;
+        let new = found.iter().any(|found| found.breaks() && !self.ledger.knows(found));
+        if let (true, Some(opening), Some(evidence)) = (new, opening, evidence) {
+            let mut snapshot = Snapshot::new(evidence, topology, &|netns| view.prefix(netns));
+            compare::repair(&opening, &mut snapshot, &mut found);
+        }
         if found.iter().any(Finding::breaks) {
             self.connections.flow(journey.flow).explained = true;
+        }
+        // Of a guess, what comes back may tell more.
+        if found.iter().any(|f| f.breaks() && !f.kind().guess) {
             self.connections.unanswered.over(journey.flow);
         }
         if journey.reply && journey.packet.icmp_error.is_none() && !found.iter().any(Finding::breaks) {
@@ -143,6 +164,18 @@ impl Explainer {
             self.connections.askers.silence(finding, journey);
         }
         found.into_iter().filter_map(|found| self.ledger.tell(found, journey)).collect()
+    }
+
+    fn by_model(&self, view: &View<'_>, found: Finding) -> Finding {
+        let (Some(opening), Some(evidence)) = (self.connections.opening(view.journey.flow), view.evidence)
+        else {
+            return found;
+        };
+        if view.journey.reply || self.ledger.knows(&found) {
+            return found;
+        }
+        let mut snapshot = Snapshot::new(evidence, view.topology, &|netns| view.prefix(netns));
+        compare::instead_of_guess(view, &opening, &mut snapshot, found)
     }
 
     /// A packet of what is followed was seen: guesses about why there is none are over.
@@ -165,8 +198,7 @@ impl Explainer {
         names: &dyn Names,
         evidence: Option<&Evidence>,
     ) -> bool {
-        let odds = &self.odds;
-        let view = View { journey, topology, names, evidence, routes: &[], exit: None, tunnel: None, odds };
+        let view = View::new(journey, topology, names, evidence, &self.odds);
         neighbour::waits(&view)
     }
 
@@ -179,14 +211,57 @@ impl Explainer {
         evidence: Option<&Evidence>,
     ) -> Option<Told> {
         self.came();
-        let odds = &self.odds;
-        let view = View { journey, topology, names, evidence, routes: &[], exit: None, tunnel: None, odds };
+        let view = View::new(journey, topology, names, evidence, &self.odds);
         let found = neighbour::pending(&view)?;
         let translation = self.connections.translation(&view);
         let found = translation.and_then(|t| t.explains(&view, &found)).unwrap_or(found);
         self.connections.flow(journey.flow).explained = true;
         self.connections.askers.silence(&found, journey);
         self.ledger.expect(found, journey)
+    }
+
+    /// Requests that have no answer: what comes back for them is worth listening for ([`Tick::heard`]).
+    pub fn unanswered(&mut self, now_ns: u64) -> Vec<Request> {
+        let open = self.connections.unanswered.open(now_ns).map(Request::of);
+        open.take(LISTENED).collect()
+    }
+
+    /// Packets that came back, though not as the filter expects them.
+    fn hear(
+        &mut self,
+        heard: &[Heard],
+        topology: &Topology,
+        names: &dyn Names,
+        evidence: Option<&Evidence>,
+    ) -> Vec<Told> {
+        let mut news: Vec<Journey> = Vec::new();
+        let requests = self.connections.unanswered.requests();
+        for one in heard {
+            for request in &requests {
+                let Some(relation) = request.relation(one) else { continue };
+                let known = &mut self.connections.flow(request.flow).came_back;
+                came_back::note(known, *one, relation);
+                if news.iter().all(|journey| journey.flow != request.flow) {
+                    news.extend(self.connections.unanswered.of(request.flow).cloned());
+                }
+            }
+        }
+        let mut told = Vec::new();
+        for journey in news {
+            let state = self.connections.flow(journey.flow);
+            let came = state.came_back.clone();
+            if came_back::is_answered(&journey, &came) {
+                state.answered = true;
+                self.connections.unanswered.over(journey.flow);
+                self.ledger.answered(journey.flow);
+                continue;
+            }
+            let view = View::new(&journey, topology, names, evidence, &self.odds);
+            if let Some(found) = came_back::explain(&view, &came) {
+                told.extend(self.ledger.tell(found, &journey));
+            }
+        }
+        told
     }
 
     /// Looks at what no packet shows: answers that do not come, counters. Call it every half second or so.
@@ -201,14 +276,22 @@ impl Explainer {
         if now.lost > 0 {
             self.connections.lost(now.now_ns);
         }
+        if !now.heard.is_empty() {
+            told.extend(self.hear(now.heard, topology, names, evidence));
+        }
         let odds = &self.odds;
         for journey in self.connections.unanswered.overdue(now.now_ns) {
-            let (exit, tunnel) = {
-                let state = self.connections.flow(journey.flow);
-                (state.exit, state.tunnelled_into)
+            let state = self.connections.flow(journey.flow);
+            let (exit, tunnel) = (state.exit, state.tunnelled_into);
+            let tracking = Arc::clone(&state.tracking);
+            let view = View {
+                exit,
+                tunnel,
+                tracking: &tracking,
+                ..View::new(&journey, topology, names, evidence, odds)
             };
-            let view = View { journey: &journey, topology, names, evidence, routes: &[], exit, tunnel, odds };
             if let Some(found) = no_reply::lone(&view, &mut self.connections) {
+                let found = self.by_model(&view, found);
                 let translation = self.connections.translation(&view);
                 let found = translation.and_then(|t| t.explains(&view, &found)).unwrap_or(found);
                 self.connections.flow(journey.flow).explained = true;
@@ -226,31 +309,21 @@ impl Explainer {
         self.connections.askers.hear(now.asked, now.now_ns);
         self.connections.askers.hear_answers(now.answered, now.now_ns);
         for journey in self.connections.askers.silent() {
-            let view = View {
-                journey: &journey,
-                topology,
-                names,
-                evidence,
-                routes: &[],
-                exit: None,
-                tunnel: None,
-                odds,
-            };
+            let view = View::new(&journey, topology, names, evidence, odds);
             if let Some(found) = no_reply::unclaimed(&view, &self.connections) {
                 told.extend(self.ledger.tell(found, &journey));
                 self.connections.askers.over(journey.flow);
             }
         }
         for (netns, risen) in now.counters {
-            let known = self.connections.counters.entry(*netns).or_default();
+            let known = Arc::make_mut(&mut self.connections.counters).entry(*netns).or_default();
             for (name, by) in risen {
                 let sum = known.entry(name.clone()).or_default();
                 *sum = sum.saturating_add(*by);
             }
         }
         let nobody = Journey::default();
-        let view =
-            View { journey: &nobody, topology, names, evidence, routes: &[], exit: None, tunnel: None, odds };
+        let view = View::new(&nobody, topology, names, evidence, odds);
         for (netns, risen) in now.counters {
             for destination in now.destinations {
                 if let Some(found) = never_sent::nowhere_to_go(&view, *netns, *destination, risen) {
@@ -297,20 +370,27 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     let diverged = egress::explain(view);
     found.extend(split_routing::wrong_gateway_mac(view));
-    let selected = if diverged.is_none() && !dropped { egress_policy_match::explain(view) } else { None };
+    let selected = match diverged {
+        Some(_) => None,
+        None if dropped => egress_policy_match::not_selected(view).filter(|f| f.kind().reroutes),
+        None => egress_policy_match::explain(view),
+    };
     found.extend(diverged);
     found.extend(split_routing::mark_after_routing(view));
     found.extend(selected);
     if dropped {
-        let follows = found.iter().any(|f| f.kind().reroutes);
+        let rerouted = found.iter().any(|f| f.kind().reroutes);
         let drop = drops::explain(view);
-        let again =
-            |drop: &Finding| drop.kind().follows || drop.id == crate::cause::catalogue::REPLY_NOT_MARKED.id;
-        found.extend(drop.filter(|drop| !(follows && again(drop))));
+        found.extend(
+            drop.filter(|drop| !(rerouted && drop.id == crate::cause::catalogue::REPLY_NOT_MARKED.id)),
+        );
     } else {
         found.extend(programs::suspect(view));
         found.extend(egress_policy_match::sidecar_bypassed(view));
         found.extend(service_nat::not_translated(view));
+    }
+    if found.iter().any(|f| f.kind().reroutes) {
+        found.retain(|f| !f.kind().follows);
     }
     found
 }

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Drops by netfilter: a rule, a policy, a REJECT, conntrack itself, NAT itself.
 
-use std::net::{IpAddr, Ipv6Addr};
-
 use super::context::View;
 use super::other_hooks::{self, what};
 use super::packet;
+use super::{confirm, invalid};
 use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::catalogue as c;
-use crate::cause::kube_proxy;
 use crate::cause::{Finding, Place};
-use crate::firewall::{Backend, CtState, PacketView, RuleRef, attribute_drop};
+use crate::cause::{kube_proxy, nat_addresses, spared};
+use crate::firewall::{Backend, Done, RuleRef, Target, attribute_drop, walk_hook};
 use crate::flow::{DropSite, Place as At, candidates};
-use crate::node::{Family, Hook, HookEntry, HookOwner, Interval, Role};
+use crate::node::{Hook, HookEntry, HookOwner, Interval};
 
 pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let Some(at) = site.interval else { return other_hooks::dropped(view, site) };
@@ -21,7 +20,8 @@ pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let whole = Interval { after: i32::MIN, until: i32::MAX, ..at };
     let first = if at.learned { whole } else { at };
     let by_rule = by_rule(view, site, &first).or_else(|| by_rule(view, site, &whole));
-    let by_kernel = || by_the_kernel(view, site, &at);
+    let by_kernel =
+        || redirect_without_address(view, site, &whole).or_else(|| by_the_kernel(view, site, &at));
     let found = match by_rule {
         Some(finding) if finding.certainty == Certain => Some(finding),
         Some(finding) => by_kernel().or(Some(finding)),
@@ -139,21 +139,33 @@ fn by_the_kernel(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Find
                     .fix("sysctl -w net.netfilter.nf_conntrack_max=524288 (kube-proxy: --conntrack-min), or find who opens so many connections"),
             )
         }
-        Hook::Postrouting if has("nat") || !legacy => {
-            let dst = view.journey.packet.ends.dst;
-            Some(
-                Finding::new(
-                    &c::NO_SNAT_PORT,
-                    Likely,
-                    format!("no free port is left on {} to translate the source for {dst}", view.netns(site.netns)),
-                )
-                .checked("the NAT core refused the packet: NETFILTER_DROP at POSTROUTING without a rule", view.command(site.netns, "conntrack -S"))
-                .checked("the ports that SNAT may use", view.command(site.netns, format!("{} -t nat -S", view.iptables())))
-                .fix("allow more source ports or addresses (EgressGateway: more EIPs), or open fewer connections to one destination"),
-            )
-        }
+        Hook::Postrouting if has("nat") || !legacy => confirm::refused(view, site),
         _ => None,
     }
+}
+
+/// A REDIRECT rule that the packet meets, on a device without an address.
+fn redirect_without_address(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
+    if at.hook != Hook::Prerouting || site.encap.is_some() {
+        return None;
+    }
+    let evidence = view.of(site.netns)?;
+    let packet = super::attribution::first_packet(&packet::at_drop(view, site, at));
+    let walk = walk_hook(evidence, Hook::Prerouting, i32::MIN..i32::MAX, &packet);
+    let effect =
+        walk.effects.iter().find(|effect| matches!(effect.done, Done::Nat(Target::Redirect { .. })))?;
+    let device = packet.input.as_deref()?;
+    let ifindex = evidence.link(device)?.ifindex;
+    let has =
+        |a: &crate::node::rtnl::Address| a.ifindex == ifindex && a.address.is_ipv4() == packet.dst.is_ipv4();
+    if evidence.addresses.iter().any(has) {
+        return None;
+    }
+    let rule = effect.at.name();
+    let list = view.command(site.netns, list_of(view, &rule));
+    let command = |text: String| view.command(site.netns, text);
+    let found = nat_addresses::redirect((&view.netns(site.netns), device), &rule, packet.dst, list, &command);
+    Some(found.at(Place { rule: Some(rule.place()), ..Place::default() }))
 }
 
 /// The rule by name, from the walk of this packet through what was read.
@@ -173,11 +185,13 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
         rule if rule.text.to_ascii_uppercase().contains("INVALID") => (&c::CONNTRACK_INVALID, "drops"),
         _ => (&c::RULE, "drops"),
     };
+    let why = (kind.id == c::CONNTRACK_INVALID.id).then(|| invalid::why(view, site.netns));
     let mut title = format!("{rule} on {name} {verb} {whose}");
     if kind.id == c::POLICY.id {
         title.push_str(": no rule before accepts it");
     } else if kind.id == c::CONNTRACK_INVALID.id {
-        title.push_str(invalid(view));
+        title.push_str(": conntrack takes it for INVALID: ");
+        title.push_str(why.as_ref().map_or("", |why| &why.text));
     }
     let tool = list_of(view, rule);
     if let Some((dropped, all)) = view.odds.of(view.journey, site, at.hook).filter(|_| by_chance(&rule.text))
@@ -200,40 +214,35 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
     for (at, what) in found.undecided.iter().take(unknown) {
         finding = finding.fact(format!("not decided: {what} of {at}"));
     }
+    let marking = kube_proxy::marked(evidence, at.hook, &packet, rule);
+    if let Some(marking) = &marking {
+        finding.title = format!("{} on {name} marks {whose} to be dropped", marking.reason());
+        finding = finding.fact(format!("{rule} drops it for that mark"));
+    }
     let comment = rule.comment.as_deref().unwrap_or_default();
-    let fix = if let Some(fix) = kube_proxy::fix(rule, found.led_by.as_ref()) {
+    let asked = marking.as_ref().map_or((rule, found.led_by.as_ref()), |m| (&m.rule, m.led_by.as_ref()));
+    let fix = if let Some(fix) = kube_proxy::fix(asked.0, asked.1, &name) {
         fix
+    } else if let Some(marking) = &marking {
+        format!("correct {}, or accept {} before it", marking.reason(), what(view, site))
     } else if rule.chain.starts_with("cali-") || comment.contains("polic") {
         format!("let a NetworkPolicy allow {}", what(view, site))
-    } else if kind.id == c::CONNTRACK_INVALID.id {
-        make_valid(view)
     } else if kind.id == c::POLICY.id {
         format!("accept {} in {} {}, or set its policy to ACCEPT", what(view, site), rule.table, rule.chain)
     } else {
         format!("remove or correct that rule, or accept {} before it", what(view, site))
     };
     let place = Place { rule: Some(rule.place()), ..Place::default() };
-    Some(finding.fix(fix).about(rule.place()).at(place))
+    let finding = finding.fix(fix).about(rule.place()).at(place);
+    Some(match why {
+        Some(why) => why.tell(finding),
+        None => spared::tell(finding, evidence, &packet, rule, &|text| view.command(site.netns, text)),
+    })
 }
 
 /// A rule that takes some packets and leaves others that are alike.
 fn by_chance(text: &str) -> bool {
     ["statistic", "numgen", "limit"].iter().any(|word| text.contains(word))
-}
-
-/// Why conntrack takes a packet for INVALID.
-fn invalid(view: &View<'_>) -> &'static str {
-    let packet = &view.journey.packet;
-    match packet.proto {
-        _ if packet.icmp_error.is_some() => ": conntrack knows no connection that this ICMP error is about",
-        6 => {
-            ": conntrack takes it for INVALID: it knows no such connection (it saw only part of it), or the segment does not fit into it"
-        }
-        17 | 132 => ": conntrack takes it for INVALID: its checksum or its length is wrong",
-        _ => {
-            ": conntrack takes it for INVALID: it is no answer to anything that it saw, or its checksum is wrong"
-        }
-    }
 }
 
 /// A rule that is not asked at a hook of IPv4 or IPv6: nft's families netdev and bridge, ebtables.
@@ -281,68 +290,4 @@ pub(super) fn list_of(view: &View<'_>, rule: &RuleRef) -> String {
             format!("{}-legacy -t {} -vnL {} --line-numbers", view.iptables(), rule.table, rule.chain)
         }
     }
-}
-
-fn make_valid(view: &View<'_>) -> String {
-    let sum = "look for what sends wrong checksums (ethtool -K DEVICE tx off on the sender; nstat -az UdpInCsumErrors on the receiver)";
-    match view.journey.packet.proto {
-        6 => "find why the node did not see the whole connection (asymmetric way, flushed table, its entry timed out), or set net.netfilter.nf_conntrack_tcp_be_liberal=1".to_owned(),
-        17 | 132 => sum.to_owned(),
-        _ => "find why the node did not see the request (asymmetric way, flushed table)".to_owned(),
-    }
-}
-
-/// IPv6: a pod's neighbour solicitation is a packet like any other, and where the bridge asks netfilter, a rule there
-/// may drop it. Then nobody hears the question.
-pub(super) fn unasked_neighbour(view: &View<'_>, site: &DropSite) -> Option<Finding> {
-    const SOLICITATION: (u8, u8) = (135, 0);
-    let ends = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends);
-    let (source, to) = (ends.src.addr.ip(), ends.dst.addr.ip());
-    let IpAddr::V6(wanted) = to else { return None };
-    let (node, port) = view.device(site.netns, site.ifindex)?.link?;
-    let node = node?;
-    let bridge = view.device(node, port)?.master?;
-    let evidence = view.of(node)?;
-    if view.role_of(site.netns) != Some(Role::Pod)
-        || evidence.sysctl("net/bridge/bridge-nf-call-ip6tables") != Some(1)
-    {
-        return None;
-    }
-    // The solicited-node multicast address (RFC 4291, 2.7.1).
-    let low = wanted.octets();
-    let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, low[13], low[14], low[15]]);
-    let bridge = view.device_name(node, bridge);
-    let mut packet = PacketView::new(58, source, group.into()).mark(0).devices(&bridge, &bridge);
-    packet.icmp = Some(SOLICITATION);
-    packet.ct_state = Some(CtState::Untracked);
-    let at = Interval {
-        netns: node,
-        family: Family::Ipv6,
-        hook: Hook::Forward,
-        after: i32::MIN,
-        until: i32::MAX,
-        learned: false,
-    };
-    let found = attribute_drop(evidence, &at, &packet);
-    let rule = found.rules.first().filter(|_| found.certain)?;
-    let kind = if rule.number == 0 { &c::POLICY } else { &c::RULE };
-    let name = view.netns(node);
-    Some(
-        Finding::new(
-            kind,
-            Likely,
-            format!("{rule} on {name} drops the neighbour solicitations for {to}: nobody on {bridge} hears who is asked for"),
-        )
-        .checked(
-            format!("{} got no answer to its question for {to}", view.netns(site.netns)),
-            view.command(site.netns, format!("ip -6 neigh show {to}")),
-        )
-        .checked(
-            format!("{bridge} hands bridged packets to ip6tables, and the walk of a solicitation ends there"),
-            view.command(node, format!("ip6tables -t {} -vnL {} --line-numbers", rule.table, rule.chain)),
-        )
-        .fix(format!("accept ICMPv6 types 135 and 136 before it, or sysctl -w net.bridge.bridge-nf-call-ip6tables=0 on {name}"))
-        .about(rule.place())
-        .at(Place { hook: Some("FORWARD".to_owned()), rule: Some(rule.place()), ..view.place(node, 0) }),
-    )
 }

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Causes that need several packets of one connection, or many connections.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::arp_watch::Askers;
+use super::came_back::CameBack;
 use super::compare::Opening;
-use super::context::{Entry, Exit, Lookup, View};
+use super::context::{Entry, Exit, Lookup, Risen, View};
+use super::large_lost::{self, LargePackets};
 use super::nat_detour::Translation;
 use super::source_ports::Ports;
+use super::tracking::TrackingHistory;
 use super::unanswered::{self, ExpectedReplies, Receivers, Waiting};
 use super::{application, egress, egress_policy_match, lost, mtu, no_reply, remote_errors};
 use crate::cause::Certainty::{Certain, Likely};
@@ -72,6 +76,10 @@ pub(super) struct FlowState {
     pub(super) opening: Option<Opening>,
     /// Where its first packet was for.
     pub(super) asked: Option<Endpoint>,
+    pub(super) tracking: Arc<TrackingHistory>,
+    pub(super) large: [LargePackets; 2],
+    /// What was heard after a request without an answer.
+    pub(super) came_back: Vec<CameBack>,
 }
 
 /// Memory of the run, bounded.
@@ -89,7 +97,7 @@ pub(super) struct Connections {
     ports: Ports,
     pub(super) askers: Askers,
     /// By how much counters rose since the start.
-    pub(super) counters: HashMap<NetnsId, BTreeMap<String, u64>>,
+    pub(super) counters: Arc<Risen>,
 }
 
 impl Connections {
@@ -98,6 +106,11 @@ impl Connections {
             self.flows.clear();
         }
         self.flows.entry(flow).or_default()
+    }
+
+    /// How the flow began here.
+    pub(super) fn opening(&self, flow: u32) -> Option<Opening> {
+        self.flows.get(&flow)?.opening
     }
 
     /// Takes note of a journey, and tells what it shows together with earlier ones.
@@ -227,8 +240,10 @@ impl Connections {
 
     /// What the programs at the ends do; not whether packets arrive.
     pub(super) fn programs(&mut self, view: &View<'_>) -> Option<Finding> {
-        application::observe(view, &mut self.flow(view.journey.flow).programs)
-            .or_else(|| self.ports.observe(view))
+        let state = self.flow(view.journey.flow);
+        let large = &mut state.large[usize::from(view.journey.reply)];
+        let found = large_lost::observe(view, large).filter(|_| !state.explained);
+        found.or_else(|| application::observe(view, &mut state.programs)).or_else(|| self.ports.observe(view))
     }
 
     /// What is to be said of the programs at the ends of flows by now.
@@ -248,6 +263,10 @@ impl Connections {
     pub(super) fn translation(&mut self, view: &View<'_>) -> Option<Translation> {
         match view.journey.packet.icmp_error {
             Some(_) => self.flow(view.journey.flow).translation.clone(),
+            // Its beginning was told before.
+            None if view.journey.resumed && !view.journey.reply => {
+                self.flow(view.journey.flow).translation.clone()
+            }
             None => Translation::of(view),
         }
     }

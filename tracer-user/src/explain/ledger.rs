@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -38,9 +39,30 @@ struct LedgerEntry {
     /// Of a packet that is still under way: it may come to nothing.
     pending: bool,
     flows: BTreeSet<u32>,
+    /// Who was asked.
+    hosts: BTreeSet<IpAddr>,
+}
+
+/// The host that a request is for, or that a reply comes from.
+fn asked(journey: &Journey) -> Option<IpAddr> {
+    let ends = journey.packet.ends;
+    let host = if journey.reply { ends.src } else { ends.dst }.addr.ip();
+    (!host.is_unspecified()).then_some(host)
 }
 
 impl LedgerEntry {
+    /// The other one is the same fault seen elsewhere, or the reason for what was only guessed here.
+    fn is_told_by(&self, better: &Self) -> bool {
+        let (own, other) = (&self.told.finding, &better.told.finding);
+        let same = own.id == other.id && own.subject == other.subject;
+        let reason = own.kind().guess
+            && !other.kind().guess
+            && other.breaks()
+            && other.certainty != Certainty::Possible;
+        let shares = !self.flows.is_disjoint(&better.flows);
+        shares && (same || reason) || reason && !self.hosts.is_disjoint(&better.hosts)
+    }
+
     fn is_only_of(&self, flow: u32) -> bool {
         self.flows.len() == 1 && self.flows.contains(&flow)
     }
@@ -83,11 +105,15 @@ impl Ledger {
             return None;
         }
         let better = finding.certainty != Certainty::Possible && finding.breaks();
-        self.entries.retain(|entry| {
-            let known = &entry.told.finding;
+        self.entries.retain_mut(|entry| {
             let own = entry.is_only_of(journey.flow);
-            let guess =
-                own && known.kind().guess && known.id != finding.id && known.certainty > finding.certainty;
+            let known = &entry.told.finding;
+            let guess = known.kind().guess && known.id != finding.id && known.certainty > finding.certainty;
+            if better && guess && !own {
+                entry.flows.remove(&journey.flow);
+            }
+            let known = &entry.told.finding;
+            let guess = own && guess;
             // An answer may be over, and told of, before its request is.
             let followed = own && finding.kind().reroutes && known.kind().follows;
             !(covers(&finding, known) || followed || (better && guess))
@@ -98,11 +124,13 @@ impl Ledger {
                 entry.flows.insert(journey.flow);
             }
             // 0: no packet at all.
-            if entry.last != journey.id || journey.id == 0 {
+            let again = entry.last == journey.id && journey.id != 0;
+            if !again {
                 entry.last = journey.id;
                 entry.told.count += 1;
-                entry.told.finding = finding;
-            } else if entry.pending {
+            }
+            if !again && !is_poorer(&finding, &entry.told.finding) || entry.pending {
+                let finding = finding.or_repaired_as(&entry.told.finding);
                 entry.told.finding = finding;
             }
             entry.pending = false;
@@ -113,7 +141,15 @@ impl Ledger {
         }
         let told = Told { finding, count: 1 };
         let flows = BTreeSet::from([journey.flow]);
-        self.entries.push(LedgerEntry { key, told: told.clone(), last: journey.id, pending: false, flows });
+        let hosts = asked(journey).into_iter().collect();
+        self.entries.push(LedgerEntry {
+            key,
+            told: told.clone(),
+            last: journey.id,
+            pending: false,
+            flows,
+            hosts,
+        });
         Some(told)
     }
 
@@ -152,10 +188,27 @@ impl Ledger {
         });
     }
 
-    /// The surest and most frequent first.
+    /// One for each fault, the surest and most frequent first. What only large packets meet comes after what all do.
     pub(super) fn causes(&self) -> Vec<Told> {
-        let mut all: Vec<Told> = self.entries.iter().map(|entry| entry.told.clone()).collect();
-        all.sort_by_key(|told| (told.finding.certainty, Reverse(told.count)));
-        all
+        let mut entries: Vec<&LedgerEntry> = self.entries.iter().collect();
+        entries.sort_by_key(|entry| {
+            let (finding, count) = (&entry.told.finding, entry.told.count);
+            let possible = finding.certainty == Certainty::Possible;
+            let large_only = finding.kind().large_only;
+            (finding.is_note(), possible, large_only, finding.certainty, !finding.breaks(), Reverse(count))
+        });
+        let mut out: Vec<&LedgerEntry> = Vec::new();
+        for entry in entries {
+            if !out.iter().any(|better| entry.is_told_by(better)) {
+                out.push(entry);
+            }
+        }
+        out.into_iter().map(|entry| entry.told.clone()).collect()
     }
+}
+
+/// What was said before about the same is surer, or as sure and says more.
+fn is_poorer(new: &Finding, known: &Finding) -> bool {
+    let facts = |finding: &Finding| Reverse(finding.evidence.len());
+    (known.certainty, facts(known)) < (new.certainty, facts(new))
 }

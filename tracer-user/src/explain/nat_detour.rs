@@ -9,8 +9,8 @@ use super::packet::before_hop;
 use crate::cause::Certainty::Likely;
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
-use crate::cause::diversion::{Diversion, is_ordinary};
-use crate::firewall::{Attribution, NatKind, PacketView, RuleRef, attribute_nat};
+use crate::cause::diversion::{Diversion, hides_another, is_ordinary, removal};
+use crate::firewall::{Attribution, Hiding, NatKind, PacketView, RuleRef, attribute_nat};
 use crate::flow::{Endpoint, Ends, Hop, Place as At};
 use crate::node::{Interval, NetnsId};
 use crate::snapshot::{ConnectionTuple, NetnsEvidence, TrackedConnection};
@@ -77,8 +77,13 @@ impl Translation {
         let evidence = view.of(self.netns)?;
         let by = self.ask(evidence, true);
         match by.rules.first() {
-            Some(rule) if is_ordinary(rule) => None,
-            Some(rule) => Some(self.by_rule(view, rule, &by, found)),
+            Some(rule) => {
+                let hides = hides_another(evidence, self.interval.hook, &self.packet, rule);
+                if is_ordinary(rule) && hides.is_none() {
+                    return None;
+                }
+                Some(self.by_rule(view, rule, &by, hides, found))
+            }
             None if by.undecided.is_empty() && evidence.unreadable.is_empty() => {
                 // Where the kernel has the entry, a rule that would send a new connection elsewhere is no near miss.
                 let elsewhere = || self.entry(view, evidence).is_some() && self.goes_elsewhere(evidence);
@@ -96,7 +101,14 @@ impl Translation {
         }
     }
 
-    fn by_rule(&self, view: &View<'_>, rule: &RuleRef, by: &Attribution, found: &Finding) -> Finding {
+    fn by_rule(
+        &self,
+        view: &View<'_>,
+        rule: &RuleRef,
+        by: &Attribution,
+        hides: Option<Hiding>,
+        found: &Finding,
+    ) -> Finding {
         let (what, from, to) = self.change();
         let forget = match self.kind {
             NatKind::Snat => format!("conntrack -D -s {}", self.from.src.addr),
@@ -104,6 +116,7 @@ impl Translation {
         };
         let diversion = Diversion {
             rule: rule.clone(),
+            id: self.netns,
             netns: view.netns(self.netns),
             hook: self.interval.hook.name(),
             what,
@@ -111,6 +124,9 @@ impl Translation {
             to,
             list: view.command(self.netns, super::firewall::list_of(view, rule)),
             forget: view.command(self.netns, forget),
+            hides: hides.map(|hides| {
+                (view.command(self.netns, removal(&hides.rule, view.journey.packet.ipv6)), hides)
+            }),
         };
         let finding = diversion.led_to(found);
         if by.rules.len() == 1 {

@@ -5,14 +5,14 @@
 use std::net::IpAddr;
 
 use super::context::View;
-use super::duplicate::is_everybodys;
 use super::{neighbour_owner, tunnel};
-use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Certainty::{Certain, Likely, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::firewall::NatKind;
 use crate::flow::{DropSite, Hop, Place as At};
-use crate::node::{DeviceKind, Hook, NetnsId, Role};
+use crate::model::{Asked, Preempted, Snapshot, World as _};
+use crate::node::{Hook, NetnsId};
 use crate::snapshot::Routed;
 
 /// A question for a MAC.
@@ -122,6 +122,9 @@ pub(super) fn explain(view: &View<'_>, question: &Question, seen: String) -> Fin
     let Question { netns, ifindex, next, is_gateway, .. } = *question;
     let device = view.device_name(netns, ifindex);
     let check = view.command(netns, format!("ip neigh show {next} dev {device}"));
+    if let Some(finding) = preempted(view, question) {
+        return finding.checked(seen, check);
+    }
     if view.is_vxlan(netns, ifindex) {
         return of_tunnel(view, question, seen);
     }
@@ -131,52 +134,75 @@ pub(super) fn explain(view: &View<'_>, question: &Question, seen: String) -> Fin
     if let Some(finding) = neighbour_owner::explain(view, question) {
         return finding.checked(seen, check);
     }
-    let pod = view.namespace(netns).is_some_and(|ns| ns.role == Role::Pod);
-    let unowned = is_gateway && view.owner(next).is_none();
-    let bridge =
-        neighbour_owner::segment(view, netns, ifindex).filter(|at| unowned && *at != (netns, ifindex));
-    let bridge = bridge.and_then(|(ns, bridge)| view.device(ns, bridge).map(|d| (ns, d)));
-    let bridge = bridge.filter(|(_, d)| d.kind == DeviceKind::Bridge);
-    let what = match (bridge, is_gateway, pod) {
-        (Some((ns, d)), ..) => {
-            let same = |a: &&IpAddr| a.is_ipv6() == next.is_ipv6() && !is_everybodys(**a);
-            let own: Vec<String> = d.addresses.iter().filter(same).map(ToString::to_string).collect();
-            let own = if own.is_empty() { "no address".to_owned() } else { own.join(", ") };
-            let (at, name) = (view.device_name(ns, d.ifindex), view.netns(ns));
-            format!(
-                "the gateway {next} does not answer on {device}: nobody watched has that address, and {at} of {name}, the bridge there, has {own}"
-            )
-        }
-        (None, true, true) => format!(
-            "the pod's gateway {next} does not answer on {device}: wrong gateway, or its host is not there"
-        ),
-        (None, true, false) => format!("the gateway {next} does not answer on {device}"),
-        (None, false, _) => format!(
-            "{next} does not answer on {device}: no such host or pod, it is down, or it is not on that network"
-        ),
+    let translated = translated(view, question);
+    let Some((mut world, asked)) = asked(view, question) else {
+        return unread(view, question, seen, check);
     };
+    if let Some(finding) = asked.reason(&mut world) {
+        return finding.checked(seen, check);
+    }
+    let finding = asked.unexplained(&mut world).checked(seen, check);
+    match translated {
+        Some(fix) => finding.fix(fix),
+        None => finding,
+    }
+}
+
+/// The question as the model of the node takes it.
+fn asked(view: &View<'_>, question: &Question) -> Option<(Snapshot, Asked)> {
+    let world = Snapshot::new(view.evidence?, view.topology, &|netns| view.prefix(netns));
+    let asked = Asked {
+        asker: world.host(question.netns)?,
+        ifindex: question.ifindex,
+        address: question.next,
+        source: question.source,
+        is_gateway: question.is_gateway,
+    };
+    Some((world, asked))
+}
+
+/// Nothing was read of the namespace.
+fn unread(view: &View<'_>, question: &Question, seen: String, check: String) -> Finding {
+    let Question { netns, ifindex, next, .. } = *question;
+    let (name, device) = (view.netns(netns), view.device_name(netns, ifindex));
+    Finding::new(
+        &c::NEIGHBOUR_SILENT,
+        Likely,
+        format!(
+            "{name} asks for {next} on {device} and gets no answer; nothing was read of {name} that tells why"
+        ),
+    )
+    .checked(seen, check)
+    .fix(format!(
+        "see whether the question gets there and who answers: {}",
+        view.command(netns, format!("tcpdump -nei {device} host {next}"))
+    ))
+    .about(next)
+    .at(view.place(netns, ifindex))
+}
+
+/// What is asked for came from a translation.
+fn translated(view: &View<'_>, question: &Question) -> Option<String> {
+    let next = question.next;
     let entry = view.journey.conntrack.iter().find(|e| e.reply.src.addr.ip() == next && e.translates());
-    let translated = |h: &&Hop| h.nat.is_some_and(|n| matches!(n.kind, NatKind::Dnat | NatKind::Both));
-    let fix = match entry.filter(|_| !is_gateway) {
-        Some(entry) => format!(
-            "{next} is where {} is translated to: if that endpoint is gone, remove its rule and `{}`",
-            entry.original.dst,
-            view.command(
-                view.journey.hops.iter().find(translated).map_or(netns, |h| h.netns),
-                format!("conntrack -D -d {}", entry.original.dst.addr)
-            )
-        ),
-        None if is_gateway => format!(
-            "set a gateway that exists: {}",
-            view.command(netns, format!("{} route", ip_command(next)))
-        ),
-        None => format!("start {next}, or correct the address that was asked for"),
-    };
-    Finding::new(&c::NEIGHBOUR_SILENT, Certain, what)
-        .checked(seen, check)
-        .fix(fix)
-        .about(next)
-        .at(view.place(netns, ifindex))
+    let entry = entry.filter(|_| !question.is_gateway)?;
+    let changed = |h: &&Hop| h.nat.is_some_and(|n| matches!(n.kind, NatKind::Dnat | NatKind::Both));
+    let at = view.journey.hops.iter().find(changed).map_or(question.netns, |h| h.netns);
+    let delete = view.command(at, format!("conntrack -D -d {}", entry.original.dst.addr));
+    Some(format!(
+        "{next} is where {} is translated to: if that endpoint is gone, remove its rule and `{delete}`",
+        entry.original.dst
+    ))
+}
+
+/// It is asked for where another program's rule or route leads.
+fn preempted(view: &View<'_>, question: &Question) -> Option<Finding> {
+    let (netns, asked) = view.way_out().filter(|(netns, _)| *netns == question.netns)?;
+    let host = view.host(netns)?;
+    let preempted = Preempted::find(&host, &asked)?;
+    let certainty = preempted.after_silence(&host);
+    (certainty != Possible)
+        .then(|| preempted.say(&host, certainty, &format!("{} does not answer there", question.next)))
 }
 
 pub(super) fn ip_command(address: IpAddr) -> &'static str {

@@ -9,6 +9,7 @@ use super::routing::{article, by_rule, table_name};
 use crate::cause::Certainty::{Certain, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
+use crate::model::no_usable_address;
 use crate::node::{NetnsId, Role};
 use crate::snapshot::Routed;
 
@@ -26,7 +27,11 @@ fn refuses(kind: u8) -> Option<&'static c::CauseKind> {
 /// counter moves.
 pub(super) fn refused_at_once(view: &View<'_>, to: IpAddr) -> Vec<Finding> {
     let pods = view.topology.namespaces.values().filter(|ns| ns.role == Role::Pod);
-    pods.filter_map(|ns| device_down(view, ns.id).or_else(|| refuses_own(view, ns.id, to))).collect()
+    let address = |netns| no_usable_address(&view.host(netns)?, to);
+    pods.filter_map(|ns| {
+        device_down(view, ns.id).or_else(|| address(ns.id)).or_else(|| refuses_own(view, ns.id, to))
+    })
+    .collect()
 }
 
 /// None of a pod's devices is up.

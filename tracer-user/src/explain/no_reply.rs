@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that were retransmitted because no reply came.
 
+use super::came_back;
 use super::context::View;
 use super::flow_history::Connections;
 use super::unanswered;
+use super::{attribution, packet};
 use super::{
-    delivered_unanswered, duplicate, lost, neighbour_entries, remote_errors, tunnel, unmasqueraded,
+    delivered_unanswered, drops, duplicate, lost, neighbour_entries, remote_errors, tunnel, unmasqueraded,
     wrong_route,
 };
 use crate::cause::Certainty::{Certain, Likely, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
+use crate::cause::early_mark;
+use crate::cause::ipsec::Node;
 use crate::firewall::NatKind;
 use crate::flow::{Ending, NoteKind, Place as At};
+use crate::model::Preempted;
 use crate::node::{NetnsId, PathRole};
 
 /// Nothing came back for so long after the first packet.
@@ -52,24 +57,41 @@ pub(super) fn lone(view: &View<'_>, seen: &mut Connections) -> Option<Finding> {
     finding.map(|found| found.fact(format!("the packet that waits is #{}", view.journey.id)))
 }
 
-fn say(view: &View<'_>, seen: &Connections, count: u32) -> Option<Finding> {
+fn say(view: &View<'_>, seen: &mut Connections, count: u32) -> Option<Finding> {
     let journey = view.journey;
+    let came = seen.flow(journey.flow).came_back.clone();
+    if came_back::is_answered(journey, &came) {
+        return None;
+    }
+    if let Some(found) = drops::loopback_left(view).or_else(|| came_back::explain(view, &came)) {
+        return Some(found);
+    }
     match journey.ending {
         Ending::Left { .. } => not_masqueraded(view)
+            .or_else(|| preempted(view, "nothing came back from there"))
             .or_else(|| unclaimed(view, seen))
             .or_else(|| contested(view, seen))
             .or_else(|| tunnel::wrong_peer(view))
             .or_else(|| lost::never_arrived(view))
             .or_else(|| remote_errors::redirected(view, seen.redirected_by(journey.flow), None))
             .or_else(|| Some(after_leaving(view, count))),
-        Ending::Delivered { .. } | Ending::Unwatched { .. } => {
-            not_masqueraded(view).or_else(|| contested(view, seen)).or_else(|| {
+        Ending::Delivered { .. } | Ending::Unwatched { .. } => not_masqueraded(view)
+            .or_else(|| preempted(view, "nothing came back from there"))
+            .or_else(|| contested(view, seen))
+            .or_else(|| {
                 let alive = seen.receivers.is_alive(journey);
                 delivered_unanswered::explain(view, seen, alive, count)
-            })
-        }
+            }),
         _ => None,
     }
+}
+
+/// Another program's rule or route took it to where nothing came back from.
+pub(super) fn preempted(view: &View<'_>, seen: &str) -> Option<Finding> {
+    let (netns, question) = view.way_out()?;
+    let host = view.host(netns)?;
+    let preempted = Preempted::find(&host, &question)?;
+    Some(preempted.say(&host, preempted.after_silence(&host), seen))
 }
 
 /// Two hosts answer for the next hop.
@@ -132,6 +154,9 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
     {
         return found;
     }
+    if bare && let Some(found) = marked_before_dnat(view, netns) {
+        return found.at(place);
+    }
     if bare && let Some(found) = detoured(view, netns, ends.dst.addr.ip()) {
         return found;
     }
@@ -192,6 +217,17 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
             )
         })
         .at(place)
+}
+
+/// They leave by the route of a mark that they got for their destination before DNAT.
+fn marked_before_dnat(view: &View<'_>, netns: NetnsId) -> Option<Finding> {
+    let at = view.journey.hops.iter().position(|h| {
+        h.netns == netns && h.mark_change.is_some() && h.nat.is_some_and(|n| n.kind == NatKind::Dnat)
+    })?;
+    let packet = attribution::first_packet(&packet::before_hop(view, at)?);
+    let (evidence, name) = (view.of(netns)?, view.netns(netns));
+    let command = |command: String| view.command(netns, command);
+    early_mark::find(&Node { evidence, name: &name, command: &command }, &packet)
 }
 
 /// A pod's packets leave by another route than the one made for them.

@@ -9,7 +9,7 @@ use super::packet::before_hop;
 use crate::cause::Certainty::{self, Certain, Likely};
 use crate::cause::catalogue as c;
 use crate::cause::{Finding, Place};
-use crate::cluster::egress::datapath::CLUSTER_SETS;
+use crate::cluster::egress::datapath::cluster_set;
 use crate::firewall::{
     Criterion, IpRange, Match, MemberField, Miss, NatKind, PacketView, Rule, Target, near_misses,
 };
@@ -170,7 +170,7 @@ fn known(evidence: &NetnsEvidence, address: IpAddr, packet: &PacketView) -> Opti
     }
     named.or_else(|| {
         let siblings: Vec<IpAddr> = services(evidence);
-        let set = CLUSTER_SETS[usize::from(address.is_ipv6())];
+        let set = cluster_set(address.is_ipv6());
         let inside = |range: &IpRange| {
             range.contains(address)
                 && range.first != range.last
@@ -193,7 +193,7 @@ fn known(evidence: &NetnsEvidence, address: IpAddr, packet: &PacketView) -> Opti
 fn services(evidence: &NetnsEvidence) -> Vec<IpAddr> {
     const MAX: usize = 64;
     let chains = evidence.tables("nat").flat_map(|t| &t.chains).filter(|c| c.name.starts_with("KUBE-S"));
-    let named = chains.flat_map(|c| &c.rules).flat_map(|r| &r.matches).filter_map(|m| match &m.what {
+    let named = chains.flat_map(|c| c.rules.iter()).flat_map(|r| &r.matches).filter_map(|m| match &m.what {
         Criterion::Destination(ranges) if !m.negated => ranges.first(),
         _ => None,
     });

@@ -192,10 +192,12 @@ pub(super) fn nobody_listens(view: &View<'_>, site: &DropSite) -> Option<Finding
     let port = outer.dst.port;
     let ns = view.namespace(site.netns)?;
     let name = view.netns(site.netns);
-    let device = ns
-        .devices
-        .values()
-        .find(|d| matches!(d.kind, DeviceKind::Vxlan { vni, port: p, .. } if vni == outer.vni && p == port));
+    let of_vni = |d: &&crate::node::Device| match d.kind {
+        DeviceKind::Vxlan { vni, port, .. } => (vni == outer.vni).then_some(port),
+        _ => None,
+    };
+    let device = ns.devices.values().find(|d| of_vni(d) == Some(port));
+    let elsewhere = ns.devices.values().find_map(|d| Some((d, of_vni(&d)?)));
     let (title, fix) = match device {
         Some(d) if !d.up => (
             format!("{} is down on {name}: nothing takes the tunnel's packets on UDP {port}", d.name),
@@ -204,6 +206,13 @@ pub(super) fn nobody_listens(view: &View<'_>, site: &DropSite) -> Option<Finding
         Some(d) => (
             format!("{} on {name} does not take the tunnel's packets on UDP {port}", d.name),
             format!("recreate {}", d.name),
+        ),
+        None if let Some((d, own)) = elsewhere => (
+            format!("the tunnel's packets come to {name} on UDP {port}, but {} listens on UDP {own}", d.name),
+            format!(
+                "give both ends of the tunnel the same UDP port: restart the agent that made {} or the other end",
+                d.name
+            ),
         ),
         None => (
             format!("{name} has no vxlan device with VNI {} and UDP port {port}", outer.vni),

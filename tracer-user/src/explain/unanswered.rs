@@ -4,12 +4,17 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
+use super::came_back::Request;
 use super::context::View;
 use crate::flow::{Ending, Endpoint, Ends, Journey};
 use crate::node::rtnl::Route;
 
 /// An answer takes less than this.
 const PATIENCE_NS: u64 = 1_300_000_000;
+/// Without an answer for so long, a request is listened for by other means.
+const LISTEN_NS: u64 = 200_000_000;
+/// A resolver repeats its question after five seconds.
+const FORGET_NS: u64 = 10_000_000_000;
 /// Packets that are remembered, the first of each flow.
 const WAITING: usize = 256;
 
@@ -21,7 +26,8 @@ const ONE_WAY: [u16; 12] = [162, 514, 1900, 2055, 4729, 4739, 5355, 6343, 6831, 
 
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    journeys: VecDeque<Journey>,
+    /// The oldest first; true: it has waited long enough, and was told of.
+    journeys: VecDeque<(Journey, bool)>,
 }
 
 impl Waiting {
@@ -32,25 +38,41 @@ impl Waiting {
             journey.ending,
             Ending::Left { .. } | Ending::Delivered { .. } | Ending::Unwatched { .. }
         );
-        if !arrived || !wants_answer(view) || self.journeys.iter().any(|j| j.flow == journey.flow) {
+        if !arrived || !wants_answer(view) || self.journeys.iter().any(|(j, _)| j.flow == journey.flow) {
             return;
         }
         if self.journeys.len() == WAITING {
             self.journeys.pop_front();
         }
-        self.journeys.push_back(journey.clone());
+        self.journeys.push_back((journey.clone(), false));
     }
 
     /// There is an answer, or it is known why there is none.
     pub(super) fn over(&mut self, flow: u32) {
-        self.journeys.retain(|journey| journey.flow != flow);
+        self.journeys.retain(|(journey, _)| journey.flow != flow);
     }
 
     /// The packets that have waited long enough. `now_ns`: CLOCK_MONOTONIC.
     pub(super) fn overdue(&mut self, now_ns: u64) -> Vec<Journey> {
-        let late = |journey: &Journey| now_ns.saturating_sub(journey.start_ns) >= PATIENCE_NS;
-        let count = self.journeys.iter().take_while(|journey| late(journey)).count();
-        self.journeys.drain(..count).collect()
+        let waited = |journey: &Journey| now_ns.saturating_sub(journey.start_ns);
+        self.journeys.retain(|(journey, told)| !told || waited(journey) < FORGET_NS);
+        let late = self.journeys.iter_mut().filter(|(journey, _)| waited(journey) >= PATIENCE_NS);
+        late.filter_map(|(journey, told)| (!std::mem::replace(told, true)).then(|| journey.clone())).collect()
+    }
+
+    /// Requests whose answers are to be listened for: those that wait for a while already.
+    pub(super) fn open(&self, now_ns: u64) -> impl Iterator<Item = &Journey> {
+        let waited = move |journey: &Journey| now_ns.saturating_sub(journey.start_ns);
+        let all = self.journeys.iter().map(|(journey, _)| journey);
+        all.filter(move |journey| (LISTEN_NS..FORGET_NS).contains(&waited(journey)))
+    }
+
+    pub(super) fn requests(&self) -> Vec<Request> {
+        self.journeys.iter().map(|(journey, _)| Request::of(journey)).collect()
+    }
+
+    pub(super) fn of(&self, flow: u32) -> Option<&Journey> {
+        self.journeys.iter().map(|(journey, _)| journey).find(|journey| journey.flow == flow)
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::at::At;
-use super::effect::Done;
+use super::effect::{Done, Effect};
 use super::facts::NodeFacts;
 use super::matching::Matched;
 use super::names::RuleRef;
@@ -16,7 +16,7 @@ use super::near::{NearMiss, near_misses_at, reachable};
 use super::packet::PacketView;
 use super::rule::{NatTo, Target};
 use super::truth::Truth;
-use super::walk::{Verdict, Walk, walk_hook};
+use super::walk::{Verdict, Walk, walk_hook, walk_hook_without};
 use crate::node::{Hook, Interval};
 
 /// Rules that fit what was seen.
@@ -100,6 +100,35 @@ pub fn attribute_nat(
     let mut out = conclude(node, at.hook, priorities, packet, &walk, rules, certain, &fits);
     out.by_conntrack = walk.nat_skipped;
     out
+}
+
+/// A rule that hides another one, which would give the same packet another destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hiding {
+    /// The rule that would have to go: the one that translates, or the one that leads only there.
+    pub rule: RuleRef,
+    /// What comes after it, and where that sends the packet.
+    pub hidden: RuleRef,
+    pub to: String,
+}
+
+/// Whether `rule`, which translates the first `packet` of a connection at `hook`, stands before another one for it. None
+/// where rules choose by chance.
+pub fn hides(node: &dyn NodeFacts, hook: Hook, packet: &PacketView, rule: &RuleRef) -> Option<Hiding> {
+    let walk = walk_hook(node, hook, i32::MIN..i32::MAX, packet);
+    let does = |effect: &&Effect<'_>| effect.certain && matches!(effect.done, Done::Nat(Target::Dnat(_)));
+    let first = walk.effects.iter().find(does).filter(|effect| effect.at.name().place() == rule.place())?;
+    let rest = walk_hook_without(node, hook, packet, first.at.rule?);
+    let second = rest.effects.iter().find(does)?;
+    let (Done::Nat(Target::Dnat(one)), Done::Nat(Target::Dnat(other))) = (first.done, second.done) else {
+        return None;
+    };
+    let by_jump = walk.led_to(&first.at).filter(|led| led.chain.base.is_none());
+    (one != other).then(|| Hiding {
+        rule: by_jump.unwrap_or(first.at).name(),
+        hidden: second.at.name(),
+        to: other.to_string(),
+    })
 }
 
 /// Who dropped or rejected `packet`.
@@ -212,7 +241,7 @@ fn on_their_own<'e>(
     const MAX: usize = 8;
     let mut out = Vec::new();
     for (table, chain) in reachable(node, hook, priorities, packet) {
-        for rule in &chain.rules {
+        for rule in chain.rules.iter() {
             let does = rule.actions.iter().any(would);
             // A rule without conditions of its own says nothing by itself.
             let telling = rule.matches.iter().any(|m| m.holds(node, packet) == Truth::Yes);

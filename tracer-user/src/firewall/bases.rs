@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::facts::NodeFacts;
 use super::packet::{CtDirection, CtState, PacketView};
-use super::rule::{Base, Chain, Table};
+use super::rule::{Base, Chain, Table, TableFamily};
 use crate::node::Hook;
 
 /// The base chains that see the packet at a hook, in the kernel's order. Chains of type nat stand where the NAT core
@@ -25,6 +25,35 @@ pub(super) fn bases<'e>(
         })
         .collect();
     found.sort_by_key(|(.., base)| (base.stands_at(), base.priority));
+    found
+}
+
+/// Chains that are not IP's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aside<'a> {
+    /// Of one device (family netdev, ingress of inet): before all else when packets come in, after all else when they leave.
+    Device(&'a str),
+    /// Of bridges, between their ports (family bridge).
+    Bridge,
+}
+
+/// The base chains of those that see a packet, in the kernel's order. Of devices: PREROUTING is their ingress,
+/// POSTROUTING their egress.
+pub(super) fn bases_aside<'e>(
+    node: &'e dyn NodeFacts,
+    which: Aside<'_>,
+    hook: Hook,
+) -> Vec<(&'e Table, &'e Chain, &'e Base)> {
+    let sees = |table: &Table, base: &Base| match which {
+        Aside::Device(device) => base.devices.iter().any(|name| name == device),
+        Aside::Bridge => table.family == TableFamily::Bridge && base.devices.is_empty(),
+    };
+    let mut found: Vec<_> = (node.rulesets().iter())
+        .flat_map(|table| table.chains.iter().map(move |chain| (table, chain)))
+        .filter_map(|(table, chain)| Some((table, chain, chain.base.as_ref()?)))
+        .filter(|(table, _, base)| base.hook == hook && sees(table, base))
+        .collect();
+    found.sort_by_key(|(.., base)| base.priority);
     found
 }
 

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::packet::PacketView;
-use super::rule::Table;
+use super::rule::{Chain, Table};
 use super::set::IpSet;
 use crate::fib::ReversePath;
 
@@ -12,6 +12,11 @@ use crate::fib::ReversePath;
 pub trait NodeFacts {
     /// The tables of all back ends: both of iptables and native nftables.
     fn rulesets(&self) -> &[Table];
+
+    /// A chain of one of these tables.
+    fn chain<'e>(&self, table: &'e Table, name: &str) -> Option<&'e Chain> {
+        table.chain(name)
+    }
 
     /// An ipset by its name; a named set of nftables by `FAMILY TABLE NAME`.
     fn set(&self, name: &str) -> Option<&IpSet>;

@@ -25,15 +25,16 @@ mod xt;
 
 pub use at::At;
 pub use attribute::{
-    Attribution, attribute_drop, attribute_mark, attribute_nat, attribute_queue, lowers_ttl,
+    Attribution, Hiding, attribute_drop, attribute_mark, attribute_nat, attribute_queue, hides, lowers_ttl,
 };
+pub use bases::Aside;
 pub use effect::{Done, Effect};
 pub use facts::NodeFacts;
 pub use matching::Matched;
 pub use membership::in_set;
 pub use names::RuleRef;
 pub use nat_kind::NatKind;
-pub use near::{Miss, NearMiss, near_misses};
+pub use near::{Miss, NearMiss, near_misses, nearly_spared};
 pub use other_hooks::{Beside, attribute_beside};
 pub use packet::{CtDirection, CtState, PacketView};
 pub use rule::{
@@ -42,4 +43,4 @@ pub use rule::{
 };
 pub use set::{IpSet, Member, MemberField};
 pub use truth::Truth;
-pub use walk::{Chance, Step, Verdict, Walk, walk, walk_hook, walk_hook_by_chance};
+pub use walk::{Chance, Step, Verdict, Walk, walk, walk_aside, walk_hook, walk_hook_by_chance};

@@ -62,7 +62,7 @@ pub(super) fn near_misses_at(
     let entries = Entries::of(&walk, node, packet);
     let mut out = Vec::new();
     for (table, chain) in reachable(node, hook, priorities, packet) {
-        for rule in &chain.rules {
+        for rule in chain.rules.iter() {
             let Some(action) = rule.actions.iter().find(|t| is_telling(t, rule) || also(t)) else { continue };
             let at = At { table, chain, rule: Some(rule) };
             let miss = match seen.get(&std::ptr::from_ref(rule)).map(|step| step.matched) {
@@ -76,6 +76,31 @@ pub(super) fn near_misses_at(
                     return out;
                 }
             }
+        }
+    }
+    out
+}
+
+/// Rules before `ended` in its chain that would have let the packet go on, but for one condition that depends on the
+/// node or on marks: its way back, its MAC, its mark, a set.
+pub fn nearly_spared(node: &dyn NodeFacts, packet: &PacketView, ended: &RuleRef) -> Vec<NearMiss> {
+    let is_its = |t: &&Table| (&t.name, t.backend, t.family) == (&ended.table, ended.backend, ended.family);
+    let Some((table, chain)) =
+        node.rulesets().iter().find(is_its).and_then(|table| Some((table, table.chain(&ended.chain)?)))
+    else {
+        return Vec::new();
+    };
+    let before = |rule: &&Rule| ended.number == 0 || rule.number < ended.number;
+    let mut out = Vec::new();
+    for rule in chain.rules.iter().filter(before) {
+        let Some(action @ (Target::Accept | Target::Return)) = rule.target() else { continue };
+        let mut failures = rule.failures(node, packet);
+        if let (Some(failure), None) = (failures.next(), failures.next())
+            && failure.depends_on_node()
+        {
+            let (condition, why) = (failure.to_string(), failure.why_not(node, packet));
+            let rule = At { table, chain, rule: Some(rule) }.name();
+            out.push(NearMiss { rule, action: action.to_string(), miss: Miss::Failed { condition, why } });
         }
     }
     out

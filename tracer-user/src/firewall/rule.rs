@@ -3,6 +3,7 @@
 //! (both back ends) and nftables.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +45,7 @@ pub struct Chain {
     pub name: String,
     /// What the kernel calls the chain at; `None`: only other chains do.
     pub base: Option<Base>,
-    pub rules: Vec<Rule>,
+    pub rules: Arc<Vec<Rule>>,
 }
 
 /// Where a chain is registered.

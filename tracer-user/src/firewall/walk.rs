@@ -4,10 +4,8 @@
 
 use std::ops::Range;
 
-use rustc_hash::FxHashMap;
-
 use super::at::At;
-use super::bases::{bases, has_proxy};
+use super::bases::{Aside, bases, bases_aside, has_proxy};
 use super::effect::{Done, Effect};
 use super::facts::NodeFacts;
 use super::matching::Matched;
@@ -94,17 +92,49 @@ pub fn walk_hook_by_chance<'e>(
     walk_chains(node, bases(node, hook, priorities, packet), packet, chance)
 }
 
+/// [`walk_hook`] as if one rule were not there.
+pub(super) fn walk_hook_without<'e>(
+    node: &'e dyn NodeFacts,
+    hook: Hook,
+    packet: &PacketView,
+    rule: &Rule,
+) -> Walk<'e> {
+    walk_chains_without(node, bases(node, hook, i32::MIN..i32::MAX, packet), packet, &|_| None, Some(rule))
+}
+
+/// The chains that are not IP's. What conntrack says is not known there.
+pub fn walk_aside<'e>(
+    node: &'e dyn NodeFacts,
+    which: Aside<'_>,
+    hook: Hook,
+    packet: &PacketView,
+    chance: Chance<'_>,
+) -> Walk<'e> {
+    let packet = PacketView { ct_state: None, ct_direction: None, ..packet.clone() };
+    walk_chains(node, bases_aside(node, which, hook), &packet, chance)
+}
+
 pub(super) fn walk_chains<'e>(
     node: &'e dyn NodeFacts,
     chains: impl IntoIterator<Item = (&'e Table, &'e Chain, &'e Base)>,
     packet: &PacketView,
     chance: Chance<'_>,
 ) -> Walk<'e> {
+    walk_chains_without(node, chains, packet, chance, None)
+}
+
+fn walk_chains_without<'e>(
+    node: &'e dyn NodeFacts,
+    chains: impl IntoIterator<Item = (&'e Table, &'e Chain, &'e Base)>,
+    packet: &PacketView,
+    chance: Chance<'_>,
+    without: Option<&Rule>,
+) -> Walk<'e> {
     let mut walker = RuleWalker {
+        without: without.map(std::ptr::from_ref),
         node,
         chance,
         packet: packet.clone(),
-        index: FxHashMap::default(),
         gone: false,
         out: Walk { verdict: Some(Verdict::Accept), ..Walk::default() },
     };
@@ -140,9 +170,9 @@ enum ChainEnd<'e> {
 struct RuleWalker<'e, 'c> {
     node: &'e dyn NodeFacts,
     chance: Chance<'c>,
+    /// This one is not there.
+    without: Option<*const Rule>,
     packet: PacketView,
-    /// Chains by name, of the tables that were needed so far.
-    index: FxHashMap<usize, FxHashMap<&'e str, &'e Chain>>,
     /// A rule that may have matched has, if so, ended the walk.
     gone: bool,
     out: Walk<'e>,
@@ -191,10 +221,13 @@ impl<'e> RuleWalker<'e, '_> {
     fn chain(&mut self, table: &'e Table, chain: &'e Chain, depth: usize, unsure: bool) -> ChainEnd<'e> {
         // It may have returned from this chain before its end.
         let mut returned = false;
-        for rule in &chain.rules {
+        for rule in chain.rules.iter() {
             if depth > MAX_DEPTH || self.out.trace.len() >= MAX_STEPS {
                 self.out.cut = true;
                 return ChainEnd::Back;
+            }
+            if self.without == Some(std::ptr::from_ref(rule)) {
+                continue;
             }
             let at = At { table, chain, rule: Some(rule) };
             let matched = self.matched(rule);
@@ -284,12 +317,7 @@ impl<'e> RuleWalker<'e, '_> {
     }
 
     fn jump(&mut self, at: At<'e>, name: &str, depth: usize, unsure: bool) -> ChainEnd<'e> {
-        let key = std::ptr::from_ref(at.table) as usize;
-        let chains = self
-            .index
-            .entry(key)
-            .or_insert_with(|| at.table.chains.iter().map(|chain| (chain.name.as_str(), chain)).collect());
-        match chains.get(name).copied() {
+        match self.node.chain(at.table, name) {
             Some(chain) => self.chain(at.table, chain, depth + 1, unsure),
             None => ChainEnd::Back,
         }

@@ -11,6 +11,18 @@ use super::truth::Truth;
 use crate::text::mac;
 
 impl Match {
+    /// It says more of the node and its agents than of the packet's own headers.
+    pub(super) fn depends_on_node(&self) -> bool {
+        match &self.what {
+            Criterion::Set { .. }
+            | Criterion::SourceMac(_)
+            | Criterion::Mark { .. }
+            | Criterion::Connmark { .. } => true,
+            Criterion::Other(text) => text.starts_with("-m rpfilter"),
+            _ => false,
+        }
+    }
+
     /// What the packet has instead: "source 10.200.0.22 is not in set egress-src-v4-… (0 members)". For a
     /// condition that cannot be known: what would have to be known.
     pub fn why_not(&self, node: &dyn NodeFacts, packet: &PacketView) -> String {
@@ -61,6 +73,12 @@ impl Match {
             Criterion::Length(_) => have("length", packet.length.map(|l| l.to_string())),
             Criterion::Ttl(_) => have("TTL", packet.ttl.map(|ttl| ttl.to_string())),
             Criterion::Fragment => have("fragment", None),
+            Criterion::Other(text) if text.starts_with("-m rpfilter") => format!(
+                "the way back to its source {} is {} by {}, by which it came in",
+                packet.src,
+                if self.negated { "also" } else { "not" },
+                shown(&packet.input).unwrap_or_else(|| "the device".to_owned())
+            ),
             Criterion::Statistic(text) | Criterion::Other(text) => {
                 format!("it is not known whether \"{text}\" holds")
             }

@@ -38,6 +38,11 @@ pub(crate) fn ending_at(
         }
         Place::Device { ifindex, egress: false } => {
             let facts = places.device(netns, ifindex)?;
+            let foreign =
+                |own: [u8; 6]| hop.macs.is_some_and(|m| m.destination != own && m.destination[0] & 1 == 0);
+            if facts.lower.is_some_and(foreign) && !to_pod(hop.ends, places) {
+                return Some(Ending::Unwatched { netns, ifindex });
+            }
             (facts.role == Some(PathRole::Pod) && positions.last(netns, family, Hook::Input).is_none())
                 .then_some(Ending::Delivered { netns })
         }

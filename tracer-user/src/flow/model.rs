@@ -106,6 +106,9 @@ pub struct Tracking {
     pub reply: bool,
     /// `nf_conn.mark`.
     pub mark: u32,
+    /// INVALID: its transport checksum is wrong, as the kernel computed it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wrong_checksum: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -294,7 +294,8 @@ impl Tracker {
             _ => return None,
         };
         let reply = matches!(e.ct_info(), CT_ESTABLISHED_REPLY | CT_RELATED_REPLY);
-        Some(Tracking { state, reply, mark: if e.ct() == 0 { 0 } else { e.ct_mark() } })
+        let mark = if e.ct() == 0 { 0 } else { e.ct_mark() };
+        Some(Tracking { state, reply, mark, wrong_checksum: e.has_wrong_checksum() })
     }
 
     /// The outer header: in the record, or in the one before it.

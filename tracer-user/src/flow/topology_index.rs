@@ -10,6 +10,7 @@ use super::addr::Addr;
 use super::model::{Expected, Hop, Place};
 use crate::node::{
     Device, DeviceKind, Family, Hook, HookEntry, HookOwner, NetnsId, PathRole, Position, Role, Topology,
+    shares_lower_device,
 };
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub(crate) struct Facts {
     pub(crate) veth: bool,
     /// A bridge with an uplink among its ports.
     pub(crate) uplink_port: bool,
+    /// Of a device on which macvlans or the like stand: its own MAC. What is for another one goes to one of those.
+    pub(crate) lower: Option<[u8; 6]>,
     /// Next to the pod: packets to other ports of its bridge are not seen again.
     pub(crate) pod_ns: bool,
 }
@@ -72,6 +75,11 @@ impl Places {
                         peer: watched_peer(topology, device),
                         veth: device.kind == DeviceKind::Veth,
                         uplink_port,
+                        lower: device
+                            .mac
+                            .first_chunk()
+                            .copied()
+                            .filter(|_| is_lower(topology, ns.id, device)),
                         pod_ns: ns.role == Role::Pod,
                     },
                 );
@@ -119,6 +127,14 @@ impl Places {
     pub(crate) fn several_nodes(&self) -> bool {
         self.nodes > 1
     }
+}
+
+fn is_lower(topology: &Topology, netns: NetnsId, device: &Device) -> bool {
+    let mut all = topology.namespaces.values().flat_map(|ns| ns.devices.values());
+    all.any(|upper| {
+        upper.link == Some((Some(netns), device.ifindex))
+            && matches!(&upper.kind, DeviceKind::Other(kind) if shares_lower_device(kind))
+    })
 }
 
 fn watched_peer(topology: &Topology, device: &Device) -> Option<(NetnsId, u32)> {

@@ -9,17 +9,43 @@ use super::packet_state::Flight;
 use super::steps::{AtHook, Direction, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
-use crate::cause::Certainty::Likely;
+use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
+use crate::firewall::Aside;
 use crate::node::Hook;
 use crate::node::rtnl::Link;
+use crate::snapshot::Change;
 
 impl Walker<'_> {
-    /// A frame of the bridge's own host, to the port behind which the next hop is.
-    pub(crate) fn by_bridge(&mut self, host: &Arc<Host>, flight: &Flight, bridge: &Link) -> Next {
+    /// To the port behind which the next hop is. `from`: the port that the frame came in by; `None`: it is one of the
+    /// bridge's own host.
+    pub(crate) fn by_bridge(
+        &mut self,
+        host: &Arc<Host>,
+        flight: &mut Flight,
+        bridge: &Link,
+        from: Option<&Link>,
+    ) -> Next {
         let Some(hop) = flight.next_hop else { return Next::End(End::Left(host.clone(), bridge.ifindex)) };
-        match self.port(host, bridge, hop) {
+        let answer = self.port(host, bridge, hop);
+        if let Answer::Peer(_, port) = &answer
+            && let Err(next) = self.forwarded(host, flight, from, *port)
+        {
+            return next;
+        }
+        self.to_port(host, flight, bridge, hop, answer)
+    }
+
+    fn to_port(
+        &mut self,
+        host: &Arc<Host>,
+        flight: &mut Flight,
+        bridge: &Link,
+        hop: IpAddr,
+        answer: Answer,
+    ) -> Next {
+        match answer {
             Answer::Peer(_, port) => self.out_of_port(host, flight, port),
             Answer::Nobody => self
                 .unanswered(host, flight, bridge, hop, true)
@@ -30,16 +56,59 @@ impl Walker<'_> {
         }
     }
 
-    pub(crate) fn out_of_port(&mut self, host: &Arc<Host>, flight: &Flight, port: u32) -> Next {
-        if let Some(next) = host.link(port).cloned().and_then(|link| self.blocked(host, flight, &link)) {
+    /// The bridge decides to send it by a port, and asks its own rules (br_forward).
+    fn forwarded(
+        &mut self,
+        host: &Arc<Host>,
+        flight: &mut Flight,
+        from: Option<&Link>,
+        port: u32,
+    ) -> Result<(), Next> {
+        if let Some(link) = host.link(port).cloned() {
+            if let Some(next) = self.blocked(host, flight, &link) {
+                return Err(next);
+            }
+            if from.is_some_and(|from| from.ifindex == port)
+                && link.port.is_some_and(|port| port.hairpin == Some(false))
+            {
+                let finding = self.hairpin_off(host, flight, &link);
+                let stage = self.stage(host, Stage::Passing, flight);
+                return Err(self.stop(host, stage, finding));
+            }
+        }
+        let at = match from {
+            Some(from) => AtHook::new(Hook::Forward, from.ifindex, port),
+            None => AtHook::new(Hook::Output, 0, port),
+        };
+        self.aside(host, Aside::Bridge, at, flight)
+    }
+
+    fn out_of_port(&mut self, host: &Arc<Host>, flight: &mut Flight, port: u32) -> Next {
+        let at = AtHook::new(Hook::Postrouting, 0, port);
+        if let Err(next) = self.aside(host, Aside::Bridge, at, flight) {
             return next;
         }
-        self.at_device(host, port, Direction::Out, flight);
+        if let Err(next) = self.through(host, port, Direction::Out, flight) {
+            return next;
+        }
         let link = host.link(port).cloned();
         match link.and_then(|link| self.world.peer(host, &link)) {
             Some((other, device)) => Next::Receive(other, device),
             None => Next::End(End::Left(host.clone(), port)),
         }
+    }
+
+    /// A frame that would have to leave by the port that it came in by.
+    fn hairpin_off(&self, host: &Host, flight: &Flight, port: &Link) -> Finding {
+        let (device, name, to) = (host.device(port.ifindex), host.name(), flight.packet.dst);
+        Finding::new(
+            &c::HAIRPIN_OFF,
+            Certain,
+            format!("{to} is behind {device} of {name}, by which the packet came in: the bridge does not send a frame back there"),
+        )
+        .checked(format!("hairpin is off on {device}"), host.command(format!("bridge -d link show dev {device}")))
+        .fix(host.command(format!("bridge link set dev {device} hairpin on")))
+        .at(Self::place(host, port.ifindex))
     }
 
     /// The port of a bridge behind which an address is (as [`Answer::Peer`]: the host and the port).
@@ -92,7 +161,8 @@ impl Walker<'_> {
         {
             return None;
         }
-        let (device, bridge) = (host.device(link.ifindex), host.device(bridge.ifindex));
+        let port_of = bridge.ifindex;
+        let (device, bridge) = (host.device(link.ifindex), host.device(port_of));
         let finding = Finding::new(
             &c::PORT_NOT_IN_BRIDGE,
             Likely,
@@ -101,6 +171,7 @@ impl Walker<'_> {
         .checked(format!("{device} is in no bridge"), host.command(format!("ip -d link show {device}")))
         .checked(format!("{hop} is on {bridge}"), host.command(format!("ip addr show {bridge}")))
         .fix(host.command(format!("ip link set {device} master {bridge}")))
+        .change(host.id, Change::JoinBridge { port: link.ifindex, bridge: port_of })
         .at(Self::place(host, link.ifindex));
         let stage = self.stage(host, Stage::Marking, flight);
         Some(self.stop(host, stage, finding))
@@ -121,12 +192,18 @@ impl Walker<'_> {
         let filtered = host.sysctl(&format!("net/bridge/{key}")) == Some(1);
         let up = flight.next_hop.is_none_or(|hop| host.owns(hop));
         self.bridging = !up;
+        let coming = AtHook::new(Hook::Prerouting, port.ifindex, 0);
+        if let Err(next) = self.aside(host, Aside::Bridge, coming, flight) {
+            return next;
+        }
         if !filtered {
-            if up {
-                self.at_device(host, bridge.ifindex, Direction::In, flight);
-                return self.ingress(host, flight, bridge.ifindex);
+            if !up {
+                return self.by_bridge(host, flight, bridge, Some(port));
             }
-            return self.by_bridge(host, flight, bridge);
+            return match self.up(host, flight, port, bridge) {
+                Ok(()) => self.ingress(host, flight, bridge.ifindex),
+                Err(next) => next,
+            };
         }
         let name = port.name.clone();
         let before = flight.packet.dst;
@@ -134,25 +211,36 @@ impl Walker<'_> {
         if let Err(next) = self.hook(host, at, flight) {
             return next;
         }
-        if up {
-            self.at_device(host, bridge.ifindex, Direction::In, flight);
-            return self.routed(host, flight, bridge.ifindex);
-        }
         if flight.packet.dst != before {
-            // Translated: the bridge asks routing, and keeps it where that leads to the bridge itself.
+            // Translated: the bridge asks routing, and keeps the frame where that leads to the bridge itself, whoever it
+            // was addressed to (br_nf_pre_routing_finish).
+            self.bridging = false;
             let way = match self.route(host, flight, bridge.ifindex) {
                 Ok(way) => way,
                 Err(next) => return next,
             };
             if way.output != bridge.ifindex || way.local {
-                return self.onward(host, flight, bridge.ifindex, way);
+                return match self.up(host, flight, port, bridge) {
+                    Ok(()) => self.onward(host, flight, bridge.ifindex, way),
+                    Err(next) => next,
+                };
             }
+            flight.asker = Some((host.id, bridge.ifindex));
+        } else if up {
+            return match self.up(host, flight, port, bridge) {
+                Ok(()) => self.routed(host, flight, bridge.ifindex),
+                Err(next) => next,
+            };
         }
         let hop = flight.next_hop.unwrap_or(flight.packet.dst);
-        let (answer, out) = match self.port(host, bridge, hop) {
-            Answer::Peer(_, out) => (None, host.link(out).map(|l| l.name.clone()).unwrap_or_default()),
-            other => (Some(other), String::new()),
-        };
+        let answer = self.port(host, bridge, hop);
+        let mut out = String::new();
+        if let Answer::Peer(_, port_out) = &answer {
+            if let Err(next) = self.forwarded(host, flight, Some(port), *port_out) {
+                return next;
+            }
+            out = host.link(*port_out).map(|l| l.name.clone()).unwrap_or_default();
+        }
         for hook in [Hook::Forward, Hook::Postrouting] {
             let input = if hook == Hook::Forward { bridge.ifindex } else { 0 };
             let at = AtHook { ports: Some((&name, &out)), ..AtHook::new(hook, input, bridge.ifindex) };
@@ -160,12 +248,12 @@ impl Walker<'_> {
                 return next;
             }
         }
-        match (answer, host.evidence.link(&out).map(|l| l.ifindex)) {
-            (None, Some(out)) => self.out_of_port(host, flight, out),
-            (Some(Answer::Nobody), _) => self
-                .unanswered(host, flight, bridge, hop, true)
-                .unwrap_or(Next::End(End::Left(host.clone(), bridge.ifindex))),
-            _ => Next::End(End::Left(host.clone(), bridge.ifindex)),
-        }
+        self.to_port(host, flight, bridge, hop, answer)
+    }
+
+    /// From a port to the bridge's own host.
+    fn up(&mut self, host: &Arc<Host>, flight: &mut Flight, port: &Link, bridge: &Link) -> Result<(), Next> {
+        self.aside(host, Aside::Bridge, AtHook::new(Hook::Input, port.ifindex, 0), flight)?;
+        self.through(host, bridge.ifindex, Direction::In, flight)
     }
 }

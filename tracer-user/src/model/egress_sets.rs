@@ -47,7 +47,7 @@ pub(crate) fn selected(evidence: &NetnsEvidence, source: IpAddr, destination: Ip
 }
 
 pub(crate) fn chain_rules<'e>(evidence: &'e NetnsEvidence, table: &'e str, chain: &'e str) -> Vec<&'e Rule> {
-    evidence.tables(table).filter_map(|t| t.chain(chain)).flat_map(|c| &c.rules).collect()
+    evidence.tables(table).filter_map(|t| t.chain(chain)).flat_map(|c| c.rules.iter()).collect()
 }
 
 /// Why the rule of a chain that should have acted did not.

@@ -12,6 +12,7 @@ use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::firewall::PacketView;
 use crate::node::NetnsId;
+use crate::snapshot::Change;
 
 /// The proxy that a sidecar's rules lead to makes a connection of its own.
 pub(crate) fn by_proxy(
@@ -163,7 +164,10 @@ pub(crate) fn reply(
             }
             None => return (None, Vec::new()),
         },
-        (End::Left(host, device), None) => Start::Arrives(host.clone(), *device),
+        // Behind any other device the answer may come by another one.
+        (End::Left(host, device), None) if host.uplinks.contains(device) => {
+            Start::Arrives(host.clone(), *device)
+        }
         _ => return (None, Vec::new()),
     };
     let mut flight = Flight::new(packet, Mode::Reply);
@@ -203,6 +207,7 @@ fn reply_source(
             "sysctl net.bridge.bridge-nf-call-iptables net.bridge.bridge-nf-call-ip6tables",
         )
         .fix("sysctl -w net.bridge.bridge-nf-call-iptables=1")
+        .change(host.id, Change::Sysctl { path: "net/bridge/bridge-nf-call-iptables".to_owned(), value: 1 })
         .at(Walker::place(host, 0)),
         End::Left(host, device) => Finding::new(
             &c::SERVICE_NOT_MASQUERADED,

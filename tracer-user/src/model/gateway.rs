@@ -112,7 +112,7 @@ impl Judge<'_> {
         }
         let (name, shown) = (host.name(), host.device(device));
         let finding = Finding::new(
-            &c::NO_ANSWER,
+            &c::SOURCE_UNCLAIMED,
             Likely,
             format!("nobody answers ARP for the egress IP {address} on {shown} of {name}: replies to it do not find their way"),
         )

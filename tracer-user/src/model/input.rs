@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use super::packet_state::{Flight, Mode};
 use super::routes::Way;
+use super::silence::no_usable_address;
 use super::steps::{AtHook, Direction, Place, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
-use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Certainty::{Certain, Likely, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::cause::listening::{self, Near};
 use crate::node::{Hook, Role};
+use crate::snapshot::{Change, XfrmDirection};
 
 const LOOPBACK: u32 = 1;
 
@@ -42,6 +44,12 @@ impl Walker<'_> {
         if way.local {
             return self.deliver(host, flight, device);
         }
+        if let Err(next) = self
+            .xfrm_in(host, XfrmDirection::Fwd, flight, device)
+            .and_then(|()| self.xfrm_out(host, flight, way.output))
+        {
+            return next;
+        }
         for at in
             [AtHook::new(Hook::Forward, device, way.output), AtHook::new(Hook::Postrouting, 0, way.output)]
         {
@@ -57,6 +65,13 @@ impl Walker<'_> {
         self.enter(host, flight);
         if let Some(next) = self.nothing_up(host, flight) {
             return next;
+        }
+        if flight.mode == Mode::First
+            && flight.inside.is_none()
+            && let Some(finding) = no_usable_address(host, flight.packet.dst)
+        {
+            let stage = self.stage(host, Stage::Sending, flight);
+            return self.stop(host, stage, finding);
         }
         let mut way = match self.route(host, flight, 0) {
             Ok(way) => way,
@@ -77,6 +92,9 @@ impl Walker<'_> {
             }
         }
         let output = if way.local { LOOPBACK } else { way.output };
+        if let Err(next) = self.xfrm_out(host, flight, output) {
+            return next;
+        }
         let before = (flight.packet.dst, flight.packet.mark);
         if let Err(next) = self.hook(host, AtHook::new(Hook::Output, 0, output), flight) {
             return next;
@@ -121,6 +139,7 @@ impl Walker<'_> {
             host.command(format!("ip link set {device} up"))
                 + "; its routes went with it: restart the pod, or add the default route again",
         )
+        .change(host.id, Change::DeviceUp(first.ifindex))
         .at(Self::place(host, first.ifindex));
         let stage = self.stage(host, Stage::Sending, flight);
         Some(self.stop(host, stage, finding))
@@ -129,6 +148,9 @@ impl Walker<'_> {
     /// To a socket of this host, or out of a tunnel.
     fn deliver(&mut self, host: &Arc<Host>, flight: &mut Flight, device: u32) -> Next {
         if let Err(next) = self.hook(host, AtHook::new(Hook::Input, device, 0), flight) {
+            return next;
+        }
+        if let Err(next) = self.xfrm_in(host, XfrmDirection::In, flight, device) {
             return next;
         }
         if flight.inside.is_some() {
@@ -143,11 +165,13 @@ impl Walker<'_> {
         };
         if let Some(key) = ping.filter(|key| flight.mode != Mode::Reply && host.sysctl(key).unwrap_or(0) != 0)
         {
+            let change = Change::Sysctl { path: key.to_owned(), value: 0 };
             let (name, key) = (host.name(), key.replace('/', "."));
             let title = format!("{name} ({}) does not answer pings: {key} is 1", packet.dst);
             let finding = Finding::new(&c::PINGS_IGNORED, Certain, title)
                 .checked("it would take the ping and say nothing", host.command(format!("sysctl {key}")))
-                .fix(host.command(format!("sysctl -w {key}=0")));
+                .fix(host.command(format!("sysctl -w {key}=0")))
+                .change(host.id, change);
             return self.stop(host, Stage::Arriving, finding.at(Self::place(host, 0)));
         }
         if flight.mode == Mode::Reply || !matches!(packet.proto, 6 | 17) {
@@ -256,6 +280,7 @@ impl Walker<'_> {
                 host.command(format!("ip addr show to {address}")),
             )
             .fix(host.command(format!("ip addr del {address} dev {device}")) + ", if a pod has that address")
+            .change(host.id, Change::DeleteAddress { ifindex: own, address })
             .at(Self::place(host, own)),
         )
     }
@@ -298,7 +323,8 @@ impl Walker<'_> {
             )),
             None => Finding::new(
                 &c::PACKET_TOO_BIG,
-                Likely,
+                // The sender is told, and sends smaller ones.
+                Possible,
                 format!("packets of more than {mtu} B do not fit into {what} of {}: {whose} sends up to {origin} B", host.name()),
             )
             .checked(format!("the MTU of {what} is {mtu}"), host.command(show))
@@ -326,7 +352,7 @@ impl Walker<'_> {
             .conntrack(CtState::Related, CtDirection::Reply)
             .devices("", &host.device(own.ifindex));
         packet.icmp = Some(icmp);
-        let walk = walk_hook(&*host.evidence, Hook::Output, i32::MIN..i32::MAX, &packet);
+        let walk = walk_hook(host, Hook::Output, i32::MIN..i32::MAX, &packet);
         let by = walk.decided_by.map(|by| by.name().to_string());
         matches!(walk.verdict, Some(Verdict::Drop | Verdict::Reject(_))).then_some(by?)
     }

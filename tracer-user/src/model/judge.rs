@@ -5,20 +5,24 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::egress_sets::{chain_rules, nearest, why};
+use super::egress_sets::{nearest, why};
 use super::packet_state::Tuple;
 use super::run::Run;
 use super::steps::{Direction, Place, Stage, Step};
 use super::walker::{End, Found, Walker};
 use super::world::Host;
-use crate::cause::Certainty::{Certain, Likely, Possible};
+use crate::cause::Certainty::{Certain, Possible};
 use crate::cause::Finding;
+use crate::cause::bare::Bare;
 use crate::cause::catalogue as c;
-use crate::cause::policies::{self, Bare, Said};
+use crate::cause::cluster_address::sent_to_gateway;
+use crate::cause::early_mark;
+use crate::cause::ipsec::Node;
+use crate::cause::policies::{self, Said};
+use crate::cause::policy_sets;
 use crate::cluster::egress::Objects;
 use crate::cluster::egress::datapath::{
-    REQUEST_CHAIN, SNAT_CHAIN, destination_set, expected_first, is_egress_tunnel, is_marked, is_node_mark,
-    source_sets,
+    REQUEST_CHAIN, expected_first, is_egress_tunnel, is_marked, is_node_mark,
 };
 use crate::firewall::PacketView;
 use crate::node::{Hook, Role};
@@ -33,6 +37,8 @@ pub(crate) const PROXY_PORTS: [u16; 3] = [15001, 15003, 15006];
 pub(crate) struct Judge<'r> {
     pub(crate) run: &'r Run,
     pub(crate) hosts: &'r [Arc<Host>],
+    /// All nodes that are watched.
+    pub(crate) nodes: &'r [Arc<Host>],
     pub(crate) start: Tuple,
     /// The packet as the first node gets it.
     pub(crate) packet: &'r PacketView,
@@ -50,6 +56,8 @@ impl Judge<'_> {
             None
         };
         let mut out = vec![
+            self.marked_before_dnat(),
+            self.takes_cluster(),
             masqueraded,
             self.wrong_gateway(),
             self.mark_after_routing(),
@@ -58,7 +66,10 @@ impl Judge<'_> {
             self.not_masqueraded(),
         ];
         // What left as it should not have: the first of these explains it.
-        out.push(self.not_selected().or_else(|| self.not_translated()).or_else(|| self.pod_address()));
+        // A mark that comes too late is meant to do what a policy would.
+        let late = out.iter().flatten().any(|found| found.finding.id == c::MARK_AFTER_ROUTING.id);
+        let not_selected = if late { None } else { self.not_selected() };
+        out.push(not_selected.or_else(|| self.not_translated()).or_else(|| self.pod_address()));
         let mut out: Vec<Found> = out.into_iter().flatten().collect();
         if let Some(host) = self.hosts.iter().find(|h| !h.evidence.unreadable.is_empty()) {
             // Rules that were not read may do what none of the others does.
@@ -133,9 +144,31 @@ impl Judge<'_> {
         })
     }
 
-    /// Not taken into the tunnel, though a policy's sets name one of its ends.
+    /// Where it leaves its node bare, or would if anybody answered for its next hop.
+    fn leaving(&self) -> Option<(&Arc<Host>, u32)> {
+        self.bare_exit().or_else(|| {
+            let silent = self.run.found.last().is_some_and(|f| f.finding.id == c::NEIGHBOUR_SILENT.id);
+            let End::Stopped(host) = &self.run.end else { return None };
+            let Place::Route { device, .. } =
+                &self.steps().filter(|(h, _)| h.id == host.id).last().map(|(_, step)| step)?.place
+            else {
+                return None;
+            };
+            let device = host.evidence.link(device)?.ifindex;
+            (silent && self.run.flight.inside.is_none() && host.uplinks.contains(&device))
+                .then_some((host, device))
+        })
+    }
+
+    /// The other nodes, by name.
+    fn other_nodes(&self, host: &Host) -> Vec<(String, &crate::snapshot::NetnsEvidence)> {
+        let nodes = self.nodes.iter().filter(|other| other.id != host.id);
+        nodes.map(|node| (node.name(), node.evidence.as_ref())).collect()
+    }
+
+    /// Not taken into the tunnel, though a policy names one of its ends.
     pub(crate) fn not_selected(&self) -> Option<Found> {
-        let (host, device) = self.bare_exit()?;
+        let (host, device) = self.leaving()?;
         if Some(host.id) != self.run.first_node || self.is_translated(host) || self.is_marked(host) {
             return None;
         }
@@ -143,23 +176,21 @@ impl Judge<'_> {
         if matches!(self.run.steps.first()?.place, Place::Device { .. }) {
             return None;
         }
-        let evidence = &host.evidence;
-        let (source, destination) = (self.start.src.0, self.start.dst.0);
-        let prefix = source_sets(source.is_ipv6());
-        let left_as = self.run.flight.packet.src;
+        let evidence = &*host.evidence;
         let name = host.name();
-        let tables = tables(source);
         let at = Walker::place(host, device);
+        let bare = Bare {
+            node: evidence,
+            name: &name,
+            source: self.start.src.0,
+            destination: self.start.dst.0,
+            left_as: self.run.flight.packet.src,
+            left: "the packet would leave",
+        };
+        let others = self.other_nodes(host);
+        let command = |command| host.command(command);
         if let Some(objects) = self.objects {
-            let bare = Bare {
-                node: evidence,
-                name: &name,
-                source,
-                destination,
-                left_as,
-                left: "the packet would leave",
-            };
-            match policies::say(objects, &bare, &|command| host.command(command)) {
+            match policies::say(objects, &bare, &others, &command) {
                 Some(Said::Cause(finding)) => {
                     return Some(Found { stage: Stage::Marking, finding: finding.at(at) });
                 }
@@ -167,73 +198,60 @@ impl Judge<'_> {
                 Some(Said::Rules) | None => {}
             }
         }
-        let policy = |set: &str, unknown: &str| {
-            policies::policy_of_set(self.objects, set).unwrap_or_else(|| unknown.to_owned())
+        let asked = policy_sets::Asked {
+            bare: &bare,
+            others: &others,
+            objects: self.objects,
+            command: &command,
+            missed: &|_| {
+                let near = nearest(evidence, Hook::Prerouting, "mangle", self.packet, REQUEST_CHAIN);
+                let unreached = || format!("the rule for it in mangle {REQUEST_CHAIN} is not reached");
+                Some((Certain, near.map_or_else(unreached, |near| why(&near))))
+            },
         };
-        let rules = chain_rules(evidence, "mangle", REQUEST_CHAIN);
-        let list = |set: &str| host.command(format!("ipset list {set}"));
-        for set in evidence.sets.keys().filter(|set| set.starts_with(&prefix)) {
-            let other = destination_set(set);
-            let (from, to) = (evidence.set_has(set, source), evidence.set_has(&other, destination));
-            let empty = evidence.sets.get(&other).is_some_and(|s| s.members.is_empty());
-            let used = rules.iter().any(|r| r.names_set(set));
-            // The gateway of a policy needs no mark for pods of its own.
-            if from && to && chain_rules(evidence, "nat", SNAT_CHAIN).iter().any(|r| r.names_set(set)) {
-                continue;
-            }
-            let finding = if from && to {
-                let finding = Finding::new(
-                    &c::EGRESS_NOT_HANDLED,
-                    Certain,
-                    format!("{} selects {source} and {destination}, but {name} does not mark them: the packet would leave as {left_as}", policy(set, "a policy of EgressGateway")),
-                )
-                .checked(format!("{set} and {other} contain them"), list(set));
-                let list_chain = host.command(format!("{tables} -t mangle -S {REQUEST_CHAIN}"));
-                if used {
-                    let near = nearest(evidence, Hook::Prerouting, "mangle", self.packet, REQUEST_CHAIN);
-                    let why = near.map_or_else(
-                        || format!("the rule for it in mangle {REQUEST_CHAIN} is not reached"),
-                        |n| why(&n),
-                    );
-                    finding
-                        .checked(why, host.command(format!("{tables} -t mangle -vnL PREROUTING --line-numbers")))
-                        .fix("let EgressGateway's rules come first in mangle PREROUTING (Calico: FelixConfiguration chainInsertMode: Append); restart its agent")
-                } else {
-                    finding
-                        .checked(format!("no rule of mangle {REQUEST_CHAIN} uses these sets"), list_chain)
-                        .fix(format!("start (or restart) the egressgateway agent on {name}; read its log"))
-                }
-            } else if used && to && !from {
-                Finding::new(
-                    &c::EGRESS_POD_NOT_SELECTED,
-                    Possible,
-                    format!("{destination} is a destination of {}, but {source} is not in its set of pods: the packet would leave as {left_as}", policy(set, "an EgressPolicy")),
-                )
-                .checked(format!("{set} does not contain {source}"), list(set))
-                .checked(format!("{other} contains {destination}"), list(&other))
-                .fix("if the policy should select this pod: correct its spec.appliedTo.podSelector, or see why the agent is behind (EgressEndpointSlice)")
-            } else if used && from && empty {
-                Finding::new(
-                    &c::EGRESS_DESTINATION_NOT_SELECTED,
-                    Likely,
-                    format!("{} selects {source}, but its set of destinations is empty: {destination} would be left alone", policy(set, "an EgressPolicy")),
-                )
-                .checked(format!("{other} is empty"), list(&other))
-                .fix(format!("add {destination} to the policy's spec.destSubnet"))
-            } else {
-                continue;
-            };
-            return Some(Found { stage: Stage::Marking, finding: finding.at(at) });
+        let finding = policy_sets::say(&asked)?;
+        Some(Found { stage: Stage::Marking, finding: finding.at(at) })
+    }
+
+    /// Marked for a gateway, and its destination is an address of the cluster.
+    fn takes_cluster(&self) -> Option<Found> {
+        let (host, _) = self.marked()?;
+        let name = host.name();
+        let (source, destination) = (self.start.src.0, self.start.dst.0);
+        let bare =
+            Bare { node: &*host.evidence, name: &name, source, destination, left_as: source, left: "" };
+        let found = sent_to_gateway(&bare, &self.other_nodes(host), &|command| host.command(command))?;
+        Some(Found { stage: Stage::Marking, finding: found.at(hook_place(host, "PREROUTING")) })
+    }
+
+    /// The first node, where it marks the packet for a gateway, and the mark.
+    fn marked(&self) -> Option<(&Arc<Host>, u32)> {
+        self.steps().find_map(|(host, step)| {
+            let mark = step.marks.iter().filter_map(|m| m.to).rev().find(|m| is_node_mark(*m))?;
+            (Some(host.id) == self.run.first_node && step.encap.is_none()).then_some((host, mark))
+        })
+    }
+
+    /// Left by another device than its source's, for a mark of its destination before DNAT.
+    fn marked_before_dnat(&self) -> Option<Found> {
+        let (host, device) = self.bare_exit()?;
+        if Some(host.id) != self.run.first_node || !self.is_translated(host) {
+            return None;
         }
-        None
+        let name = host.name();
+        let node = Node { evidence: &host.evidence, name: &name, command: &|command| host.command(command) };
+        let input = self.steps().find_map(|(at, step)| match &step.place {
+            Place::Hook { hook: "PREROUTING", input, .. } if at.id == host.id => Some(input.clone()),
+            _ => None,
+        })?;
+        let packet = PacketView { input: Some(input), ..self.packet.clone() };
+        let finding = early_mark::find(&node, &packet)?;
+        Some(Found { stage: Stage::Marking, finding: finding.at(Walker::place(host, device)) })
     }
 
     /// Marked for another node than the one by which the policy's traffic leaves.
     fn wrong_gateway(&self) -> Option<Found> {
-        let (host, mark) = self.steps().find_map(|(host, step)| {
-            let mark = step.marks.iter().filter_map(|m| m.to).rev().find(|m| is_node_mark(*m))?;
-            (Some(host.id) == self.run.first_node && step.encap.is_none()).then_some((host, mark))
-        })?;
+        let (host, mark) = self.marked()?;
         let (source, destination) = (self.start.src.0, self.start.dst.0);
         let finding = policies::wrong_gateway(self.objects?, source, destination, mark, &host.name())?;
         Some(Found { stage: Stage::Marking, finding: finding.at(hook_place(host, "PREROUTING")) })

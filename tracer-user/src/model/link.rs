@@ -5,14 +5,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::packet_state::{Flight, Mode};
+use super::silence::Asked;
 use super::steps::{Direction, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
-use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Certainty::Certain;
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
+use crate::cause::nat_addresses;
 use crate::node::Role;
-use crate::node::rtnl::Link;
+use crate::node::rtnl::{Link, Neighbour};
+use crate::snapshot::Change;
 
 // include/uapi/linux/neighbour.h
 pub(crate) const NUD_INCOMPLETE: u16 = 0x01;
@@ -38,12 +41,24 @@ impl Walker<'_> {
         if !link.is_up() {
             return self.down(host, flight, &link, Stage::Passing, "packets are routed to it");
         }
+        if flight.packet.src.is_loopback() && !link.is_loopback() {
+            let entry = flight.entries.get(&host.id).filter(|entry| entry.before.dst != entry.after.dst);
+            let asked = entry.map(|entry| entry.before.ends().dst.to_string());
+            let (name, device) = (host.name(), host.device(output));
+            let ends = (flight.packet.src, flight.packet.dst);
+            let command = |command: String| host.command(command);
+            let finding = nat_addresses::loopback_source((&name, &device), ends, asked, &command);
+            let stage = self.stage(host, Stage::Passing, flight);
+            return self.stop(host, stage, finding.at(Self::place(host, output)));
+        }
         self.fit(host, flight, &link);
         flight.asker = Some((host.id, output));
         if let Some(mac) = link.mac.first_chunk() {
             flight.packet.mac = Some(*mac);
         }
-        self.at_device(host, output, Direction::Out, flight);
+        if let Err(next) = self.through(host, output, Direction::Out, flight) {
+            return next;
+        }
         if link.is_loopback() {
             return Next::Receive(host.clone(), output);
         }
@@ -51,7 +66,7 @@ impl Walker<'_> {
             return self.encapsulate(host, flight, &link);
         }
         if link.is_kind("bridge") {
-            return self.by_bridge(host, flight, &link);
+            return self.by_bridge(host, flight, &link, None);
         }
         self.wire(host, flight, &link)
     }
@@ -61,6 +76,7 @@ impl Walker<'_> {
         let finding = Finding::new(&c::SIMPLE, Certain, format!("{device} of {} is down", host.name()))
             .checked(why, host.command(format!("ip link show {device}")))
             .fix(host.command(format!("ip link set {device} up")))
+            .change(host.id, Change::DeviceUp(link.ifindex))
             .at(Self::place(host, link.ifindex));
         let stage = self.stage(host, own, flight);
         self.stop(host, stage, finding)
@@ -86,7 +102,12 @@ impl Walker<'_> {
                 .unwrap_or(Next::End(End::Left(host.clone(), link.ifindex)));
         }
         match self.answer(host, link, hop) {
-            Answer::Peer(other, device) => Next::Receive(other, device),
+            Answer::Peer(other, device) => {
+                // It is not the one that has the address: a port of a bridge, or proxy ARP.
+                let silent =
+                    (!other.owns(hop)).then(|| self.silent_by_state(host, flight, link, hop)).flatten();
+                silent.unwrap_or(Next::Receive(other, device))
+            }
             Answer::Nobody => match self.unanswered(host, flight, link, hop, true) {
                 Some(next) => next,
                 None => Next::End(End::Left(host.clone(), link.ifindex)),
@@ -123,63 +144,84 @@ impl Walker<'_> {
         nobody: bool,
     ) -> Option<Next> {
         let known = host.evidence.neighbours.iter().find(|n| n.ifindex == link.ifindex && n.address == hop);
+        if let Some(next) = self.silent_by_state(host, flight, link, hop) {
+            return Some(next);
+        }
         let device = host.device(link.ifindex);
         let silent = match known {
             Some(entry) if entry.state & (NUD_FAILED | NUD_INCOMPLETE) != 0 => true,
             Some(entry) if !entry.mac.is_empty() => return None,
-            _ if nobody => true,
-            _ => {
-                // Of the destination itself it is said at the end that nobody knows whether it answers.
-                if !link.is_layer3() && hop != flight.packet.dst {
-                    self.open(format!(
-                        "whether {hop} answers on {device} of {}: it was not asked lately",
-                        host.name()
-                    ));
-                }
-                return None;
-            }
+            _ => nobody,
         };
         if !silent {
+            // Of the destination itself it is said at the end that nobody knows whether it answers.
+            if !link.is_layer3() && hop != flight.packet.dst {
+                self.open(format!(
+                    "whether {hop} answers on {device} of {}: it was not asked lately",
+                    host.name()
+                ));
+            }
             return None;
         }
-        let gateway = hop != flight.packet.dst;
-        let pod = host.role == Role::Pod || self.bridging && flight.mode != Mode::Reply;
-        let whose = match (pod, gateway) {
-            (true, true) => format!(
-                "the pod's gateway {hop} does not answer on {device}: wrong gateway, or its host is not there"
-            ),
-            (false, true) => format!("the gateway {hop} does not answer on {device}"),
-            _ => format!(
-                "{hop} does not answer on {device}: no such host or pod, it is down, or it is not on that network"
-            ),
-        };
         let seen = match known {
             Some(_) => "the kernel asked for its address and got no answer",
             None => "no namespace behind the device has this address",
         };
-        let stage = match flight.mode {
-            Mode::Reply => Stage::Returning,
-            _ if pod && gateway => Stage::Sending,
-            _ => self.stage(host, Stage::Passing, flight),
-        };
-        let finding = Finding::new(&c::NEIGHBOUR_SILENT, Likely, whose)
-            .checked(seen, host.command(format!("ip neigh show {hop} dev {}", link.name)))
-            .fix(if gateway {
-                format!("set a gateway that exists: {}", host.command("ip route"))
-            } else {
-                format!("start {hop}, or correct the address that was asked for (a service's endpoint: its rule is stale)")
-            })
-            .at(Self::place(host, link.ifindex));
+        let stage = self.stage_of_question(host, flight, hop);
+        let finding = self
+            .asked(host, flight, link, hop)
+            .unexplained(self.world)
+            .checked(seen, host.command(format!("ip neigh show {hop} dev {device}")));
         Some(self.stop(host, stage, finding))
+    }
+
+    /// The state of the namespaces says that whoever has the next hop's address is not heard, or does not answer.
+    pub(crate) fn silent_by_state(
+        &mut self,
+        host: &Arc<Host>,
+        flight: &Flight,
+        link: &Link,
+        hop: IpAddr,
+    ) -> Option<Next> {
+        let asked = self.asked(host, flight, link, hop);
+        let known = |n: &&Neighbour| n.ifindex == asked.ifindex && n.address == hop && !n.mac.is_empty();
+        let entry = asked.asker.evidence.neighbours.iter().find(known);
+        if entry.is_some_and(|entry| entry.state & (NUD_FAILED | NUD_INCOMPLETE) == 0) || link.is_layer3() {
+            return None;
+        }
+        let finding = asked.reason(self.world)?;
+        let stage = self.stage_of_question(&asked.asker, flight, hop);
+        Some(self.stop(host, stage, finding))
+    }
+
+    fn stage_of_question(&self, host: &Host, flight: &Flight, hop: IpAddr) -> Stage {
+        match flight.mode {
+            Mode::Reply => Stage::Returning,
+            _ if host.role == Role::Pod && hop != flight.packet.dst => Stage::Sending,
+            _ => self.stage(host, Stage::Passing, flight),
+        }
+    }
+
+    /// Who asks for the next hop: the sender of the frame, where it crosses a bridge.
+    pub(crate) fn asked(&self, host: &Arc<Host>, flight: &Flight, link: &Link, hop: IpAddr) -> Asked {
+        let bridged = flight.asker.filter(|_| self.bridging);
+        let asker = bridged.and_then(|(id, ifindex)| Some((self.world.host(id)?, ifindex)));
+        let (asker, ifindex) = asker.unwrap_or_else(|| (host.clone(), link.ifindex));
+        let source = flight.packet.src;
+        Asked { asker, ifindex, address: hop, source, is_gateway: hop != flight.packet.dst }
     }
 
     /// A frame arrives.
     pub(crate) fn receive(&mut self, host: &Arc<Host>, device: u32, flight: &mut Flight) -> Next {
         self.enter(host, flight);
-        self.at_device(host, device, Direction::In, flight);
         let Some(link) = host.link(device).cloned() else {
             return Next::End(End::Unknown(format!("{} has no device {device} any more", host.name())));
         };
+        if link.is_up()
+            && let Err(next) = self.through(host, device, Direction::In, flight)
+        {
+            return next;
+        }
         if !link.is_up() {
             return self.down(host, flight, &link, Stage::Marking, "the packet would come in by it");
         }

@@ -3,20 +3,28 @@
 //! Pure: the snapshot is asked through [`World`].
 
 mod bridge;
+mod bridge_ports;
 mod chance;
 mod egress_sets;
 mod follow_up;
 mod gateway;
+mod index;
 mod input;
 mod judge;
 mod link;
 mod nat;
 mod neighbours;
 mod packet_state;
+mod preempted;
+mod repair;
 mod route_checks;
+mod route_words;
 mod routes;
 mod rules;
 mod run;
+mod silence;
+#[cfg(test)]
+mod silence_tests;
 mod snapshot;
 mod start;
 mod steps;
@@ -24,11 +32,15 @@ mod tunnel;
 mod unexpected_exit;
 mod walker;
 mod world;
+mod xfrm;
 
 pub(crate) use egress_sets::policys_address;
 pub(crate) use packet_state::{Flight, Mode};
+pub(crate) use preempted::Preempted;
+pub(crate) use repair::search;
 pub use run::Question;
 pub(crate) use run::{Prediction, Run, Start, Way, first_tuple, first_view, predict, predict_from, shown};
+pub(crate) use silence::{Asked, no_usable_address};
 pub use snapshot::Snapshot;
 pub use steps::{Direction, Encap, Ending, MarkChange, MarkOf, Place, Stage, Step, Translation};
 pub(crate) use walker::{End, Found};

@@ -2,19 +2,21 @@
 //! Translations: by rules for the first packet, by the connection for all others; and packets that rules end.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use super::packet_state::{Flight, Mode, Tuple};
-use super::steps::{AtHook, Translation};
-use super::walker::Walker;
+use super::steps::{AtHook, Stage, Translation};
+use super::walker::{Next, Walker};
 use super::world::Host;
 use crate::cause::Certainty::Certain;
 use crate::cause::Finding;
 use crate::cause::Place as At;
 use crate::cause::catalogue as c;
-use crate::cause::diversion::{Diversion, is_ordinary};
-use crate::cause::kube_proxy;
-use crate::firewall::{Backend, RuleRef, Target};
+use crate::cause::diversion::{Diversion, hides_another, is_ordinary, removal};
+use crate::cause::{kube_proxy, nat_addresses, spared};
+use crate::firewall::{Backend, PacketView, RuleRef, TableFamily, Target};
 use crate::node::Hook;
+use crate::snapshot::Change;
 
 impl Walker<'_> {
     /// Translations that a connection has from its first packet.
@@ -69,13 +71,13 @@ impl Walker<'_> {
 
     pub(crate) fn by_rule(
         &mut self,
-        host: &Host,
+        host: &Arc<Host>,
         at: AtHook<'_>,
         flight: &mut Flight,
         target: &Target,
         rule: &RuleRef,
         step: usize,
-    ) {
+    ) -> Result<(), Next> {
         let tuple = flight.tuple();
         let ipv4 = tuple.src.0.is_ipv4();
         let port = |to: Option<crate::firewall::PortRange>, own: Option<u16>| match to {
@@ -97,7 +99,21 @@ impl Walker<'_> {
                     Hook::Output => Some(Ipv6Addr::LOCALHOST.into()),
                     _ => host.address_on(at.input, tuple.dst.0),
                 };
-                ("DNAT", Tuple { dst: (here.unwrap_or(tuple.dst.0), port(*ports, tuple.dst.1)), ..tuple })
+                let Some(here) = here else {
+                    let (name, device) = (host.name(), host.device(at.input));
+                    let command = |command: String| host.command(command);
+                    let list = host.command(list(rule, !ipv4));
+                    let asked = tuple.dst.0;
+                    let finding = nat_addresses::redirect((&name, &device), rule, asked, list, &command);
+                    let stage = self.stage(host, Stage::Passing, flight);
+                    let place = At {
+                        hook: Some(at.hook.name().to_owned()),
+                        rule: Some(rule.place()),
+                        ..Self::place(host, at.input)
+                    };
+                    return Err(self.stop(host, stage, finding.at(place)));
+                };
+                ("DNAT", Tuple { dst: (here, port(*ports, tuple.dst.1)), ..tuple })
             }
             Target::Snat(to) => {
                 let address = to.addresses.map_or(tuple.src.0, |range| range.first);
@@ -107,15 +123,17 @@ impl Walker<'_> {
                 let hop = flight.next_hop.unwrap_or(tuple.dst.0);
                 let Some(address) = host.address_on(at.output, hop) else {
                     let device = host.device(at.output);
-                    return self.open(format!(
+                    self.open(format!(
                         "the source that {rule} gives: {device} of {} has no address",
                         host.name()
                     ));
+                    return Ok(());
                 };
                 ("SNAT", Tuple { src: (address, port(*ports, tuple.src.1)), ..tuple })
             }
-            _ => return,
+            _ => return Ok(()),
         };
+        let before = (to != tuple).then(|| flight.packet.clone());
         let packet = &mut flight.packet;
         if kind == "DNAT" {
             packet.ct_dnat = Some(true);
@@ -124,11 +142,12 @@ impl Walker<'_> {
         }
         if to != tuple {
             self.translate(flight, to, kind, rule.to_string(), step);
-            self.note_diversion(host, at.hook, kind, rule, (tuple, to));
+            self.note_diversion(host, at.hook, kind, rule, (tuple, to), before.as_ref());
         }
         if let Some(entry) = flight.entries.get_mut(&host.id) {
             entry.after = to;
         }
+        Ok(())
     }
 }
 
@@ -141,10 +160,18 @@ impl Walker<'_> {
         kind: &str,
         rule: &RuleRef,
         (from, to): (Tuple, Tuple),
+        before: Option<&PacketView>,
     ) {
-        if self.diverted.is_some() || is_ordinary(rule) || (kind == "SNAT" && host.owns(to.src.0)) {
+        if self.diverted.is_some() || (kind == "SNAT" && host.owns(to.src.0)) {
             return;
         }
+        let hides = before
+            .filter(|_| kind != "SNAT")
+            .and_then(|packet| hides_another(&*host.evidence, hook, packet, rule));
+        if is_ordinary(rule) && hides.is_none() {
+            return;
+        }
+        let ipv6 = from.src.0.is_ipv6();
         let (from, to) = (from.ends(), to.ends());
         let (what, before, after, which) = match kind {
             "SNAT" => (
@@ -157,6 +184,7 @@ impl Walker<'_> {
         };
         let diversion = Diversion {
             rule: rule.clone(),
+            id: host.id,
             netns: host.name(),
             hook: hook.name(),
             what,
@@ -164,6 +192,7 @@ impl Walker<'_> {
             to: after,
             list: host.command(list(rule, from.src.addr.ip().is_ipv6())),
             forget: host.command(format!("conntrack -D {which}")),
+            hides: hides.map(|hides| (host.command(removal(&hides.rule, ipv6)), hides)),
         };
         self.diverted = Some((diversion, self.found.len()));
     }
@@ -199,7 +228,12 @@ pub(crate) fn dropped(
     };
     let list = list(rule, flight.packet.src.is_ipv6());
     let invalid = rule.text.to_ascii_uppercase().contains("INVALID");
+    let marking = kube_proxy::marked(&host.evidence, hook, &flight.packet, rule);
     let (kind, title) = match rule {
+        _ if marking.is_some() => (&c::RULE, {
+            let by = marking.as_ref().map_or(rule, kube_proxy::Marking::reason);
+            format!("{by} on {} marks {whose} to be dropped", host.name())
+        }),
         _ if rejects => (&c::REJECTED, format!("{rule} on {} rejects {whose}", host.name())),
         rule if rule.number == 0 => {
             (&c::POLICY, format!("{rule} on {} drops {whose}: no rule before accepts it", host.name()))
@@ -213,8 +247,11 @@ pub(crate) fn dropped(
         ),
         _ => (&c::RULE, format!("{rule} on {} drops {whose}", host.name())),
     };
-    let fix = if let Some(fix) = kube_proxy::fix(rule, led_by) {
+    let asked = marking.as_ref().map_or((rule, led_by), |m| (&m.rule, m.led_by.as_ref()));
+    let fix = if let Some(fix) = kube_proxy::fix(asked.0, asked.1, &host.name()) {
         fix
+    } else if let Some(marking) = &marking {
+        format!("correct {}, or accept {what} before it", marking.reason())
     } else if rule.chain.starts_with("cali-") || comment.contains("polic") {
         format!("let a NetworkPolicy allow {what}")
     } else if kind.id == c::POLICY.id {
@@ -222,18 +259,37 @@ pub(crate) fn dropped(
     } else {
         format!("remove or correct that rule, or accept {what} before it")
     };
+    // A rule of a NetworkPolicy or a service does what it is for.
+    let deletable = rule.number != 0 && fix.starts_with("remove");
+    let hook_name = match (rule.family, hook) {
+        (TableFamily::Netdev, Hook::Postrouting) => "the device's egress",
+        (TableFamily::Netdev, _) => "the device's ingress",
+        _ => hook.name(),
+    };
     let finding = Finding::new(kind, Certain, title)
-        .checked(format!("{} of {} ends there for it", hook.name(), host.name()), host.command(list));
+        .checked(format!("{hook_name} of {} ends there for it", host.name()), host.command(list));
     let finding =
         if rule.text.is_empty() { finding } else { finding.fact(format!("the rule: {}", rule.text)) };
     let finding = match led_by {
+        _ if marking.is_some() => finding.fact(format!("{rule} drops it for that mark")),
         Some(led_by) => finding.fact(format!("{} is reached by {led_by}", rule.chain)),
         None => finding,
     };
-    finding.fix(fix).at(At {
+    let finding = finding.fix(&fix).at(At {
         netns: host.name(),
         hook: Some(hook.name().to_owned()),
         rule: Some(rule.place()),
         ..At::default()
-    })
+    });
+    if invalid {
+        return finding;
+    }
+    let finding =
+        spared::tell(finding, &*host.evidence, &flight.packet, rule, &|command| host.command(command));
+    // Where something else spares the packet, the rule is to stay.
+    if deletable && finding.fix == fix {
+        finding.change(host.id, Change::DeleteRule(rule.clone()))
+    } else {
+        finding
+    }
 }

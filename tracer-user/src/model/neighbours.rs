@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::link::{NUD_FAILED, NUD_INCOMPLETE};
 use super::packet_state::{Flight, Mode};
+use super::silence::Asked;
 use super::steps::Stage;
 use super::walker::{Next, Walker};
 use super::world::Host;
@@ -13,6 +14,7 @@ use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::node::rtnl::Link;
+use crate::snapshot::Change;
 use crate::text::mac;
 
 /// BR_STATE_FORWARDING, include/uapi/linux/if_bridge.h.
@@ -57,6 +59,7 @@ impl Walker<'_> {
             )
             .checked(format!("{theirs} of {there} has MAC {right}"), host.command(format!("ip link show {theirs}")))
             .fix(asker.command(format!("ip neigh del {hop} dev {device}")))
+            .change(asker.id, Change::DeleteNeighbour { ifindex: out.ifindex, address: hop })
             .at(Self::place(&asker, out.ifindex));
             return Some(self.stop(&asker, stage, finding));
         }
@@ -73,7 +76,17 @@ impl Walker<'_> {
                 let key = format!("net.ipv4.conf.{}.arp_ignore", key.replace('.', "/"));
                 (format!("{key} is 8"), host.command(format!("sysctl -w {key}=0")))
             }
-            (false, None) => return None,
+            (false, None) => {
+                let question = Asked {
+                    asker: asker.clone(),
+                    ifindex: by,
+                    address: hop,
+                    source: flight.packet.src,
+                    is_gateway: hop != flight.packet.dst,
+                };
+                let finding = question.reason(self.world)?;
+                return Some(self.stop(&asker, stage, finding));
+            }
         };
         let finding = Finding::new(
             &c::NEIGHBOUR_SILENT,
@@ -111,6 +124,7 @@ impl Walker<'_> {
                 host.command(format!("bridge link set dev {device} state 3"))
                     + " (or wait for the spanning tree; or find what blocks it)",
             )
+            .change(host.id, Change::ForwardAtPort(port.ifindex))
         } else if known.isolated
             && let Some(other) = other.filter(|other| other.port.is_some_and(|port| port.isolated))
         {
@@ -118,6 +132,7 @@ impl Walker<'_> {
             Finding::new(&c::PORT_BLOCKED, Certain, format!("{one} and {device} are isolated ports of the same bridge on {name}: nothing passes between them"))
                 .checked("both ports are isolated", host.command("bridge -d link show"))
                 .fix(host.command(format!("bridge link set dev {device} isolated off")))
+                .change(host.id, Change::EndIsolation(port.ifindex))
         } else {
             return None;
         };

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::packet_state::Flight;
-use super::routes::{Way, ip_command, words};
+use super::route_words::{ip_command, words};
+use super::routes::Way;
 use super::steps::Stage;
 use super::walker::{Next, Walker};
 use super::world::Host;
@@ -15,7 +16,8 @@ use crate::cause::catalogue as c;
 use crate::cluster::egress::datapath::is_egress_tunnel;
 use crate::fib::Question;
 use crate::node::Role;
-use crate::node::rtnl::Route;
+use crate::node::rtnl::{NextHop, Route};
+use crate::snapshot::Change;
 use crate::text::table_name;
 
 impl Walker<'_> {
@@ -51,6 +53,7 @@ impl Walker<'_> {
                 host.command(format!("{ip} rule del priority {priority} fwmark {mark:#x}")),
                 host.command(format!("{ip} rule add priority 99 fwmark {mark:#x} lookup {mark}"))
             ))
+            .change(host.id, Change::DeleteRoutingRule(rule.clone()))
         } else if way.table == mark && host.link(way.output).is_some_and(|link| !is_egress_tunnel(link)) {
             Finding::new(
                 &c::FWMARK_TABLE_WRONG,
@@ -119,8 +122,8 @@ impl Walker<'_> {
         back: Option<Way>,
     ) -> Option<Finding> {
         let (name, device) = (host.name(), host.device(input));
-        if let Some(own) = host.owner(source) {
-            let own = host.device(own);
+        if let Some(own_index) = host.owner(source) {
+            let own = host.device(own_index);
             return Some(
                 Finding::new(
                     &c::DUPLICATE_ADDRESS,
@@ -129,6 +132,7 @@ impl Walker<'_> {
                 )
                 .checked(format!("{source} is on {own} of {name}"), host.command(format!("ip addr show to {source}")))
                 .fix(host.command(format!("ip addr del {source} dev {own}")) + ", if that one is wrong")
+                .change(host.id, Change::DeleteAddress { ifindex: own_index, address: source })
                 .at(Self::place(host, input)),
             );
         }
@@ -163,6 +167,7 @@ impl Walker<'_> {
                         route.destination, route.table
                     )),
                 )
+                .change(host.id, Change::DeleteRoute(route.clone()))
                 .at(Self::place(host, input)),
             );
         }
@@ -229,6 +234,7 @@ fn detour_by(
                 host.command(format!("{ip} route show table all match {to}")),
             )
             .fix(host.command(format!("{ip} route del {}", words(host, taken))))
+            .change(host.id, Change::DeleteRoute(taken.clone()))
             .at(Walker::place(host, used.output)),
         );
     }
@@ -239,6 +245,11 @@ fn detour_by(
             .then_some((network, a.ifindex))
     });
     let (network, bridge) = network?;
+    let missing = Route {
+        destination: network,
+        next_hops: vec![NextHop { ifindex: bridge, ..NextHop::default() }],
+        ..Route::default()
+    };
     let bridge = host.device(bridge);
     Some(
         Finding::new(
@@ -249,6 +260,8 @@ fn detour_by(
         .checked("the kernel's own lookup finds it", host.command(format!("{ip} route get {to}")))
         .checked(format!("{bridge} has an address of {network}"), host.command(format!("ip addr show dev {bridge}")))
         .fix(host.command(format!("{ip} route replace {network} dev {bridge}")) + &format!(", and delete what leads {to} to {out}"))
+        .change(host.id, Change::DeleteRoute(taken.clone()))
+        .change(host.id, Change::AddRoute(missing))
         .at(Walker::place(host, used.output)),
     )
 }

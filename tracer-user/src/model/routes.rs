@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::packet_state::Flight;
+use super::preempted::Preempted;
+use super::route_words::{ip_command, words};
 use super::steps::{Place, Stage};
 use super::walker::{Next, Walker};
 use super::world::Host;
@@ -13,7 +15,9 @@ use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::cluster::egress::datapath::is_node_mark;
 use crate::fib::{Answer, Decision, Martian, Question, Refusal, RefusedBy};
-use crate::node::rtnl::{Route, RouteAnswer, RouteQuestion, Rule};
+use crate::node::IpPrefix;
+use crate::node::rtnl::{Address, NextHop, Route, RouteAnswer, RouteQuestion, Rule};
+use crate::snapshot::Change;
 use crate::text::table_name;
 
 /// FR_ACT_TO_TBL
@@ -58,7 +62,8 @@ impl Walker<'_> {
                         host.name()
                     ));
                 }
-                let way = way(&route, question.destination);
+                let mut way = way(&route, question.destination);
+                way.local |= route.kind == libc::RTN_BROADCAST && input != 0;
                 self.step(
                     host,
                     flight,
@@ -70,6 +75,17 @@ impl Walker<'_> {
                         device: host.device(way.output),
                     },
                 );
+                if let Some(preempted) = Preempted::of(host, &question, outcome)
+                    && let Some(certainty) = preempted.suspicion(host)
+                {
+                    let stage = self.stage(host, Stage::Routing, flight);
+                    self.wrong(stage, preempted.say(host, certainty, ""));
+                }
+                let group = matches!(route.kind, libc::RTN_BROADCAST | libc::RTN_MULTICAST);
+                if group && !way.local {
+                    let why = format!("{} is a group: who is in it is not known", question.destination);
+                    return Err(Next::End(super::walker::End::Unknown(why)));
+                }
                 self.judge_mark(host, flight, &question, way)?;
                 self.judge_way(host, flight, &question, way)?;
                 flight.next_hop = Some(way.next_hop);
@@ -125,12 +141,13 @@ impl Walker<'_> {
     fn forwarding_off(&mut self, host: &Arc<Host>, input: u32, flight: &Flight) -> Next {
         let ipv6 = flight.packet.dst.is_ipv6();
         let device = host.device(input);
-        let key = if ipv6 {
-            "net.ipv6.conf.all.forwarding".to_owned()
+        let (key, path) = if ipv6 {
+            ("net.ipv6.conf.all.forwarding".to_owned(), "net/ipv6/conf/all/forwarding".to_owned())
         } else if host.sysctl("net/ipv4/ip_forward") == Some(0) {
-            "net.ipv4.ip_forward".to_owned()
+            ("net.ipv4.ip_forward".to_owned(), "net/ipv4/ip_forward".to_owned())
         } else {
-            format!("net.ipv4.conf.{}.forwarding", device.replace('.', "/"))
+            let key = format!("net.ipv4.conf.{}.forwarding", device.replace('.', "/"));
+            (key, format!("net/ipv4/conf/{device}/forwarding"))
         };
         let finding = Finding::new(
             &c::FORWARDING_OFF,
@@ -146,6 +163,7 @@ impl Walker<'_> {
             host.command(format!("sysctl {key}")),
         )
         .fix(host.command(format!("sysctl -w {key}=1")))
+        .change(host.id, Change::Sysctl { path, value: 1 })
         .at(Self::place(host, input));
         let stage = self.stage(host, Stage::Routing, flight);
         self.stop(host, stage, finding)
@@ -160,7 +178,11 @@ impl Walker<'_> {
             RefusedBy::ForwardingOff => return self.forwarding_off(host, input, flight),
             RefusedBy::Rule(rule) => refused_by_rule(host, rule, asked, get),
             RefusedBy::Route(route) => refused_by_route(host, route, asked, get),
-            RefusedBy::NoRoute => no_route(host, asked, get),
+            RefusedBy::NoRoute => {
+                let finding = no_route(host, asked, get);
+                let changes = self.missing_routes(host, asked.destination);
+                changes.into_iter().fold(finding, |finding, change| finding.change(host.id, change))
+            }
             RefusedBy::Source(martian) => self.martian(host, flight, asked, martian, get),
             RefusedBy::Destination => Finding::new(
                 &c::SIMPLE,
@@ -192,6 +214,36 @@ impl Walker<'_> {
             }
         };
         self.stop(host, stage, finding.at(Self::place(host, input)))
+    }
+
+    /// Routes that may be missing: to a network of its own, or by a host behind a veth that is on the same network.
+    fn missing_routes(&mut self, host: &Host, to: IpAddr) -> Vec<Change> {
+        let mut out = Vec::new();
+        for own in host.evidence.addresses.iter().filter(|a| a.address.is_ipv4() == to.is_ipv4()) {
+            let Some(network) = IpPrefix::new(own.address, own.prefix_len) else { continue };
+            let Some(link) = host.link(own.ifindex).filter(|link| link.is_up() && !link.is_loopback()) else {
+                continue;
+            };
+            let mut add = |destination, gateway| {
+                let next_hops = vec![NextHop { ifindex: own.ifindex, gateway, ..NextHop::default() }];
+                out.push(Change::AddRoute(Route { destination, next_hops, ..Route::default() }));
+            };
+            if network.contains(to) {
+                add(network, None);
+            } else if let Some((there, port)) = self.world.peer(host, link) {
+                let bridge = there.link(port).and_then(|port| port.master);
+                let on = |a: &&Address| a.ifindex == port || Some(a.ifindex) == bridge;
+                for gateway in there.evidence.addresses.iter().filter(on) {
+                    if network.contains(gateway.address) && !host.owns(gateway.address) {
+                        add(
+                            IpPrefix::new(super::run::unspecified(to), 0).unwrap_or_default(),
+                            Some(gateway.address),
+                        );
+                    }
+                }
+            }
+        }
+        out
     }
 
     /// The source of a packet that came in is not accepted.
@@ -277,6 +329,7 @@ impl Walker<'_> {
                     host.command(format!("{ip} rule show fwmark {mark:#x}")),
                 )
                 .fix(host.command(format!("{ip} rule add priority 99 fwmark {mark:#x} lookup {mark}")))
+                .change(host.id, Change::AddRoutingRule(rule_of_mark(mark, asked.destination.is_ipv6())))
                 .at(Self::place(host, way.output));
                 self.wrong(stage, finding);
             }
@@ -374,6 +427,7 @@ fn refused_by_rule(host: &Host, rule: &Rule, asked: &Question, get: String) -> F
     )
     .checked("the lookup ends with it", get)
     .fix(host.command(format!("{} rule del priority {}", ip_command(asked.destination), rule.priority)))
+    .change(host.id, Change::DeleteRoutingRule(rule.clone()))
 }
 
 fn refused_by_route(host: &Host, route: &Route, asked: &Question, get: String) -> Finding {
@@ -402,6 +456,7 @@ fn refused_by_route(host: &Host, route: &Route, asked: &Question, get: String) -
     )
     .checked(format!("the lookup ends with {word} {to}{table}"), get)
     .fix(host.command(format!("{ip} route del {word} {to}{table}{metric}")))
+    .change(host.id, Change::DeleteRoute(route.clone()))
 }
 
 fn no_route(host: &Host, asked: &Question, get: String) -> Finding {
@@ -429,10 +484,21 @@ fn reverse_path(host: &Host, input: u32, filter: i64, way_back: &str, get: Strin
     )
     .checked("the lookup refuses the packet", get);
     if filter == 1 {
-        finding.fix(host.command(format!("sysctl -w net.ipv4.conf.{key}.rp_filter=2")))
+        finding.fix(host.command(format!("sysctl -w net.ipv4.conf.{key}.rp_filter=2"))).change(
+            host.id,
+            Change::Sysctl {
+                path: format!("net/ipv4/conf/{}/rp_filter", if key == "all" { "all" } else { &shown }),
+                value: 2,
+            },
+        )
     } else {
         finding.fix(format!("add a route back to the source on {}: {way_back}", host.name()))
     }
+}
+
+/// As EgressGateway's agent writes it.
+fn rule_of_mark(mark: u32, ipv6: bool) -> Rule {
+    Rule { ipv6, priority: 99, action: TO_TABLE, table: mark, mark, mask: u32::MAX, ..Rule::default() }
 }
 
 /// The rule leads packets with this mark to a table.
@@ -465,22 +531,4 @@ fn refusal_of(route: &Route) -> Option<i32> {
         libc::RTN_UNREACHABLE => Some(libc::EHOSTUNREACH),
         _ => None,
     }
-}
-
-pub(super) fn ip_command(address: IpAddr) -> &'static str {
-    if address.is_ipv6() { "ip -6" } else { "ip" }
-}
-
-/// As `ip route` words it.
-pub(super) fn words(host: &Host, route: &Route) -> String {
-    let hop = route.next_hops.first().copied().unwrap_or_default();
-    let to = if route.destination.is_empty() { "default".to_owned() } else { route.destination.to_string() };
-    let via = hop.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
-    let metric = if route.priority == 0 { String::new() } else { format!(" metric {}", route.priority) };
-    let table = if route.table == u32::from(libc::RT_TABLE_MAIN) {
-        String::new()
-    } else {
-        format!(" table {}", route.table)
-    };
-    format!("{to}{via} dev {}{metric}{table}", host.device(hop.ifindex))
 }

@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::nat::dropped;
 use super::packet_state::{Entry, Flight, Mode};
-use super::steps::{AtHook, MarkChange, MarkOf, Place, Stage, Step};
+use super::steps::{AtHook, Direction, MarkChange, MarkOf, Place, Stage, Step};
 use super::walker::{Next, Walker};
 use super::world::Host;
 use crate::cause::Certainty::Certain;
@@ -17,7 +17,8 @@ use crate::cause::Finding;
 use crate::cause::Place as At;
 use crate::cause::catalogue as c;
 use crate::firewall::{
-    CtDirection, CtState, Done, PacketView, Rule, RuleRef, Verdict, Walk, walk_hook_by_chance,
+    Aside, CtDirection, CtState, Done, PacketView, Rule, RuleRef, Verdict, Walk, walk_aside,
+    walk_hook_by_chance,
 };
 use crate::node::{Hook, nat_priority};
 
@@ -57,15 +58,64 @@ impl Walker<'_> {
                 }
                 self.by_entry(host, at.hook, flight, index);
             }
-            let evidence = &*host.evidence;
+            let node = &**host;
             let walk = by_chance(self.chances, |chance| {
-                walk_hook_by_chance(evidence, at.hook, range.clone(), &flight.packet, chance)
+                walk_hook_by_chance(node, at.hook, range.clone(), &flight.packet, chance)
             });
-            self.effects(host, at, flight, &walk, index);
+            self.effects(host, at, flight, &walk, index)?;
             self.verdict(host, at, flight, &walk, index)?;
         }
         self.settle(index, flight);
         Ok(())
+    }
+
+    /// Through a device, and the chains that are its own. The error: it goes no further.
+    pub(crate) fn through(
+        &mut self,
+        host: &Arc<Host>,
+        ifindex: u32,
+        direction: Direction,
+        flight: &mut Flight,
+    ) -> Result<(), Next> {
+        let device = host.device(ifindex);
+        match direction {
+            Direction::In => {
+                self.at_device(host, ifindex, direction, flight);
+                let at = AtHook::new(Hook::Prerouting, ifindex, 0);
+                self.aside(host, Aside::Device(&device), at, flight)
+            }
+            Direction::Out => {
+                let at = AtHook::new(Hook::Postrouting, 0, ifindex);
+                self.aside(host, Aside::Device(&device), at, flight)?;
+                self.at_device(host, ifindex, direction, flight);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the packet through the chains of a device or of bridges, which are not IP's. What they do is told at the step
+    /// before.
+    pub(crate) fn aside(
+        &mut self,
+        host: &Arc<Host>,
+        which: Aside<'_>,
+        at: AtHook<'_>,
+        flight: &mut Flight,
+    ) -> Result<(), Next> {
+        let Some(index) = self.steps.len().checked_sub(1) else { return Ok(()) };
+        let name = |ifindex| if ifindex == 0 { String::new() } else { host.device(ifindex) };
+        let packet = PacketView {
+            input: Some(name(at.input)),
+            output: Some(name(at.output)),
+            ..flight.packet.clone()
+        };
+        let node = &**host;
+        let walk = by_chance(self.chances, |chance| walk_aside(node, which, at.hook, &packet, chance));
+        if walk.trace.is_empty() && walk.verdict == Some(Verdict::Accept) {
+            return Ok(());
+        }
+        self.effects(host, at, flight, &walk, index)?;
+        self.verdict(host, at, flight, &walk, index)
     }
 
     /// The step shows the packet as it leaves the hook.
@@ -133,12 +183,12 @@ impl Walker<'_> {
 
     pub(crate) fn effects(
         &mut self,
-        host: &Host,
+        host: &Arc<Host>,
         at: AtHook<'_>,
         flight: &mut Flight,
         walk: &Walk<'_>,
         step: usize,
-    ) {
+    ) -> Result<(), Next> {
         for effect in &walk.effects {
             let rule = effect.at.name();
             if !effect.certain {
@@ -155,7 +205,7 @@ impl Walker<'_> {
                 Done::Connmark { from, to } if from != to => {
                     note_mark(self.steps.get_mut(step), MarkOf::Connection, (from, to), &rule);
                 }
-                Done::Nat(target) => self.by_rule(host, at, flight, target, &rule, step),
+                Done::Nat(target) => self.by_rule(host, at, flight, target, &rule, step)?,
                 Done::TcpMss(_) => flight.clamped = true,
                 Done::Tproxy(_) => {
                     self.open(format!(
@@ -175,6 +225,7 @@ impl Walker<'_> {
         if let Some(entry) = flight.entries.get_mut(&host.id) {
             entry.mark = walk.ct_mark;
         }
+        Ok(())
     }
 
     pub(crate) fn verdict(
@@ -241,28 +292,21 @@ fn known_connection(packet: &mut PacketView, entry: Entry, state: CtState, direc
     packet.ct_dnat = Some(entry.before.dst != entry.after.dst);
 }
 
-/// Walks again and again until chance has decided all that it is asked.
+/// Chance decides once about each rule, when the walk comes to it.
 fn by_chance<'e>(
     chances: &mut super::chance::Chances,
     walk: impl Fn(crate::firewall::Chance<'_>) -> Walk<'e>,
 ) -> Walk<'e> {
+    /// After so many no rule matches by chance.
     const MOST: usize = 64;
     let decided: RefCell<FxHashMap<*const Rule, bool>> = RefCell::default();
-    for _ in 0..MOST {
-        // Only what is certain to be reached may be decided: what comes after depends on it.
-        let asked: RefCell<Option<*const Rule>> = RefCell::default();
-        let out = walk(&|rule| {
-            let key = std::ptr::from_ref(rule);
-            let known = decided.borrow().get(&key).copied();
-            if known.is_none() {
-                asked.borrow_mut().get_or_insert(key);
-            }
-            known
-        });
-        let Some(key) = asked.into_inner() else { return out };
-        decided.borrow_mut().insert(key, chances.next());
-    }
-    walk(&|rule| decided.borrow().get(&std::ptr::from_ref(rule)).copied().or(Some(false)))
+    let chances = RefCell::new(chances);
+    walk(&|rule| {
+        let mut decided = decided.borrow_mut();
+        let full = decided.len() >= MOST;
+        let new = || !full && chances.borrow_mut().next();
+        Some(*decided.entry(std::ptr::from_ref(rule)).or_insert_with(new))
+    })
 }
 
 fn note_mark(step: Option<&mut Step>, of: MarkOf, (from, to): (Option<u32>, Option<u32>), rule: &RuleRef) {

@@ -13,14 +13,14 @@ use super::start::start;
 use super::steps::{Direction, Place, Stage, Step};
 use super::walker::{End, Found, Next, Walker};
 use super::world::{Host, World};
-use crate::cause::Certainty::Likely;
+use crate::cause::Certainty::{Likely, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::cause::diversion::Diversion;
 use crate::cluster::egress::datapath::REPLY_CHAIN;
 use crate::cluster::egress::datapath::{is_egress_tunnel, is_node_mark};
 use crate::firewall::PacketView;
-use crate::node::NetnsId;
+use crate::node::{NetnsId, Role};
 use crate::text::{escape, protocol_name};
 
 pub(crate) const TCP: u8 = 6;
@@ -69,6 +69,7 @@ pub(crate) enum Start {
 pub(crate) struct Prediction {
     /// The first packet as it begins; its source is unspecified where the kernel chooses it.
     pub(crate) packet: PacketView,
+    pub(crate) start: Start,
     /// What had to be assumed, one sentence each.
     pub(crate) assumed: Vec<String>,
     /// One for each choice that rules make by chance.
@@ -106,7 +107,7 @@ pub(crate) fn predict_from(
         }
     }
     let cut = chances.is_cut();
-    Prediction { packet, assumed, ways, cut }
+    Prediction { packet, start, assumed, ways, cut }
 }
 
 /// All about one choice of chance.
@@ -146,7 +147,10 @@ impl Way {
         let main_tuple = Tuple::of(&first);
         let objects = world.policies();
         let objects = objects.as_deref();
-        let judge = Judge { run: main, hosts: &hosts, start: main_tuple, packet: &first, objects };
+        let mut nodes = world.watched();
+        nodes.retain(|host| host.role == Role::Node);
+        let judge =
+            Judge { run: main, hosts: &hosts, nodes: &nodes, start: main_tuple, packet: &first, objects };
         let mut judged = judge.all();
         if let Some(diversion) = &main.diverted {
             for found in &mut judged {
@@ -162,9 +166,7 @@ impl Way {
         found.extend(judged);
         // What only makes packets too large lets the others through.
         let ends = matches!(main.end, End::Left(..) | End::Delivered(_));
-        let breaks = found
-            .iter()
-            .any(|f| f.finding.id != c::PACKET_TOO_BIG.id && f.finding.id != c::PATH_MTU_BLACK_HOLE.id);
+        let breaks = found.iter().any(|f| !f.finding.kind().large_only);
         if ends && !breaks {
             let (later, more) = later(world, start, main, way.proxied.is_some());
             found.extend(more);
@@ -180,8 +182,10 @@ impl Way {
         }
         found.sort_by_key(|f| f.stage);
         // What leads a packet astray comes first, and what then becomes of it follows.
-        if found.iter().any(|f| f.finding.kind().reroutes) {
-            found.retain(|f| !f.finding.kind().follows);
+        let astray = |f: &Found| f.finding.kind().reroutes;
+        if found.iter().any(astray) {
+            let sure = found.iter().any(|f| astray(f) && f.finding.certainty != Possible);
+            found.retain(|f| !(sure && f.finding.kind().follows) && !f.finding.kind().large_only);
         }
         way.found = found;
         way

@@ -9,14 +9,16 @@ use super::world::{Host, World};
 use crate::cluster::egress::Objects;
 use crate::node::rtnl::Link;
 use crate::node::{DeviceKind, NetnsId, PathRole, Role, Topology};
-use crate::snapshot::Evidence;
+use crate::snapshot::{Evidence, NetnsEvidence};
 
 /// The namespaces of a trace as they were when they were last read.
 #[derive(Clone)]
 pub struct Snapshot {
     hosts: BTreeMap<NetnsId, Arc<Host>>,
     /// The other ends of veths, by namespace and ifindex of the one.
-    peers: BTreeMap<(NetnsId, u32), (NetnsId, u32)>,
+    peers: Arc<BTreeMap<(NetnsId, u32), (NetnsId, u32)>>,
+    /// The devices below others, likewise.
+    lower: Arc<BTreeMap<(NetnsId, u32), (NetnsId, u32)>>,
     policies: Option<Arc<Objects>>,
 }
 
@@ -40,12 +42,33 @@ impl Snapshot {
             (*id, Arc::new(host))
         });
         let devices = topology.namespaces.values().flat_map(|ns| ns.devices.values().map(|d| (ns.id, d)));
-        let peers = devices.filter_map(|(id, device)| {
-            let (there, ifindex) = device.link.filter(|_| matches!(device.kind, DeviceKind::Veth))?;
-            Some(((id, device.ifindex), (there?, ifindex)))
-        });
-        let peers = peers.collect();
-        Self { hosts: hosts.collect(), peers, policies: evidence.policies.clone() }
+        let (mut peers, mut lower) = (BTreeMap::new(), BTreeMap::new());
+        for (id, device) in devices {
+            if let Some((Some(there), ifindex)) = device.link {
+                let map = if matches!(device.kind, DeviceKind::Veth) { &mut peers } else { &mut lower };
+                map.insert((id, device.ifindex), (there, ifindex));
+            }
+        }
+        Self {
+            hosts: hosts.collect(),
+            peers: Arc::new(peers),
+            lower: Arc::new(lower),
+            policies: evidence.policies.clone(),
+        }
+    }
+}
+
+impl Snapshot {
+    /// The same with something else in one namespace; what the change leaves alone is shared.
+    #[must_use]
+    pub fn with(&self, netns: NetnsId, change: impl FnOnce(&mut NetnsEvidence)) -> Self {
+        let mut out = self.clone();
+        if let Some(host) = out.hosts.get_mut(&netns) {
+            let mut evidence = NetnsEvidence::clone(&host.evidence);
+            change(&mut evidence);
+            *host = Arc::new(host.with(evidence));
+        }
+        out
     }
 }
 
@@ -60,6 +83,11 @@ impl World for Snapshot {
 
     fn peer(&mut self, host: &Host, link: &Link) -> Option<(Arc<Host>, u32)> {
         let (id, ifindex) = self.peers.get(&(host.id, link.ifindex))?;
+        Some((self.hosts.get(id)?.clone(), *ifindex))
+    }
+
+    fn lower(&mut self, host: &Host, link: &Link) -> Option<(Arc<Host>, u32)> {
+        let (id, ifindex) = self.lower.get(&(host.id, link.ifindex))?;
         Some((self.hosts.get(id)?.clone(), *ifindex))
     }
 

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use super::egress_sets::{egress_tunnel, selected};
 use super::run::{NOBODY, Question as Asked, Start};
 use super::world::{Host, World};
+use crate::cause::cluster_address::of_cluster;
+use crate::cause::kube_proxy::is_service;
 use crate::fib::Question;
 use crate::firewall::{Criterion, PacketView};
 use crate::node::Role;
@@ -50,6 +52,15 @@ pub(crate) fn start(
             node.device(link.ifindex)
         ));
         return Ok(Start::Arrives(node.clone(), link.ifindex));
+    }
+    if let Some((of, _)) = of_cluster(&node.evidence, &[], source).filter(|(_, network)| !network.is_host())
+        && is_service(&node.evidence, question.destination)
+    {
+        return Err(format!(
+            "packets from {source}, {of}, to the service {} do not come to {} like that: the pod's own node translates them before; check there, or check here with an endpoint of the service",
+            question.destination,
+            node.name()
+        ));
     }
     match node.fib().lookup(&Question::to(source)).routed() {
         Some(routed) => {
@@ -109,7 +120,7 @@ fn owner_rules(host: &Host) -> impl Iterator<Item = (u32, u32)> {
         .rulesets
         .iter()
         .flat_map(|t| &t.chains)
-        .flat_map(|c| &c.rules)
+        .flat_map(|c| c.rules.iter())
         .flat_map(|r| &r.matches)
         .filter_map(|m| match m.what {
             Criterion::OwnerUid { first, last } => Some((first, last)),

@@ -9,12 +9,13 @@ use super::packet_state::{Flight, Inside, Mode};
 use super::steps::{AtHook, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
-use crate::cause::Certainty::{Certain, Likely};
+use crate::cause::Certainty::{Certain, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::firewall::PacketView;
 use crate::node::rtnl::Link;
 use crate::node::{Hook, Role};
+use crate::snapshot::Change;
 
 impl Walker<'_> {
     /// Into a VXLAN device.
@@ -125,7 +126,7 @@ impl Walker<'_> {
             let room = mtu.saturating_sub(overhead(flight.packet.dst));
             let finding = Finding::new(
                 &c::PACKET_TOO_BIG,
-                Likely,
+                Possible,
                 format!("{device} takes packets of {} B, but with the tunnel's header these do not fit into {lower_name} (MTU {mtu}): they are fragmented or lost", link.mtu),
             )
             .checked(format!("{} B of headers are added", overhead(flight.packet.dst)), host.command(format!("ip link show {device}")))
@@ -212,6 +213,7 @@ impl Walker<'_> {
                 )
                 .checked("the device is there and not up", show)
                 .fix(host.command(format!("ip link set {} up", link.name)))
+                .change(host.id, Change::DeviceUp(link.ifindex))
                 .at(Self::place(host, link.ifindex)),
             ),
             Some(link) if !inside.to.is_empty() && link.mac != inside.to => Some(

@@ -191,9 +191,10 @@ impl Judge<'_> {
         }
         let proxy =
             host.evidence.sockets.iter().find(|s| s.proto == 6 && PROXY_PORTS.contains(&s.local.port()))?;
-        let redirects = host.evidence.tables("nat").flat_map(|t| &t.chains).flat_map(|c| &c.rules).any(|r| {
-            matches!(r.target(), Some(Target::Redirect { .. } | Target::Dnat(_) | Target::Tproxy(_)))
-        });
+        let redirects =
+            host.evidence.tables("nat").flat_map(|t| &t.chains).flat_map(|c| c.rules.iter()).any(|r| {
+                matches!(r.target(), Some(Target::Redirect { .. } | Target::Dnat(_) | Target::Tproxy(_)))
+            });
         if redirects {
             return None;
         }

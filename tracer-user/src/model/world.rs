@@ -4,10 +4,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use super::index::Index;
 use crate::cluster::egress::Objects;
-use crate::fib::{Fib, Index};
+use crate::fib::{Fib, ReversePath};
+use crate::firewall::{Chain, IpSet, NodeFacts, PacketView, Table};
 use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion};
 use crate::node::{NetnsId, Role};
 use crate::snapshot::NetnsEvidence;
@@ -23,7 +25,7 @@ pub struct Host {
     pub evidence: Arc<NetnsEvidence>,
     /// Devices behind which another machine is.
     pub uplinks: BTreeSet<u32>,
-    routing: OnceLock<Arc<Index>>,
+    index: Index,
 }
 
 /// Who answers.
@@ -36,6 +38,11 @@ pub trait World {
 
     /// The other end of a veth: its namespace, also when it was not asked for, and its ifindex there.
     fn peer(&mut self, host: &Host, link: &Link) -> Option<(Arc<Host>, u32)>;
+
+    /// The device that a macvlan or VLAN device is on: its namespace, and its ifindex there.
+    fn lower(&mut self, _: &Host, _: &Link) -> Option<(Arc<Host>, u32)> {
+        None
+    }
 
     /// The addresses of the namespace at the other end of a veth; cheaper than [`World::peer`].
     fn peer_addresses(&mut self, host: &Host, link: &Link) -> Option<Vec<IpAddr>>;
@@ -62,26 +69,19 @@ impl Host {
         evidence: Arc<NetnsEvidence>,
         uplinks: BTreeSet<u32>,
     ) -> Self {
-        Self { id, role, prefix, evidence, uplinks, routing: OnceLock::new() }
+        Self { id, role, prefix, evidence, uplinks, index: Index::default() }
     }
 
     /// The same host with something else in it. What was indexed and is still the same is not indexed again.
     #[must_use]
     pub fn with(&self, evidence: NetnsEvidence) -> Self {
-        let (old, new) = (&*self.evidence, &evidence);
-        let same = old.routes == new.routes
-            && old.exceptions == new.exceptions
-            && old.nexthops == new.nexthops
-            && old.links == new.links;
-        let routing = if same { self.routing.clone() } else { OnceLock::new() };
-        Self { evidence: Arc::new(evidence), routing, ..self.clone() }
+        let index = self.index.after(&self.evidence, &evidence);
+        Self { evidence: Arc::new(evidence), index, ..self.clone() }
     }
 
     /// Routing of this host.
     pub fn fib(&self) -> Fib<'_> {
-        let sources = self.evidence.routing();
-        let index = self.routing.get_or_init(|| Arc::new(Index::new(&sources)));
-        Fib::with(sources, index.clone())
+        self.index.fib(&self.evidence)
     }
 
     pub fn name(&self) -> String {
@@ -130,6 +130,36 @@ impl Host {
             Some(prefix) => format!("{prefix} {command}"),
             None => command.to_owned(),
         }
+    }
+}
+
+impl NodeFacts for Host {
+    fn rulesets(&self) -> &[Table] {
+        self.evidence.rulesets()
+    }
+
+    fn chain<'e>(&self, table: &'e Table, name: &str) -> Option<&'e Chain> {
+        self.index.chain(&self.evidence, table, name)
+    }
+
+    fn set(&self, name: &str) -> Option<&IpSet> {
+        self.evidence.set(name)
+    }
+
+    fn ifindex(&self, device: &str) -> Option<u32> {
+        self.evidence.ifindex(device)
+    }
+
+    fn address_type(&self, address: IpAddr, device: Option<u32>) -> Option<&'static str> {
+        self.evidence.address_type_by(&self.fib(), address, device)
+    }
+
+    fn reverse_path(&self, packet: &PacketView, how: ReversePath) -> Option<bool> {
+        self.evidence.reverse_path_by(&self.fib(), packet, how)
+    }
+
+    fn has_socket(&self, proto: u8, port: Option<u16>) -> bool {
+        self.evidence.has_socket(proto, port)
     }
 }
 

@@ -25,6 +25,7 @@ pub use positions::{Placement, standing, standing_at, zoomed};
 pub use prefix::IpPrefix;
 pub use sockets::Socket;
 pub(crate) use sockets::listening_sockets;
+pub(crate) use topology::shares_lower_device;
 pub use topology::{
     Device, DeviceKind, Family, Hook, HookEntry, HookOwner, Namespace, NetnsId, PathRole, Position, Role,
     Topology,

@@ -10,7 +10,9 @@ use super::netlink::NetlinkError;
 use super::netns::{Netns, NetnsError, every, named};
 use super::path::{Exit, Facts, gateways, roles};
 use super::rtnl::{Link, Rtnl};
-use super::topology::{Device, DeviceKind, Namespace, NetnsId, PathRole, Role, Topology};
+use super::topology::{
+    Device, DeviceKind, Namespace, NetnsId, PathRole, Role, Topology, shares_lower_device,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
@@ -92,10 +94,14 @@ impl Observer {
             };
             for address in addresses.iter().filter(|address| !known(address)) {
                 // What cannot be read here is no end here; reading for good says what is wrong.
-                let Ok(Some(nsid)) = node.nsid_with(space, *address) else { continue };
+                let nsid = node.nsid_with(space, *address).ok().flatten();
                 let end = every().filter(|(id, _)| !watched.contains(id)).find_map(|(_, path)| {
                     let netns = Netns::open(&path, address.to_string()).ok()?;
-                    (node.rtnl.nsid_of(&netns).ok()? == Some(nsid)).then_some(netns)
+                    let is_it = match nsid {
+                        Some(_) => node.rtnl.nsid_of(&netns).ok()? == nsid,
+                        None => stands_on_device_of(&netns, &node.netns, *address),
+                    };
+                    is_it.then_some(netns)
                 });
                 if let Some(netns) = end.filter(|end| !found.contains(end)) {
                     found.push(match netns.known_as() {
@@ -377,6 +383,19 @@ fn device(link: &Link, seen: &SeenNamespace, watched: Option<PathRole>) -> Devic
         addresses: Vec::new(),
         mac: link.mac.clone(),
     }
+}
+
+/// The device of this namespace that has the address is a macvlan, or of such a kind, on a device of the node: only
+/// its own namespace tells.
+fn stands_on_device_of(netns: &Netns, node: &Netns, address: IpAddr) -> bool {
+    let look = || -> Option<bool> {
+        let mut rtnl = netns.run(|| Rtnl::open(netns.name())).ok()?.ok()?;
+        let own = rtnl.addresses().ok()?.into_iter().find(|own| own.address == address)?;
+        let link = rtnl.links().ok()?.into_iter().find(|link| link.ifindex == own.ifindex)?;
+        let nsid = link.link_nsid.filter(|_| link.kind.as_deref().is_some_and(shares_lower_device))?;
+        Some(rtnl.nsid_of(node).ok()? == Some(nsid))
+    };
+    look().unwrap_or(false)
 }
 
 /// Packets sent through the device are switched: it is a bridge, or a VLAN device (perhaps) on one.

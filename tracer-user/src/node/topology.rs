@@ -76,6 +76,11 @@ pub enum DeviceKind {
     Other(String),
 }
 
+/// Devices of this kind (IFLA_INFO_KIND) share a lower one: it gives a frame to the one that has its MAC or address.
+pub(crate) fn shares_lower_device(kind: &str) -> bool {
+    matches!(kind, "macvlan" | "macvtap" | "ipvlan" | "ipvtap")
+}
+
 /// What part of the path a watched device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

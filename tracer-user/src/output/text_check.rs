@@ -6,6 +6,7 @@ use std::io;
 use super::line::{Line, Style, hex};
 use super::text_state::Text;
 use super::{TextOptions, text_cause, text_policy};
+use crate::cause::Finding;
 use crate::check::{Path, Report, Verdict};
 use crate::explain::Told;
 use crate::model::{Direction, Ending, MarkOf, Place, Stage, Step};
@@ -45,6 +46,7 @@ impl CheckText {
             let mut line = text.line(2);
             let stage = report.stages.iter().find(|s| s.verdict == Verdict::Failed).map(|s| s.stage);
             match (at, stage) {
+                _ if finding.is_note() => line.put(Style::Dim, "  · not as it might be meant"),
                 (0, Some(stage)) => {
                     line.put(Style::Red, &format!("  ✗ first thing wrong: {}", stage.words()))
                 }
@@ -67,11 +69,11 @@ impl CheckText {
             (true, ..) => {
                 line.put(Style::Red, "── something is wrong: mend the first thing first, then check again")
             }
-            (false, false, _) => {
+            (false, false, _) if !report.causes.iter().all(Finding::is_note) => {
                 line.put(Style::Yellow, "── nothing is certainly wrong; see above what is possible")
             }
-            (false, true, true) => line.put(Style::Yellow, "── nothing could be checked"),
-            (false, true, false) => line
+            (false, _, true) => line.put(Style::Yellow, "── nothing could be checked"),
+            (false, _, false) => line
                 .put(Style::Green, &format!("── nothing wrong found on {nodes}; the expected path is above")),
         };
         line.end(out)

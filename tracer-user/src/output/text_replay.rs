@@ -44,13 +44,14 @@ impl ReplayText {
             out.write_all(b"\n")?;
             let mut line = self.text.line(2);
             let s = if told.count == 1 { "" } else { "s" };
-            line.put(Style::Red, &format!("  ✗ {} packet{s}", told.count)).end(out)?;
+            let (style, sign) = if told.finding.is_note() { (Style::Dim, "·") } else { (Style::Red, "✗") };
+            line.put(style, &format!("  {sign} {} packet{s}", told.count)).end(out)?;
             let once = crate::explain::Told { count: 1, ..told.clone() };
             text_cause::write(&self.text, out, &once)?;
         }
         out.write_all(b"\n")?;
         let mut line = self.text.line(2);
-        let n = replayed.causes.len();
+        let n = replayed.causes.iter().filter(|told| !told.finding.is_note()).count();
         let (style, found) = match n {
             0 => (Style::Green, "no cause found".to_owned()),
             1 => (Style::Red, "one cause found".to_owned()),

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::egress::{Objects, PolicyLine};
-use crate::explain::{Answered, Asked};
+use crate::explain::{Answered, Asked, Heard};
 use crate::flow::{Journey, Names};
 use crate::node::{NetnsId, Topology};
 use crate::snapshot::Evidence;
@@ -87,6 +87,8 @@ pub(super) struct TickLine {
     pub(super) asked: Vec<Asked>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) answered: Vec<Answered>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) heard: Vec<Heard>,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) lost: u64,
     pub(super) destinations: Vec<IpAddr>,

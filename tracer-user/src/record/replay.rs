@@ -104,6 +104,7 @@ pub fn replay<R: BufRead>(
                     destinations: &tick.destinations,
                     asked: &tick.asked,
                     answered: &tick.answered,
+                    heard: &tick.heard,
                     lost: tick.lost,
                 };
                 explainer.tick(&now, &topology, &names, evidence.as_ref());

@@ -118,6 +118,7 @@ impl Recorder {
             destinations: tick.destinations.to_vec(),
             asked: tick.asked.to_vec(),
             answered: tick.answered.to_vec(),
+            heard: tick.heard.to_vec(),
             lost: tick.lost,
         }))
     }
@@ -249,8 +250,8 @@ fn settled(evidence: &Evidence) -> Evidence {
     for netns in out.netns.values_mut() {
         let netns = Arc::make_mut(netns);
         netns.taken_ns = 0;
-        netns.counters.clear();
-        netns.sysctls.remove("net/netfilter/nf_conntrack_count");
+        netns.counters = Arc::default();
+        Arc::make_mut(&mut netns.sysctls).remove("net/netfilter/nf_conntrack_count");
         if let (Some(count), Some(max)) = (netns.conntrack.count, netns.conntrack.max) {
             // Full or nearly so, or not.
             netns.conntrack.count = Some(u64::from(count >= max - max / 8));
@@ -261,7 +262,7 @@ fn settled(evidence: &Evidence) -> Evidence {
         for rule in Arc::make_mut(&mut netns.rulesets)
             .iter_mut()
             .flat_map(|t| &mut t.chains)
-            .flat_map(|c| &mut c.rules)
+            .flat_map(|c| Arc::make_mut(&mut c.rules))
         {
             rule.counters = None;
         }

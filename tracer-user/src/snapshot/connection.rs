@@ -58,9 +58,6 @@ pub struct TrackedConnection {
     /// `enum tcp_conntrack`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp_state: Option<u8>,
-    /// When it was made, ns since 1970; only with net.netfilter.nf_conntrack_timestamp.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub began_unix_ns: Option<u64>,
 }
 
 impl ConnectionTuple {
@@ -201,7 +198,6 @@ mod tests {
             mark: 0,
             timeout_s: 18,
             tcp_state: None,
-            began_unix_ns: None,
         };
         let node = NetnsEvidence { connections: vec![entry.clone()], ..NetnsEvidence::default() };
         let way = |tuple, zone| node.connection_of(tuple, zone).map(|(_, way)| way);

@@ -4,8 +4,10 @@
 use std::net::IpAddr;
 
 use super::model::NetnsEvidence;
+use super::xfrm::{XfrmDirection, XfrmPolicy, XfrmState, XfrmTemplate};
 use crate::fib::{Fib, Question, ReversePath, Sources};
 use crate::firewall::{IpSet, NodeFacts, PacketView, Table};
+use crate::node::rtnl::{Route, Rule};
 
 impl NetnsEvidence {
     /// Routing of this namespace, to be asked as the kernel is. Sorts all routes once: keep it for further questions.
@@ -16,6 +18,11 @@ impl NetnsEvidence {
     /// The same for questions about these addresses only, sources and destinations: quick to make.
     pub fn fib_about(&self, addresses: &[IpAddr]) -> Fib<'_> {
         Fib::about(self.routing(), addresses)
+    }
+
+    /// The same with other rules and routes than those that were read.
+    pub fn fib_with<'e>(&'e self, rules: &'e [Rule], routes: &'e [Route], addresses: &[IpAddr]) -> Fib<'e> {
+        Fib::about(Sources { rules, routes, ..self.routing() }, addresses)
     }
 
     /// What routing is decided from.
@@ -96,5 +103,38 @@ impl NodeFacts for NetnsEvidence {
 
     fn has_socket(&self, proto: u8, port: Option<u16>) -> bool {
         self.sockets.iter().any(|s| s.proto == proto && port.is_none_or(|port| s.local.port() == port))
+    }
+}
+
+impl NetnsEvidence {
+    /// The policy that a packet meets; `Err`: one before it may be, but that is not known.
+    pub fn xfrm_policy(
+        &self,
+        direction: XfrmDirection,
+        packet: &PacketView,
+        ifindex: Option<u32>,
+    ) -> Result<Option<&XfrmPolicy>, &XfrmPolicy> {
+        let mut fitting: Vec<&XfrmPolicy> =
+            self.xfrm_policies.iter().filter(|policy| policy.direction == direction).collect();
+        fitting.sort_by_key(|policy| policy.priority);
+        for policy in fitting {
+            match policy.selects(packet, ifindex) {
+                Some(true) => return Ok(Some(policy)),
+                Some(false) => {}
+                None => return Err(policy),
+            }
+        }
+        Ok(None)
+    }
+
+    /// A state that a template can use.
+    pub fn xfrm_state(&self, template: &XfrmTemplate) -> Option<&XfrmState> {
+        let fits = |wanted: IpAddr, has: IpAddr| wanted.is_unspecified() || wanted == has;
+        self.xfrm_states.iter().find(|state| {
+            state.proto == template.proto
+                && fits(template.src, state.src)
+                && fits(template.dst, state.dst)
+                && (template.reqid == 0 || template.reqid == state.reqid)
+        })
     }
 }

@@ -4,13 +4,17 @@
 //! [`Evidence::collect`] reads; everything else here is pure. What could not be read is a line in
 //! [`NetnsEvidence::unreadable`], never a failure.
 
+mod change;
 mod collect;
 mod connection;
 mod facts;
 mod model;
 mod routing;
+mod xfrm;
 
+pub use change::{Change, route_words};
 pub use collect::{CounterFiles, parse_ipset_dump, read_nftables};
 pub use connection::{ConnectionDirection, ConnectionTuple, TrackedConnection};
 pub use model::{AttachPoint, Attached, Conntrack, Evidence, NetnsEvidence};
 pub use routing::Routed;
+pub use xfrm::{XfrmDirection, XfrmPolicy, XfrmState, XfrmTemplate};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::connection::TrackedConnection;
+use super::xfrm::{XfrmPolicy, XfrmState};
 use crate::cluster::egress::Objects;
 use crate::firewall::{IpSet, Member, MemberField, Table};
 use crate::node::rtnl::{Address, FdbEntry, Link, Neighbour, Nexthop, Qdisc, Route, Rule};
@@ -42,7 +43,7 @@ pub struct NetnsEvidence {
     pub addresses: Vec<Address>,
     /// Policy routing (`ip rule`), by priority.
     pub rules: Vec<Rule>,
-    pub routes: Vec<Route>,
+    pub routes: Arc<Vec<Route>>,
     /// Next hop objects (`ip nexthop`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nexthops: Vec<Nexthop>,
@@ -52,10 +53,10 @@ pub struct NetnsEvidence {
     pub neighbours: Vec<Neighbour>,
     pub fdb: Vec<FdbEntry>,
     /// By their path under /proc/sys: `net/ipv4/conf/eth0/rp_filter`.
-    pub sysctls: BTreeMap<String, String>,
+    pub sysctls: Arc<BTreeMap<String, String>>,
     /// Counters without an event, as /proc/net/{snmp,netstat,snmp6} name them: `TcpExt.ListenOverflows`,
     /// `Ip.OutNoRoutes`, `Ip6.InNoRoutes`. Absolute values since the namespace was made.
-    pub counters: BTreeMap<String, u64>,
+    pub counters: Arc<BTreeMap<String, u64>>,
     /// Listening TCP sockets and bound UDP sockets.
     pub sockets: Vec<Socket>,
     /// EtherTypes that packet sockets of other programs listen to, with their device (0: all); `None`: not known.
@@ -67,6 +68,11 @@ pub struct NetnsEvidence {
     /// Why [`Self::connections`] may lack some.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unread_connections: Option<String>,
+    /// IPsec policies, but those of single sockets; and, where there are any, states.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub xfrm_policies: Vec<XfrmPolicy>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub xfrm_states: Vec<XfrmState>,
     /// Queueing disciplines that are not the device's default.
     pub qdiscs: Vec<Qdisc>,
     /// What looks at packets on devices besides netfilter; this tracer's own programs are not in it.

@@ -118,7 +118,7 @@ mod tests {
     fn rules_then_tables_then_prefixes() {
         let mut evidence = NetnsEvidence {
             rules: vec![rule(0, 255, 0), rule(99, 7, 7), rule(32766, 254, 0)],
-            routes: vec![route(254, "10.0.0.0/8"), route(254, "10.1.0.0/16"), route(7, "0.0.0.0/0")],
+            routes: vec![route(254, "10.0.0.0/8"), route(254, "10.1.0.0/16"), route(7, "0.0.0.0/0")].into(),
             ..NetnsEvidence::default()
         };
         let to = "10.1.2.3".parse().unwrap();

@@ -108,18 +108,27 @@ pub fn find_netns(name: &str) -> Result<Netns, TargetError> {
 }
 
 /// What fits and runs, with the backend that knows it: none, one or more. For looking again: who does not answer
-/// knows nothing.
-pub fn fitting(wanted: &Wanted, backends: &[&dyn Backend]) -> Vec<(usize, Known)> {
+/// knows nothing. `is_held`: what is followed by now stays what is meant.
+pub fn fitting(
+    wanted: &Wanted,
+    backends: &[&dyn Backend],
+    is_held: impl Fn(&Known) -> bool,
+) -> Vec<(usize, Known)> {
     let of = |elsewhere: bool| {
         let lists = backends.iter().enumerate();
         let lists = lists.filter(|(_, b)| b.kind() == Kind::Pods && b.is_elsewhere() == elsewhere);
         lists.filter_map(|(at, backend)| Some((at, backend.list_for(wanted).ok()?))).collect::<Vec<_>>()
     };
-    let here = fitting_of(wanted, &of(false));
-    if here.is_empty() { fitting_of(wanted, &of(true)) } else { here }
+    let (best, here) = fitting_of(wanted, &of(false));
+    if best == Some(Fit::Exact) || here.iter().any(|(_, known)| is_held(known)) {
+        return here;
+    }
+    // The exact name of a pod of another node comes before the beginning of a name here.
+    let (best, elsewhere) = fitting_of(wanted, &of(true));
+    if here.is_empty() || best == Some(Fit::Exact) { elsewhere } else { here }
 }
 
-fn fitting_of(wanted: &Wanted, lists: &[(usize, Vec<Known>)]) -> Vec<(usize, Known)> {
+fn fitting_of(wanted: &Wanted, lists: &[(usize, Vec<Known>)]) -> (Option<Fit>, Vec<(usize, Known)>) {
     let mut out: Vec<(usize, Known, Fit)> = Vec::new();
     for (at, list) in lists {
         match wanted {
@@ -136,7 +145,8 @@ fn fitting_of(wanted: &Wanted, lists: &[(usize, Vec<Known>)]) -> Vec<(usize, Kno
     }
     out.retain(|(_, known, _)| !known.stopped);
     let best = out.iter().map(|(.., fit)| *fit).min();
-    out.into_iter().filter(|(.., fit)| Some(*fit) == best).map(|(at, known, _)| (at, known)).collect()
+    let fits = out.into_iter().filter(|(.., fit)| Some(*fit) == best);
+    (best, fits.map(|(at, known, _)| (at, known)).collect())
 }
 
 /// What the backends of one kind know, and why some of them could not say.
@@ -466,6 +476,18 @@ mod tests {
         assert_eq!(name("client"), "default/client");
         // Nobody is called just so.
         assert_eq!(name("client3"), "default/client2");
+    }
+
+    #[test]
+    fn a_followed_name_is_not_replaced_by_a_longer_one_here() {
+        let wanted = Wanted::Pod(PodName { namespace: Some("default".into()), name: "client".into() });
+        let name = |elsewhere, held: &str| {
+            let (here, there) = (Pods("client2", false), Pods(elsewhere, true));
+            fitting(&wanted, &[&here, &there], |known| known.id == held)[0].1.name.clone()
+        };
+        assert_eq!(name("client", ""), "client");
+        assert_eq!(name("client3", ""), "client2");
+        assert_eq!(name("client", "client2"), "client2");
     }
 
     #[test]

@@ -5,14 +5,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 
+use super::packet_socket::{self, ETH_P_ARP, ETH_P_IPV6, step};
 use crate::explain::{Answered, Asked};
 use crate::node::{Netns, NetnsId};
 
-// include/uapi/linux/if_ether.h
-const ETH_P_ARP: u16 = 0x0806;
-const ETH_P_IPV6: u16 = 0x86dd;
 /// Packets looked at in one go, and addresses that are told: a storm must not keep us.
 const MOST: usize = 4096;
 
@@ -51,19 +49,9 @@ impl Askers {
         let mut found: HashMap<(NetnsId, IpAddr), (IpAddr, u32)> = HashMap::new();
         let mut answered: Vec<Answered> = Vec::new();
         for (netns, socket) in &self.sockets {
-            let mut packet = [0u8; 128];
+            let mut buffer = [0u8; 128];
             for _ in 0..MOST {
-                // SAFETY: the buffer is ours, its length is told; the call does not wait.
-                let read = unsafe {
-                    libc::recv(
-                        socket.as_raw_fd(),
-                        packet.as_mut_ptr().cast(),
-                        packet.len(),
-                        libc::MSG_DONTWAIT,
-                    )
-                };
-                let Ok(length @ 1..) = usize::try_from(read) else { break };
-                let packet = &packet[..length.min(packet.len())];
+                let Some((_, packet)) = packet_socket::receive(socket, &mut buffer) else { break };
                 if let Some((address, mac)) = answer(packet) {
                     let one = Answered { netns: *netns, address, mac };
                     // In turns: whoever is heard again after another one.
@@ -85,55 +73,25 @@ impl Askers {
     }
 }
 
-/// For one protocol of all devices of the namespace of the calling thread; of IPv6 neighbour solicitations and
-/// advertisements only.
+/// For one protocol; of IPv6 neighbour solicitations and advertisements only.
 fn open(protocol: u16) -> io::Result<OwnedFd> {
-    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // Nothing is received before the filter is in its place.
-    // SAFETY: numbers only.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
+    if protocol != ETH_P_IPV6 {
+        return packet_socket::open(protocol, &[]);
     }
-    // SAFETY: the call has just made it.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    if protocol == ETH_P_IPV6 {
-        let load = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
-        let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-        let give = (libc::BPF_RET | libc::BPF_K) as u16;
-        let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-        // Next header ICMPv6, type 135 or 136.
-        let mut program = [
-            step(load, 0, 0, 6),
-            step(equal, 0, 4, 58),
-            step(load, 0, 0, 40),
-            step(equal, 1, 0, 135),
-            step(equal, 0, 1, 136),
-            step(give, 0, 0, 128),
-            step(give, 0, 0, 0),
-        ];
-        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-        // SAFETY: the structure and what it points to live through the call.
-        let set = unsafe {
-            libc::setsockopt(
-                fd,
-                libc::SOL_SOCKET,
-                libc::SO_ATTACH_FILTER,
-                (&raw const filter).cast(),
-                size_of::<libc::sock_fprog>() as u32,
-            )
-        };
-        if set != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    // SAFETY: all zero is a valid sockaddr_ll.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = protocol.to_be();
-    // SAFETY: the address is of the size that is told.
-    let bound = unsafe { libc::bind(fd, (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32) };
-    if bound == 0 { Ok(socket) } else { Err(io::Error::last_os_error()) }
+    let load = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let give = libc::BPF_RET | libc::BPF_K;
+    // Next header ICMPv6, type 135 or 136.
+    let filter = [
+        step(load, 0, 0, 6),
+        step(equal, 0, 4, 58),
+        step(load, 0, 0, 40),
+        step(equal, 1, 0, 135),
+        step(equal, 0, 1, 136),
+        step(give, 0, 0, 128),
+        step(give, 0, 0, 0),
+    ];
+    packet_socket::open(protocol, &filter)
 }
 
 /// Who asks for whom. Announcements (of one's own address) and probes from nobody ask for nothing.

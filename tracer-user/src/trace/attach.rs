@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use tracer_common::MAX_PORTS;
+
 use crate::bpf::{Tracer, TracerError};
 use crate::cli::{PositionChoice, TcChoice};
 use crate::flow::Zoom;
@@ -13,6 +15,8 @@ use crate::output::Missing;
 
 /// Priorities tried for one position before it is given up.
 const ATTEMPTS: usize = 16;
+/// IANA's and Linux's own.
+const USUAL_VXLAN_PORTS: [u16; 2] = [4789, 8472];
 
 /// What came or went when the topology changed.
 #[derive(Debug, Default)]
@@ -107,7 +111,7 @@ impl Attachments {
     }
 
     fn vxlan_ports(&mut self, topology: &Topology, changes: &mut Changes) -> Result<(), TracerError> {
-        let ports: BTreeSet<u16> = topology
+        let of_devices: BTreeSet<u16> = topology
             .namespaces
             .values()
             .flat_map(|ns| ns.devices.values())
@@ -116,7 +120,13 @@ impl Attachments {
                 _ => None,
             })
             .collect();
-        let ports: Vec<u16> = ports.into_iter().collect();
+        let mut ports: Vec<u16> = of_devices.iter().copied().collect();
+        // What the other end sends to a port that no device has here is still to be recognised when it is dropped.
+        for port in USUAL_VXLAN_PORTS {
+            if !of_devices.contains(&port) && ports.len() < MAX_PORTS {
+                ports.push(port);
+            }
+        }
         let beyond = self.tracer.set_vxlan_ports(&ports)?;
         if beyond > 0 {
             self.tell(

@@ -10,9 +10,11 @@ mod header;
 mod listeners;
 mod names;
 mod no_traffic;
+mod packet_socket;
 mod pods;
 mod privileges;
 mod recording;
+mod reply_listener;
 mod run;
 mod terminal;
 

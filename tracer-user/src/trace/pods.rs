@@ -239,7 +239,8 @@ impl WatchThread {
         let first = std::mem::take(&mut self.first);
         for at in 0..self.follow.len() {
             let (wanted, mut held) = self.follow[at].clone();
-            let found = fitting(&wanted, &backends);
+            let is_held = |known: &Known| held.iter().chain(&first).any(|h| h.id == known.id);
+            let found = fitting(&wanted, &backends, is_held);
             if !first.is_empty() {
                 held = first
                     .iter()

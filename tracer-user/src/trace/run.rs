@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracer_common::{Counters, Event};
 
 mod follow;
+mod listen;
 mod sink;
 
 use self::follow::{add_end, add_found_ends, followed_words};
@@ -29,6 +30,7 @@ use super::no_traffic::Nothing;
 use super::pods::{News, PodWatch};
 use super::privileges::lacking;
 use super::recording::{Recording, RecordingError};
+use super::reply_listener::ReplyListener;
 use crate::bpf::btf::{BtfError, KernelBtf};
 use crate::bpf::{Symbols, Tracer, TracerError};
 use crate::cli::{Filter, Format, Plan, PositionChoice};
@@ -149,6 +151,7 @@ struct TraceRun<'a> {
     kernel: CounterReader,
     unseen: Unseen,
     askers: Askers,
+    replies: ReplyListener,
     api: ApiWatch,
     policies: Policies,
     nothing: Nothing,
@@ -284,6 +287,7 @@ impl<'a> TraceRun<'a> {
             kernel,
             unseen: Unseen::default(),
             askers,
+            replies: ReplyListener::default(),
             api,
             policies,
             nothing,
@@ -346,6 +350,7 @@ impl<'a> TraceRun<'a> {
     /// Takes records that are there, and prints what they say. True when there may be more.
     fn drain(&mut self) -> Result<bool, TraceError> {
         self.attachments.tracer().print_messages();
+        self.listen();
         // Read before the records: what was lost by now lies between records that are read below. Told ahead of
         // them it would pass for older than they are, and a journey that it cut short for one that vanished.
         let mut lost = None;
@@ -411,6 +416,7 @@ impl<'a> TraceRun<'a> {
             destinations: &hosts,
             asked: &asked,
             answered: &answered,
+            heard: &[],
             lost: self.unseen.risen(),
         };
         self.screen.tick(&self.topology, &tick);

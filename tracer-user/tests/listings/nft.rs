@@ -2,6 +2,7 @@
 //! Tables, chains, sets and rules of the listing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use serde_json::{Deserializer, Value};
@@ -100,7 +101,7 @@ impl Reader {
         let at = self.table(family, table);
         let chains = &mut self.out.tables[at].chains;
         self.chains.entry((family, table.to_owned(), name.clone())).or_insert_with(|| {
-            chains.push(Chain { name, base: base(object), rules: Vec::new() });
+            chains.push(Chain { name, base: base(object), rules: Arc::default() });
             (at, chains.len() - 1)
         });
     }
@@ -166,7 +167,7 @@ impl Reader {
             if self.rules <= MAX_RULES {
                 rule.number = number;
                 rule.text = rule.in_words();
-                chain.rules.push(rule);
+                Arc::make_mut(&mut chain.rules).push(rule);
             }
         }
     }

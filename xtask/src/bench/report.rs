@@ -137,6 +137,17 @@ pub(super) fn snapshots(all: &[Times]) {
         let (first, again, changed) = (ms(&times.first), ms(&times.again), ms(&times.changed));
         println!("  {:<20} {:>8} {first:>20} {again:>20} {changed:>20}", times.name, times.rules);
     }
+    println!("\nThe model over it: MB of the snapshot; ms of an answer, and of 200");
+    println!(
+        "  {:<20} {:>8} {:>20} {:>20} {:>20} {:>20}",
+        "", "memory", "first answer", "next", "200", "200 after a change"
+    );
+    let ms = |series: &Series| format!("{:.2} ({:.2}–{:.2})", series.median(), series.min(), series.max());
+    for times in all {
+        let [first, next, many, changed] = times.walk.each_ref().map(ms);
+        let memory = times.memory.median();
+        println!("  {:<20} {memory:>8.1} {first:>20} {next:>20} {many:>20} {changed:>20}", times.name);
+    }
 }
 
 pub(super) fn pods(count: u32, named: &Series, bare: &Series) {

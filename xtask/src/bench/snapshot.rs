@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How long reading a node with many rules takes: kube-proxy's of both modes, in each back end.
+//! A node with many rules, kube-proxy's of both modes, in each back end: how long reading it takes, what the snapshot
+//! needs of memory, how long the model walks over it.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -15,6 +16,8 @@ use super::{Bench, report};
 /// What is asked for.
 const RULES: usize = 10_000;
 const ENDPOINTS: u32 = 3;
+/// What the reader says of its walks.
+const WALKED: [&str; 5] = ["mb", "first_ms", "again_ms", "walks_ms", "search_ms"];
 /// Services with session affinity: one of so many.
 const STICKY: u32 = 20;
 
@@ -59,6 +62,10 @@ pub(super) struct Times {
     pub(super) first: Series,
     pub(super) again: Series,
     pub(super) changed: Series,
+    /// Megabytes of the snapshot; milliseconds of the model's first answer about it, of one more, of 200 more, and of
+    /// 200 about snapshots that each differ in one thing.
+    pub(super) memory: Series,
+    pub(super) walk: [Series; 4],
 }
 
 /// `reader`: the program that reads a namespace, and says how long it took.
@@ -66,12 +73,24 @@ pub(super) fn run(bench: &Bench, reader: &Path) -> Result<Value> {
     let mut all = Vec::new();
     for kind in [Kind::IptablesNft, Kind::IptablesLegacy, Kind::Nftables] {
         let ns = bench.net.more("rules")?;
+        ns.sh("ip link set lo up")?;
+        for (device, address) in [("pods", "10.200.0.1/16"), ("eth0", "192.0.2.2/24")] {
+            ns.sh(&format!("ip link add {device} type veth peer name {device}-peer"))?;
+            ns.sh(&format!("ip addr add {address} dev {device}"))?;
+            ns.sh(&format!("ip link set {device} up"))?;
+            ns.sh(&format!("ip link set {device}-peer up"))?;
+        }
+        ns.sysctl(&[("ipv4/ip_forward", "1")])?;
         let (command, text) = kind.load();
         ns.exec(&command.split(' ').collect::<Vec<_>>(), Some(&text))?;
         let mut times = Times { name: kind.name(), ..Times::default() };
         for round in 0..bench.rounds {
             report::progress(&format!("reading {}, round {}", kind.name(), round + 1));
             let mut process = Reading::start(reader, ns.name())?;
+            let walked = process.read()?;
+            for (series, key) in std::iter::once(&mut times.memory).chain(&mut times.walk).zip(WALKED) {
+                series.push(walked[key].as_f64().with_context(|| format!("no {key} in {walked}"))?);
+            }
             times.first.push(process.next()?);
             times.again.push(process.next()?);
             ns.sh(kind.one_more())?;
@@ -87,7 +106,8 @@ pub(super) fn run(bench: &Bench, reader: &Path) -> Result<Value> {
     report::snapshots(&all);
     let one = |times: &Times| {
         let figures = json!({ "rules": times.rules, "first_ms": times.first.json(),
-            "again_ms": times.again.json(), "changed_ms": times.changed.json() });
+            "again_ms": times.again.json(), "changed_ms": times.changed.json(), "memory_mb": times.memory.json(),
+            "walks_ms": times.walk.each_ref().map(Series::json) });
         (times.name.to_owned(), figures)
     };
     Ok(Value::Object(all.iter().map(one).collect()))
@@ -105,6 +125,7 @@ impl Reading {
     fn start(program: &Path, netns: &str) -> Result<Self> {
         let mut child = Command::new(program)
             .arg(format!("/run/netns/{netns}"))
+            .args(["10.200.0.9", "10.96.2.117", "80"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -119,11 +140,15 @@ impl Reading {
         stdin.write_all(b"changed\n").context("asking the reader")
     }
 
-    fn next(&mut self) -> Result<f64> {
+    fn read(&mut self) -> Result<Value> {
         let mut line = String::new();
         self.stdout.read_line(&mut line).context("reading what the reader says")?;
-        let read: Value = serde_json::from_str(&line).with_context(|| format!("the reader said {line:?}"))?;
-        ensure!(read["unreadable"] == 0, "the reader could not read everything: {line}");
+        serde_json::from_str(&line).with_context(|| format!("the reader said {line:?}"))
+    }
+
+    fn next(&mut self) -> Result<f64> {
+        let read = self.read()?;
+        ensure!(read["unreadable"] == 0, "the reader could not read everything: {read}");
         self.rules = read["rules"].as_u64().unwrap_or(0);
         read["ms"].as_f64().context("no time")
     }

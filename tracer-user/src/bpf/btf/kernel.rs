@@ -156,6 +156,11 @@ impl KernelBtf {
         if spec.path.is_empty() {
             return self.struct_size(spec.container);
         }
+        if spec.sizes == [0] {
+            return self.unanimous(spec.container, spec.path, |graph, id| {
+                graph.bit((id, spec.container), spec.path)
+            });
+        }
         let member = self.try_field(spec.container, spec.path)?;
         if spec.sizes.is_empty() || spec.sizes.contains(&member.size) {
             return Ok(member.offset_bytes);

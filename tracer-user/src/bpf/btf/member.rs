@@ -51,27 +51,40 @@ struct Exhausted;
 impl Graph<'_> {
     /// Follows `path` (members, dots between levels) from structure `container`.
     pub(super) fn member(&self, container: (u32, &str), path: &str) -> Result<Member, FieldError> {
-        let (mut id, name) = container;
-        let container = || name.to_owned();
-        let member = || path.to_owned();
+        let FoundMember { bits, type_id, bit_field } = self.follow(container, path)?;
+        let (container, member) = (container.1.to_owned(), path.to_owned());
+        if bit_field || !bits.is_multiple_of(8) {
+            return Err(FieldError::BitField { container, member });
+        }
+        match (u32::try_from(bits / 8).ok(), self.size_of(type_id)) {
+            (Some(offset_bytes), Some(size)) => Ok(Member { offset_bytes, size }),
+            _ => Err(FieldError::NoSize { container, member }),
+        }
+    }
+
+    /// The offset in bits of a bit field.
+    pub(super) fn bit(&self, container: (u32, &str), path: &str) -> Result<u32, FieldError> {
+        let found = self.follow(container, path)?;
+        let (container, member) = (container.1.to_owned(), path.to_owned());
+        let offset = u32::try_from(found.bits).ok().filter(|_| found.bit_field);
+        offset.ok_or(FieldError::NoSize { container, member })
+    }
+
+    fn follow(&self, (mut id, container): (u32, &str), path: &str) -> Result<FoundMember, FieldError> {
         let mut budget = MAX_MEMBERS;
-        let mut bits = 0u64;
+        let mut at = FoundMember { bits: 0, type_id: id, bit_field: false };
         for part in path.split('.') {
             let found = self
                 .direct_member(id, part.as_bytes(), MAX_NESTING, &mut budget)
-                .map_err(|Exhausted| FieldError::TooDeep { container: container() })?
-                .ok_or_else(|| FieldError::NoMember { container: container(), member: member() })?;
-            bits += found.bits;
+                .map_err(|Exhausted| FieldError::TooDeep { container: container.to_owned() })?
+                .ok_or_else(|| FieldError::NoMember {
+                    container: container.to_owned(),
+                    member: path.to_owned(),
+                })?;
             id = found.type_id;
-            if found.bit_field || !bits.is_multiple_of(8) {
-                return Err(FieldError::BitField { container: container(), member: member() });
-            }
+            at = FoundMember { bits: at.bits + found.bits, ..found };
         }
-        let offset = u32::try_from(bits / 8).ok();
-        match (offset, self.size_of(id)) {
-            (Some(offset_bytes), Some(size)) => Ok(Member { offset_bytes, size }),
-            _ => Err(FieldError::NoSize { container: container(), member: member() }),
-        }
+        Ok(at)
     }
 
     fn direct_member(

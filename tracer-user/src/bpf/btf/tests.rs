@@ -73,6 +73,16 @@ fn says_why_a_field_is_not_there() -> Result {
 }
 
 #[test]
+fn the_offset_of_a_bit_is_in_bits() -> Result {
+    let btf = load(&kernel())?;
+    let spec = |path| FieldSpec { name: "x", container: "sk_buff", path, sizes: &[0] };
+    let cloned = btf.resolve_field(&spec("cloned"))?;
+    assert!(cloned > 80, "{cloned}");
+    assert!(btf.resolve_field(&spec("mark")).is_err());
+    Ok(())
+}
+
+#[test]
 fn old_bit_fields_are_known_by_their_integer() -> Result {
     let mut b = Builder::new();
     let name = b.string("flag");

@@ -8,6 +8,8 @@ use super::objects::{Eips, Gateway, NodeEntry, Objects, Pod, Policy, Tunnel};
 use crate::text::{printable, quoted};
 
 const READY: &str = "Ready";
+/// By this label agents list the slices of a policy.
+const POLICY_LABEL: &str = "spidernet.io/policy-name";
 
 /// What a policy was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -277,7 +279,7 @@ fn endpoints(out: &mut Assigned<'_>, objects: &Objects, policy: &Policy, pod: &P
         .filter(|slice| {
             slice.metadata.deletion_timestamp.is_none()
                 && slice.metadata.namespace == policy.metadata.namespace
-                && slice.metadata.owner_references.iter().any(|owner| owner.name == policy.metadata.name)
+                && slice.metadata.labels.get(POLICY_LABEL) == Some(&policy.metadata.name)
         })
         .flat_map(|slice| &slice.endpoints)
         .filter(|end| end.namespace == pod.namespace && end.pod == pod.name)

@@ -21,8 +21,6 @@ pub(crate) const SNAT_CHAIN: &str = "EGRESSGATEWAY-SNAT-EIP";
 /// A policy has a set of sources and one of destinations for each family, which end alike.
 pub(crate) const SOURCE_SETS: &str = "egress-src-";
 const DESTINATION_SETS: &str = "egress-dst-";
-/// The cluster's own ranges, IPv4 and IPv6: what goes there is not sent to a gateway.
-pub(crate) const CLUSTER_SETS: [&str; 2] = ["egress-cluster-cidr-ipv4", "egress-cluster-cidr-ipv6"];
 
 /// What names of a policy's sets of sources begin with.
 pub(crate) fn source_sets(ipv6: bool) -> String {
@@ -54,4 +52,9 @@ pub(crate) fn is_node_mark(mark: u32) -> bool {
 /// EgressGateway's tunnel device.
 pub(crate) fn is_egress_tunnel(link: &Link) -> bool {
     link.vxlan.as_ref().is_some_and(|v| link.name == DEVICE || (v.vni == VNI && v.port == PORT))
+}
+
+/// The set of the cluster's own networks, which policies without destinations leave alone.
+pub(crate) fn cluster_set(ipv6: bool) -> &'static str {
+    if ipv6 { "egress-cluster-cidr-ipv6" } else { "egress-cluster-cidr-ipv4" }
 }

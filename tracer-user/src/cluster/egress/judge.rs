@@ -193,6 +193,12 @@ fn outside(objects: &Objects, empty: &str, to: &IpPrefix) -> Met {
     }
 }
 
+/// One of the networks that EgressClusterInfo lists.
+pub fn in_cluster(objects: &Objects, to: &IpPrefix) -> bool {
+    let networks = objects.cluster.iter().flat_map(|info| &info.networks);
+    networks.filter_map(|(_, text)| cidr::network(text)).any(|network| cidr::part(to, &network) == Part::All)
+}
+
 fn shown(to: &IpPrefix) -> String {
     if to.is_host() { to.address().to_string() } else { to.to_string() }
 }

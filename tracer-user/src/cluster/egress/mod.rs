@@ -17,7 +17,7 @@ mod subjects;
 mod words;
 
 pub use assigned::{Assigned, Eip, Trouble};
-pub use judge::{Judged, Met, Near, Selecting, judge};
+pub use judge::{Judged, Met, Near, Selecting, in_cluster, judge};
 pub use kinds::{ClusterEndpointSlice, ClusterPolicy, Info, Namespace, Stores};
 pub use labels::{Expression, LabelSelector};
 pub use objects::{

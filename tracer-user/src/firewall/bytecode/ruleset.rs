@@ -2,6 +2,7 @@
 //! Chains, sets and rules of all tables, from the messages of a dump.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
@@ -180,7 +181,7 @@ impl Reader {
         let Some(table) = tables.get_mut(place.table) else { return };
         let base = base(family, chain);
         place.chains.insert(name.clone(), table.chains.len());
-        table.chains.push(Chain { name, base, rules: Vec::new() });
+        table.chains.push(Chain { name, base, rules: Arc::default() });
     }
 
     /// The payload of one message of a dump of rules.
@@ -230,7 +231,7 @@ impl Reader {
             rule.number = number;
             rule.handle = handle;
             rule.text = if iptables { iptables::print(&chain.name, &rule) } else { rule.in_words() + &maps };
-            chain.rules.push(rule);
+            Arc::make_mut(&mut chain.rules).push(rule);
         }
         Some(())
     }

@@ -2,6 +2,7 @@
 //! Tables, chains and rules of the text.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
@@ -75,7 +76,7 @@ fn declare(text: &str, table: &mut Table, index: &mut FxHashMap<String, usize>) 
     let base = policy.zip(hook).map(|(policy, hook)| base(&table.name, hook, policy));
     if !index.contains_key(&name) {
         index.insert(name.clone(), table.chains.len());
-        table.chains.push(Chain { name, base, rules: Vec::new() });
+        table.chains.push(Chain { name, base, rules: Arc::default() });
     }
 }
 
@@ -127,7 +128,7 @@ fn append<'a>(
     let rule = parse_rule(line, rest, counters, |name| index.contains_key(name));
     if let Some(chain) = table.chains.get_mut(*chain) {
         let number = u32::try_from(chain.rules.len() + 1).unwrap_or(u32::MAX);
-        chain.rules.push(Rule { number, ..rule });
+        Arc::make_mut(&mut chain.rules).push(Rule { number, ..rule });
     }
 }
 

@@ -18,6 +18,9 @@ const IFF_LOWER_UP: u32 = 1 << 16;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_STATE: u16 = 1;
+const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
+const IFLA_BRPORT_BCAST_FLOOD: u16 = 30;
+const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_VXLAN_LINK: u16 = 3;
@@ -72,6 +75,15 @@ pub struct Port {
     pub state: u8,
     /// It does not reach other isolated ports.
     pub isolated: bool,
+    /// Multicast for which nobody asked is not handed to it (mcast_flood off).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_multicast: bool,
+    /// Broadcasts are not handed to it (bcast_flood off).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_broadcast: bool,
+    /// A frame may leave by the port that it came in by; `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hairpin: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,8 +164,13 @@ impl Link {
         if find(IFLA_INFO_SLAVE_KIND).map(text).is_some_and(|kind| kind == "bridge") {
             let data = find(IFLA_INFO_SLAVE_DATA).unwrap_or_default();
             let byte = |wanted| attributes(data).find(|(kind, _)| *kind == wanted)?.1.first().copied();
-            self.port = byte(IFLA_BRPORT_STATE)
-                .map(|state| Port { state, isolated: byte(IFLA_BRPORT_ISOLATED).unwrap_or_default() != 0 });
+            self.port = byte(IFLA_BRPORT_STATE).map(|state| Port {
+                state,
+                isolated: byte(IFLA_BRPORT_ISOLATED).is_some_and(|on| on != 0),
+                hairpin: byte(IFLA_BRPORT_MODE).map(|on| on != 0),
+                no_multicast: byte(IFLA_BRPORT_MCAST_FLOOD) == Some(0),
+                no_broadcast: byte(IFLA_BRPORT_BCAST_FLOOD) == Some(0),
+            });
         }
         if self.is_kind("vrf") {
             let data = find(libc::IFLA_INFO_DATA).unwrap_or_default();
@@ -246,15 +263,21 @@ mod tests {
 
     #[test]
     fn a_port_of_a_bridge() {
-        let data =
-            Request::one("", 0, &[]).attribute(IFLA_BRPORT_STATE, &[0]).attribute(IFLA_BRPORT_ISOLATED, &[1]);
+        let data = Request::one("", 0, &[])
+            .attribute(IFLA_BRPORT_STATE, &[0])
+            .attribute(IFLA_BRPORT_ISOLATED, &[1])
+            .attribute(IFLA_BRPORT_MCAST_FLOOD, &[0])
+            .attribute(IFLA_BRPORT_BCAST_FLOOD, &[1]);
         let info = Request::one("", 0, &[])
             .attribute(IFLA_INFO_SLAVE_KIND, b"bridge\0")
             .attribute(IFLA_INFO_SLAVE_DATA, &data.payload);
         let fixed = [0u8; 16];
         let payload = Request::one("", 0, &fixed).attribute(libc::IFLA_LINKINFO, &info.payload).payload;
         let link = Link::parse(libc::RTM_NEWLINK, &payload).unwrap();
-        assert_eq!(link.port, Some(Port { state: 0, isolated: true }));
+        assert_eq!(
+            link.port,
+            Some(Port { state: 0, isolated: true, hairpin: None, no_multicast: true, no_broadcast: false })
+        );
     }
 
     #[test]

@@ -16,8 +16,6 @@ const CTA_PROTOINFO: u16 = 4;
 const CTA_TIMEOUT: u16 = 7;
 const CTA_MARK: u16 = 8;
 const CTA_ZONE: u16 = 18;
-const CTA_TIMESTAMP: u16 = 20;
-const CTA_TIMESTAMP_START: u16 = 1;
 const CTA_PROTOINFO_TCP: u16 = 1;
 const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 const CTA_TUPLE_IP: u16 = 1;
@@ -67,7 +65,7 @@ fn parse(payload: &[u8]) -> Option<TrackedConnection> {
     let (_, rest) = payload.split_at_checked(4)?;
     let (mut original, mut reply) = (None, None);
     let (mut zone, mut status, mut mark, mut timeout_s) = (0, 0, 0, 0);
-    let (mut tcp_state, mut began_unix_ns) = (None, None);
+    let mut tcp_state = None;
     for (kind, value) in attributes(rest) {
         match kind {
             CTA_TUPLE_ORIG => original = tuple(value),
@@ -81,24 +79,10 @@ fn parse(payload: &[u8]) -> Option<TrackedConnection> {
                     .and_then(|tcp| nested(tcp, CTA_PROTOINFO_TCP_STATE))
                     .and_then(|state| state.first().copied());
             }
-            CTA_TIMESTAMP => {
-                began_unix_ns = nested(value, CTA_TIMESTAMP_START)
-                    .and_then(|start| start.first_chunk::<8>())
-                    .map(|start| u64::from_be_bytes(*start));
-            }
             _ => {}
         }
     }
-    Some(TrackedConnection {
-        original: original?,
-        reply: reply?,
-        zone,
-        status,
-        mark,
-        timeout_s,
-        tcp_state,
-        began_unix_ns,
-    })
+    Some(TrackedConnection { original: original?, reply: reply?, zone, status, mark, timeout_s, tcp_state })
 }
 
 fn tuple(value: &[u8]) -> Option<ConnectionTuple> {

@@ -10,6 +10,7 @@ mod nftables;
 mod packet_sockets;
 mod sysctl;
 mod tool;
+mod xfrm;
 
 pub use counters::CounterFiles;
 pub use ipset::parse as parse_ipset_dump;
@@ -121,6 +122,10 @@ impl NetnsEvidence {
             out.read_proc();
             let sockets = listening_sockets(name, &mut out.unreadable);
             out.sockets = sockets.into_iter().map(|(socket, _)| socket).collect();
+            match xfrm::read(name) {
+                Ok((policies, states)) => (out.xfrm_policies, out.xfrm_states) = (policies, states),
+                Err(error) => out.unreadable.push(error.to_string()),
+            }
             out.packet_sockets = packet_sockets::read();
             match ipsets.join() {
                 Ok(Ok(read)) => sets = read,
@@ -150,8 +155,10 @@ impl NetnsEvidence {
         let (nexthops, exceptions) = (&mut self.nexthops, &mut self.exceptions);
         keep(links, rtnl.links(), unreadable);
         keep(addresses, rtnl.addresses(), unreadable);
-        keep(routes, rtnl.routes(|_| true), unreadable);
-        *exceptions = routes.extract_if(.., |route| route.cached).collect();
+        let mut all = Vec::new();
+        keep(&mut all, rtnl.routes(|_| true), unreadable);
+        *exceptions = all.extract_if(.., |route| route.cached).collect();
+        *routes = Arc::new(all);
         keep(nexthops, rtnl.nexthops(), unreadable);
         keep(rules, rtnl.rules(), unreadable);
         keep(neighbours, rtnl.neighbours(None), unreadable);
@@ -167,8 +174,8 @@ impl NetnsEvidence {
             self.links.iter().filter(|l| l.kind.as_deref() == Some("bridge")).map(|l| l.ifindex).collect();
         let own =
             self.links.iter().filter(|link| link.master.is_none_or(|master| !bridges.contains(&master)));
-        self.sysctls = sysctl::read(own.map(|link| link.name.as_str()));
-        self.counters = counters::read();
+        self.sysctls = Arc::new(sysctl::read(own.map(|link| link.name.as_str())));
+        self.counters = Arc::new(counters::read());
         let number = |path: &str| self.sysctls.get(path).and_then(|value| value.parse().ok());
         self.conntrack = Conntrack {
             count: number("net/netfilter/nf_conntrack_count"),

@@ -54,12 +54,14 @@ const SINGLE: [&str; 45] = [
     "net/netfilter/nf_conntrack_udp_timeout_stream",
 ];
 
-const PER_DEVICE_V4: [&str; 12] = [
+const PER_DEVICE_V4: [&str; 14] = [
     "accept_local",
     "arp_announce",
     "arp_filter",
     "arp_ignore",
     "bc_forwarding",
+    "disable_policy",
+    "disable_xfrm",
     "forwarding",
     "ignore_routes_with_linkdown",
     "proxy_arp",
@@ -68,8 +70,9 @@ const PER_DEVICE_V4: [&str; 12] = [
     "send_redirects",
     "src_valid_mark",
 ];
-const PER_DEVICE_V6: [&str; 6] = [
+const PER_DEVICE_V6: [&str; 7] = [
     "disable_ipv6",
+    "disable_policy",
     "forwarding",
     "ignore_routes_with_linkdown",
     "proxy_ndp",

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{TraceError, TraceRun};
 use crate::cli::Plan;
-use crate::node::{Observer, Topology};
+use crate::node::{Namespace, Observer, PathRole, Topology};
 use crate::target::Target;
 use crate::trace::pods::{Held, News, addresses_words};
 
@@ -81,15 +81,17 @@ impl TraceRun<'_> {
     }
 }
 
-/// Where no container runtime tells which pods run here: with a pod as target, watches the one at the other end too,
-/// by its address, and says so. Who only names addresses looks at the node.
+/// Where no container runtime tells which pods run here: watches those at the ends of the flow too, by their addresses,
+/// and says so.
 pub(super) fn add_found_ends(
     plan: &Plan,
     observer: &mut Observer,
     topology: &Topology,
     addresses: &[IpAddr],
 ) -> Vec<String> {
-    if !plan.runtimes.is_empty() || !observer.has_pods() {
+    // Without a pod as target, on a node only: what nothing leads out of is an end itself.
+    let leads_out = |ns: &Namespace| ns.devices.values().any(|d| d.watched == Some(PathRole::Uplink));
+    if !plan.runtimes.is_empty() || !(observer.has_pods() || topology.namespaces.values().any(leads_out)) {
         return Vec::new();
     }
     let found = observer.find_ends(topology, addresses);

@@ -35,7 +35,7 @@ impl From<&Interval> for Zoom {
 /// A change that looks the same whenever it happens: `from` and `to` of a mark; of a drop its place, reason and
 /// flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Change {
+pub(crate) struct ZoomChange {
     pub(crate) at: Zoom,
     pub(crate) deed: Deed,
     pub(crate) from: u64,
@@ -45,7 +45,7 @@ pub(crate) struct Change {
 #[derive(Debug)]
 pub(crate) struct Zooming {
     enabled: bool,
-    learned: Generations<Change, (u64, i32, i32)>,
+    learned: Generations<ZoomChange, (u64, i32, i32)>,
     hooks: Vec<ZoomWatch>,
     requests: Vec<(Zoom, bool)>,
 }
@@ -59,7 +59,7 @@ struct ZoomWatch {
 #[derive(Debug)]
 enum ZoomState {
     /// Asked for at `since`; what it is to tell.
-    Looking { since: u64, wanted: Vec<Change> },
+    Looking { since: u64, wanted: Vec<ZoomChange> },
     /// Taken away at `since` without result.
     Resting { since: u64 },
 }
@@ -75,14 +75,14 @@ impl Zooming {
     }
 
     /// One author is known for this change: what an equal one showed within the last seconds.
-    pub(crate) fn recall(&mut self, change: Change, at: &Interval, now: u64) -> Option<Interval> {
+    pub(crate) fn recall(&mut self, change: ZoomChange, at: &Interval, now: u64) -> Option<Interval> {
         let &mut (when, after, until) = self.learned.get_mut(change)?;
         let fits = after >= at.after && until <= at.until && now.saturating_sub(when) < REMEMBER;
         fits.then_some(Interval { after, until, learned: true, ..*at })
     }
 
     /// A change was seen in an interval with one author.
-    pub(crate) fn learn(&mut self, change: Change, at: &Interval, now: u64) {
+    pub(crate) fn learn(&mut self, change: ZoomChange, at: &Interval, now: u64) {
         self.learned.insert(change, (now, at.after, at.until));
         let Some(i) = self.hooks.iter().position(|w| w.zoom == change.at) else { return };
         if let ZoomState::Looking { wanted, .. } = &mut self.hooks[i].state {
@@ -101,7 +101,7 @@ impl Zooming {
     }
 
     /// A change could have had several authors.
-    pub(crate) fn want(&mut self, change: Change, now: u64) {
+    pub(crate) fn want(&mut self, change: ZoomChange, now: u64) {
         if !self.enabled {
             return;
         }
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     const AT: Zoom = Zoom { netns: 1, family: Family::Ipv4, hook: Hook::Prerouting };
-    const CHANGE: Change = Change { at: AT, deed: Deed::Mark, from: 0, to: 5 };
+    const CHANGE: ZoomChange = ZoomChange { at: AT, deed: Deed::Mark, from: 0, to: 5 };
 
     fn interval(after: i32, until: i32) -> Interval {
         let Zoom { netns, family, hook } = AT;

@@ -40,7 +40,7 @@ pub(crate) use preempted::Preempted;
 pub(crate) use repair::search;
 pub use run::Question;
 pub(crate) use run::{Prediction, Run, Start, Way, first_tuple, first_view, predict, predict_from, shown};
-pub(crate) use silence::{Asked, no_usable_address};
+pub(crate) use silence::{SilentHop, no_usable_address};
 pub use snapshot::Snapshot;
 pub use steps::{Direction, Encap, Ending, MarkChange, MarkOf, Place, Stage, Step, Translation};
 pub(crate) use walker::{End, Found};

@@ -19,7 +19,7 @@ mod sink;
 use self::follow::{add_end, add_found_ends, followed_words};
 use self::sink::Screen;
 use super::api::ApiWatch;
-use super::arp_listener::{Askers, Heard};
+use super::arp_listener::{Askers, HeardArp};
 use super::attach::{Attachments, Changes};
 use super::counters::{CounterReader, Unseen};
 use super::evidence::EvidenceReader;
@@ -408,7 +408,7 @@ impl<'a> TraceRun<'a> {
         }
         let counters = self.kernel.risen();
         let hosts: Vec<_> = self.filter.dst.iter().map(IpPrefix::address).collect();
-        let Heard { asked, answered } = self.askers.take();
+        let HeardArp { asked, answered } = self.askers.take();
         self.unseen.lost(self.tracker.lost());
         let tick = Tick {
             now_ns: monotonic_ns(),

@@ -41,12 +41,6 @@ const CIRCLES: &[Circle] = &[
     ),
     ("explain", &["neighbour", "neighbour_owner"], "causes call causes"),
     ("model", &["egress_sets", "follow_up", "judge", "run", "start"], "the run's parts know the run"),
-    ("model", &["nat", "rules"], "one type, the walker, in several files"),
-    (
-        "output",
-        &["text", "text_cause", "text_hop", "text_policy", "text_summary"],
-        "one type, the text format, in several files",
-    ),
 ];
 
 struct Source {

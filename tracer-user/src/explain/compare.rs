@@ -8,11 +8,12 @@ use super::context::View;
 use crate::firewall::PacketView;
 use crate::flow::{Ending, Hop, Journey, Packet, Place as At};
 use crate::model::{
-    Direction, End, Place, Prediction, Run, Snapshot, Stage, Start, Way, World as _, predict_from, search,
+    Direction, End, Found, Place, Prediction, Run, Snapshot, Stage, Start, Way, World as _, predict_from,
+    search,
 };
 use crate::node::{Hook, Role};
 
-use crate::cause::catalogue::CauseKind;
+use crate::cause::catalogue::{CauseKind, TRANSLATED_ASTRAY};
 use crate::cause::{Certainty, Fact, Finding};
 
 const ICMP: u8 = 1;
@@ -98,42 +99,89 @@ pub(super) fn predict(opening: &Opening, snapshot: &mut Snapshot) -> Option<Pred
     Some(predict_from(snapshot, start, opening.view(), Vec::new()))
 }
 
-/// What was found from the evidence of the packets, held against the model: a cause that the model computes is not
-/// certain where the model lets the packet pass.
+/// What was found from the evidence of the packets, held against the model. Where both agree on where the packet ends,
+/// the cause is the model's; where the model lets the packet pass, what it computes is no longer certain.
 pub(super) fn hold_against_model(
     view: &View<'_>,
     opening: &Opening,
     snapshot: &mut Snapshot,
-    found: &mut [Finding],
+    found: &mut Vec<Finding>,
 ) {
     let Some(prediction) = predict(opening, snapshot) else { return };
     let Some(compared) = compare(view, opening, &prediction) else { return };
-    let (Outcome::Passes { expected } | Outcome::Parts { expected }) = compared.outcome else { return };
-    if !compared.unknown.is_empty() {
-        return;
+    match compared.outcome {
+        Outcome::Wrong => {
+            if let Some(at) = found.iter().position(gives_way)
+                && let Some(mut cause) = stops_here(view, opening, &prediction)
+            {
+                // Both say the same, and nothing on the way is unknown.
+                let sure = !cause.kind().guess && cause.id != TRANSLATED_ASTRAY.id;
+                if view.journey.is_dropped() && compared.unknown.is_empty() && sure {
+                    cause.certainty = Certainty::Certain;
+                }
+                found.retain(|f| !gives_way(f));
+                found.insert(at.min(found.len()), cause.fact(seen(view)));
+            }
+        }
+        Outcome::Passes { expected } | Outcome::Parts { expected } if compared.unknown.is_empty() => {
+            for finding in found.iter_mut().filter(|finding| is_claim(finding)) {
+                finding.certainty = Certainty::Likely;
+                finding.evidence.push(Fact {
+                    text: format!(
+                        "not by what was read of the node: by that {expected}; it may have changed meanwhile"
+                    ),
+                    check: String::new(),
+                });
+            }
+        }
+        _ => {}
     }
-    for finding in found.iter_mut().filter(|finding| is_claim(finding)) {
-        finding.certainty = Certainty::Likely;
-        finding.evidence.push(Fact {
-            text: format!(
-                "not by what was read of the node: by that {expected}; it may have changed meanwhile"
-            ),
-            check: String::new(),
-        });
-    }
-}
-
-/// Looks for what repairs the flow, where the model finds the same cause.
-pub(super) fn repair(opening: &Opening, snapshot: &mut Snapshot, found: &mut [Finding]) {
-    let Some(prediction) = predict(opening, snapshot) else { return };
-    let same = |finding: &&mut Finding| {
+    let known = |finding: &&mut Finding| {
         finding.certainty != Certainty::Possible
             && prediction.ways.iter().flat_map(|way| &way.found).any(|known| {
                 known.finding.id == finding.id && known.finding.place.netns == finding.place.netns
             })
     };
-    if let Some(finding) = found.iter_mut().find(same) {
+    if let Some(finding) = found.iter_mut().find(known) {
         search(snapshot, &prediction).put_into(finding);
+    }
+}
+
+/// The model has its own words for it.
+fn gives_way(finding: &Finding) -> bool {
+    let kind = finding.kind();
+    finding.breaks() && !kind.observed && !kind.large_only
+}
+
+/// The first thing that the model finds wrong on this packet's way, where the packet ended as it says.
+fn stops_here(view: &View<'_>, opening: &Opening, prediction: &Prediction) -> Option<Finding> {
+    let ways = || prediction.ways.iter();
+    let way = ways().find(|way| leads_to(way, opening, view)).or_else(|| ways().next())?;
+    let run = run_of(way, view.journey, opening);
+    if let (Ending::Dropped(site), Some(run)) = (view.journey.ending, run)
+        && !matches!(&run.end, End::Stopped(host) if host.id == site.netns)
+    {
+        return None;
+    }
+    let fits = |found: &&Found| {
+        let finding = &found.finding;
+        finding.certainty != Certainty::Possible && !finding.kind().harmless
+    };
+    way.found.iter().find(fits).map(|found| found.finding.clone())
+}
+
+/// How the packet ended, in words.
+fn seen(view: &View<'_>) -> String {
+    match view.journey.ending {
+        Ending::Dropped(site) => {
+            let (reason, name) = (view.reason(&site), view.netns(site.netns));
+            let device = match site.ifindex {
+                0 => String::new(),
+                ifindex => format!(" ({})", view.device_name(site.netns, ifindex)),
+            };
+            format!("seen: the kernel dropped it in {name}{device}: {reason}")
+        }
+        _ => "seen: the packets go this way, and no answer came".to_owned(),
     }
 }
 

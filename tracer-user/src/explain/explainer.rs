@@ -15,8 +15,7 @@ use super::drop_rate::Odds;
 use super::flow_history::Connections;
 use super::ledger::{Ledger, Told};
 use super::{
-    drops, egress, egress_policy_match, neighbour, never_sent, no_reply, programs, service_nat, slow,
-    split_routing,
+    drops, egress, egress_policy_match, neighbour, never_sent, no_reply, programs, slow, split_routing,
 };
 use crate::cause::{Certainty, Finding};
 use crate::flow::{Ending, Journey, Names};
@@ -138,17 +137,11 @@ impl Explainer {
                 }
             }
         }
-        if let (Some(opening), Some(evidence)) = (self.connections.flow(journey.flow).opening, evidence)
-            && found.iter().any(compare::is_claim)
-        {
-            let mut snapshot = Snapshot::new(evidence, topology, &|netns| view.prefix(netns));
-            compare::hold_against_model(&view, &opening, &mut snapshot, &mut found);
-        }
         let opening = self.connections.flow(journey.flow).opening;
         let new = found.iter().any(|found| found.breaks() && !self.ledger.knows(found));
         if let (true, Some(opening), Some(evidence)) = (new, opening, evidence) {
             let mut snapshot = Snapshot::new(evidence, topology, &|netns| view.prefix(netns));
-            compare::repair(&opening, &mut snapshot, &mut found);
+            compare::hold_against_model(&view, &opening, &mut snapshot, &mut found);
         }
         if found.iter().any(Finding::breaks) {
             self.connections.flow(journey.flow).explained = true;
@@ -387,7 +380,6 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
     } else {
         found.extend(programs::suspect(view));
         found.extend(egress_policy_match::sidecar_bypassed(view));
-        found.extend(service_nat::not_translated(view));
     }
     if found.iter().any(|f| f.kind().reroutes) {
         found.retain(|f| !f.kind().follows);

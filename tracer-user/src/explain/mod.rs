@@ -44,7 +44,6 @@ mod packet;
 mod programs;
 mod remote_errors;
 mod routing;
-mod service_nat;
 mod slow;
 mod source_ports;
 mod split_routing;

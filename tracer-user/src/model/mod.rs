@@ -25,6 +25,7 @@ mod run;
 mod silence;
 #[cfg(test)]
 mod silence_tests;
+mod silent_owner;
 mod snapshot;
 mod start;
 mod steps;

@@ -9,7 +9,7 @@ use crate::firewall::PacketView;
 use crate::flow::{Ending, Hop, Journey, Packet, Place as At};
 use crate::model::{
     Direction, End, Found, Place, Prediction, Run, Snapshot, Stage, Start, Way, World as _, predict_from,
-    search,
+    search, stranger,
 };
 use crate::node::{Hook, Role};
 
@@ -26,6 +26,8 @@ const SYN_ACK_RST: u8 = 0x16;
 pub(super) struct Opening {
     packet: Packet,
     first: Hop,
+    /// It begins a connection; of any other packet rules and translations may depend on what was before.
+    begins: bool,
 }
 
 /// What the comparison of one journey says.
@@ -59,13 +61,24 @@ impl Opening {
             _ => true,
         };
         let first = *journey.hops.first()?;
-        (begins && !journey.reply && !journey.resumed).then_some(Self { packet, first })
+        (begins && !journey.reply && !journey.resumed).then_some(Self { packet, first, begins })
+    }
+
+    /// Of a packet whose flow's beginning was not seen, or whose way cannot be known beforehand.
+    pub(super) fn of_one(journey: &Journey) -> Option<Self> {
+        let packet = journey.packet;
+        let first = *journey.hops.first()?;
+        let whole = packet.icmp_error.is_none() && !packet.is_fragment && !journey.resumed;
+        whole.then_some(Self { packet, first, begins: false })
     }
 
     fn start(&self, snapshot: &Snapshot) -> Option<Start> {
         let host = snapshot.host(self.first.netns)?;
         match self.first.place {
             At::Device { ifindex, egress: false } if host.role == Role::Node => {
+                Some(Start::Arrives(host, ifindex))
+            }
+            At::Hook { hook: Hook::Prerouting, ifindex, .. } if host.role == Role::Node => {
                 Some(Start::Arrives(host, ifindex))
             }
             At::Device { egress: true, .. } | At::Hook { hook: Hook::Output | Hook::Postrouting, .. } => {
@@ -78,11 +91,12 @@ impl Opening {
 
     fn view(&self) -> PacketView {
         let packet = &self.packet;
-        let ends = packet.ends;
+        let ends = if self.begins { packet.ends } else { self.first.ends };
         let mut out = PacketView::new(packet.proto, ends.src.addr.ip(), ends.dst.addr.ip()).mark(packet.mark);
         if packet.has_ports() {
             out = out.ports(ends.src.port, ends.dst.port);
-            out.tcp_flags = packet.is_tcp().then_some(SYN);
+            let flags = if self.begins { SYN } else { packet.tcp_flags };
+            out.tcp_flags = packet.is_tcp().then_some(flags);
         } else if matches!(packet.proto, ICMP | ICMPV6) {
             out.icmp = Some((packet.echo_type(), 0));
         }
@@ -96,31 +110,40 @@ impl Opening {
 /// Asks the model about the flow of a journey.
 pub(super) fn predict(opening: &Opening, snapshot: &mut Snapshot) -> Option<Prediction> {
     let start = opening.start(snapshot)?;
-    Some(predict_from(snapshot, start, opening.view(), Vec::new()))
+    let mut packet = opening.view();
+    if let Start::Sent(host) = &start {
+        packet.uid = Some(stranger(host));
+    }
+    Some(predict_from(snapshot, start, packet, Vec::new()))
 }
 
 /// What was found from the evidence of the packets, held against the model. Where both agree on where the packet ends,
 /// the cause is the model's; where the model lets the packet pass, what it computes is no longer certain.
 pub(super) fn hold_against_model(
     view: &View<'_>,
-    opening: &Opening,
+    opening: Option<Opening>,
     snapshot: &mut Snapshot,
     found: &mut Vec<Finding>,
 ) {
-    let Some(prediction) = predict(opening, snapshot) else { return };
-    let Some(compared) = compare(view, opening, &prediction) else { return };
+    let Some((opening, prediction, compared)) = ask(view, opening, snapshot) else { return };
     match compared.outcome {
         Outcome::Wrong => {
-            if let Some(at) = found.iter().position(gives_way)
-                && let Some(mut cause) = stops_here(view, opening, &prediction)
+            let at = found.iter().position(gives_way);
+            let unknown = found.is_empty() && view.is_opening();
+            if (at.is_some() || unknown)
+                && let Some(mut cause) = stops_here(view, &opening, &prediction)
+                && !found.iter().any(|f| is_astray(f) && cause.kind().follows)
+                && (opening.begins || !cause.kind().observed)
             {
                 // Both say the same, and nothing on the way is unknown.
                 let sure = !cause.kind().guess && cause.id != TRANSLATED_ASTRAY.id;
-                if view.journey.is_dropped() && compared.unknown.is_empty() && sure {
+                if !opening.begins {
+                    cause.certainty = Certainty::Likely;
+                } else if view.journey.is_dropped() && compared.unknown.is_empty() && sure {
                     cause.certainty = Certainty::Certain;
                 }
                 found.retain(|f| !gives_way(f));
-                found.insert(at.min(found.len()), cause.fact(seen(view)));
+                found.insert(at.unwrap_or(0).min(found.len()), cause.fact(seen(view)));
             }
         }
         Outcome::Passes { expected } | Outcome::Parts { expected } if compared.unknown.is_empty() => {
@@ -145,6 +168,25 @@ pub(super) fn hold_against_model(
     if let Some(finding) = found.iter_mut().find(known) {
         search(snapshot, &prediction).put_into(finding);
     }
+}
+
+/// The model's answer about the packet's flow; where that has none for this packet, about the packet by itself.
+fn ask(
+    view: &View<'_>,
+    opening: Option<Opening>,
+    snapshot: &mut Snapshot,
+) -> Option<(Opening, Prediction, Compared)> {
+    let openings = [opening, Opening::of_one(view.journey).filter(|_| view.journey.is_dropped())];
+    openings.into_iter().flatten().find_map(|opening| {
+        let prediction = predict(&opening, snapshot)?;
+        let compared = compare(view, &opening, &prediction)?;
+        Some((opening, prediction, compared))
+    })
+}
+
+/// Another host or rule led it astray, and what the model finds follows from that.
+fn is_astray(finding: &Finding) -> bool {
+    finding.kind().reroutes && finding.certainty != Certainty::Possible
 }
 
 /// The model has its own words for it.
@@ -212,7 +254,7 @@ pub(super) fn instead_of_guess(
             && !finding.kind().harmless
             // What else would have been seen: a neighbour that failed, a drop.
             && !finding.kind().follows
-            && (here || found.stage != Stage::Returning)
+            && (here || view.journey.reply || found.stage != Stage::Returning)
     });
     match compared.outcome {
         Outcome::Wrong => match found.map(|found| found.finding.clone()).next() {
@@ -260,7 +302,7 @@ pub(super) fn compare(view: &View<'_>, opening: &Opening, prediction: &Predictio
                 None => Outcome::Passes { expected: told(run) },
             }
         }
-        None if wrong.is_empty() => return None,
+        None if wrong.iter().all(|finding| finding.certainty == Certainty::Possible) => return None,
         None => Outcome::Wrong,
     };
     Some(Compared { outcome, unknown })
@@ -268,7 +310,7 @@ pub(super) fn compare(view: &View<'_>, opening: &Opening, prediction: &Predictio
 
 /// The journey of the prediction that is this packet's.
 fn run_of<'p>(way: &'p Way, journey: &Journey, opening: &Opening) -> Option<&'p Run> {
-    if journey.reply {
+    if journey.reply && opening.begins {
         return way.reply.as_ref();
     }
     let first = journey.packet.proto != 6 || journey.packet.tcp_flags == opening.packet.tcp_flags;
@@ -330,7 +372,9 @@ fn lay_beside(view: &View<'_>, run: &Run) -> (Option<String>, usize) {
             Some((at, _)) => next = at + 1,
             None => {
                 // Behind where the model's journey ends, or in a namespace that it does not know.
-                if next >= run.steps.len() || !run.hosts.contains(&hop.netns) {
+                let all_met =
+                    run.steps.iter().skip(next).all(|step| matches!(step.place, Place::Route { .. }));
+                if all_met || !run.hosts.contains(&hop.netns) {
                     return (None, next);
                 }
                 let expected = run.steps.get(next).map(|step| place_of_step(&step.place, &step.netns));

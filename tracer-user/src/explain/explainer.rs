@@ -139,9 +139,11 @@ impl Explainer {
         }
         let opening = self.connections.flow(journey.flow).opening;
         let new = found.iter().any(|found| found.breaks() && !self.ledger.knows(found));
-        if let (true, Some(opening), Some(evidence)) = (new, opening, evidence) {
+        let unknown =
+            journey.is_dropped() && found.is_empty() && !self.connections.flow(journey.flow).explained;
+        if let (true, Some(evidence)) = (new || unknown, evidence) {
             let mut snapshot = Snapshot::new(evidence, topology, &|netns| view.prefix(netns));
-            compare::hold_against_model(&view, &opening, &mut snapshot, &mut found);
+            compare::hold_against_model(&view, opening, &mut snapshot, &mut found);
         }
         if found.iter().any(Finding::breaks) {
             self.connections.flow(journey.flow).explained = true;
@@ -164,7 +166,7 @@ impl Explainer {
         else {
             return found;
         };
-        if view.journey.reply || self.ledger.knows(&found) {
+        if self.ledger.knows(&found) {
             return found;
         }
         let mut snapshot = Snapshot::new(evidence, view.topology, &|netns| view.prefix(netns));

@@ -24,6 +24,10 @@ struct Owner {
 impl SilentHop {
     /// The address is a known host's.
     pub(super) fn silent_owner(&self, world: &mut dyn World) -> Option<Finding> {
+        // A pod that is sent to itself.
+        if self.address == self.source {
+            return None;
+        }
         let mut watched = world.watched().into_iter();
         let host = watched.find(|h| h.id != self.asker.id && h.owns(self.address))?;
         let link = host.link(host.owner(self.address)?)?.clone();

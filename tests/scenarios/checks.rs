@@ -18,11 +18,12 @@ use anyhow::Result;
 use serde_json::Value;
 use tests::{
     Lab, Spec,
-    causes::{self, CASES, Case, HEALTHY_PACKETS, binary},
+    causes::{self, Attempt, CASES, Case, HEALTHY_PACKETS, binary},
     faults,
-    mend::{Mended, mend_fault},
+    helper::Helper,
     skip_unless_root,
     topology::{self as t, Family, NODE1},
+    verify::{self, Trial},
 };
 
 /// The causes by id with their titles, and the exit code.
@@ -164,17 +165,20 @@ fn the_commands_of_a_report_mend_the_fault() -> Result<()> {
         println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
         return Ok(());
     }
+    let cases = CASES.iter().filter(|case| MENDED.contains(&case.name));
+    let attempt = |case| Attempt { case, family: Family::V4, backend: tests::Backend::Nft };
+    let trials: Vec<Trial> = cases.map(|case| Trial { attempt: attempt(case), causes: true }).collect();
     let mut wrong = Vec::new();
-    for case in CASES.iter().filter(|case| MENDED.contains(&case.name)) {
-        let fault = faults::find(case.name)?;
-        let lab = Lab::up(Spec::unique())?;
-        fault.apply(&lab, Family::V4)?;
-        let mended = mend_fault(&lab, fault, case)?;
-        println!("{:21} {mended:?}", case.name);
-        if let Mended::No(why) = mended {
-            wrong.push(format!("{}: {why}", case.name));
+    verify::run(&trials, 2, &Helper::find()?, |trial, result| {
+        let name = trial.attempt.name();
+        match result {
+            Ok(verdict) => {
+                println!("{name:21} {:?}", verdict.fixes);
+                wrong.extend(verdict.wrong.into_iter().map(|why| format!("{name}: {why}")));
+            }
+            Err(error) => wrong.push(format!("{name}: {error:#}")),
         }
-    }
+    });
     assert!(wrong.is_empty(), "{wrong:#?}");
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! The model of the node beside what was seen: the same packet is walked over the snapshot of the moment, and both
 //! journeys are laid side by side, place by place.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::context::View;
 use crate::firewall::PacketView;
@@ -123,17 +123,44 @@ pub(super) fn hold_against_model(
     }
 }
 
-/// Looks for what repairs the flow, where the model finds the same cause.
+/// Looks for what repairs the flow, where the model finds something wrong in the same namespace.
 pub(super) fn repair(opening: &Opening, snapshot: &mut Snapshot, found: &mut [Finding]) {
-    let Some(prediction) = predict(opening, snapshot) else { return };
-    let same = |finding: &&mut Finding| {
-        finding.certainty != Certainty::Possible
-            && prediction.ways.iter().flat_map(|way| &way.found).any(|known| {
-                known.finding.id == finding.id && known.finding.place.netns == finding.place.netns
-            })
+    if let Some(prediction) = predict(opening, snapshot) {
+        repair_predicted(&prediction, snapshot, found);
+    }
+}
+
+/// The same for what a namespace cannot send at all.
+pub(super) fn repair_unsent(view: &View<'_>, to: IpAddr, finding: Finding) -> Finding {
+    let Some(evidence) = view.evidence else { return finding };
+    let mut snapshot = Snapshot::new(evidence, view.topology, &|netns| view.prefix(netns));
+    let watched = snapshot.watched();
+    let Some(host) = watched.into_iter().find(|host| host.name() == finding.place.netns) else {
+        return finding;
     };
-    if let Some(finding) = found.iter_mut().find(same) {
-        search(snapshot, &prediction).put_into(finding);
+    let any = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let mut packet = PacketView::new(6, any, to).mark(0);
+    packet.tcp_flags = Some(SYN);
+    let prediction = predict_from(&mut snapshot, Start::Sent(host), packet, Vec::new());
+    let mut found = [finding];
+    repair_predicted(&prediction, &mut snapshot, &mut found);
+    let [finding] = found;
+    finding
+}
+
+fn repair_predicted(prediction: &Prediction, snapshot: &mut Snapshot, found: &mut [Finding]) {
+    let known = || prediction.ways.iter().flat_map(|way| &way.found).map(|known| &known.finding);
+    let sure = |finding: &Finding| finding.certainty != Certainty::Possible && finding.breaks();
+    let same = |finding: &Finding| {
+        sure(finding) && known().any(|k| k.id == finding.id && k.place.netns == finding.place.netns)
+    };
+    // The model may have another name for it.
+    let near = |finding: &Finding| {
+        sure(finding) && known().any(|k| k.breaks() && k.place.netns == finding.place.netns)
+    };
+    let at = found.iter().position(same).or_else(|| found.iter().position(near));
+    if let Some(finding) = at.and_then(|at| found.get_mut(at)) {
+        search(snapshot, prediction).put_into(finding);
     }
 }
 

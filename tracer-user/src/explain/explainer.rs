@@ -327,6 +327,8 @@ impl Explainer {
         for (netns, risen) in now.counters {
             for destination in now.destinations {
                 if let Some(found) = never_sent::nowhere_to_go(&view, *netns, *destination, risen) {
+                    let new = !self.ledger.knows(&found);
+                    let found = if new { compare::repair_unsent(&view, *destination, found) } else { found };
                     told.extend(self.ledger.tell(found, &nobody));
                 }
             }
@@ -337,6 +339,7 @@ impl Explainer {
                 for finding in never_sent::refused_at_once(&view, *destination) {
                     let early = finding.certainty == Certainty::Possible && waited < PATIENCE_NS;
                     if !early && !self.ledger.knows(&finding) {
+                        let finding = compare::repair_unsent(&view, *destination, finding);
                         told.extend(self.ledger.tell(finding, &nobody));
                     }
                 }

@@ -161,10 +161,7 @@ pub(super) fn nowhere_to_go(
             format!("{counter} rose by {times}: something in {name} tried in vain just now"),
             view.command(netns, "nstat -az IpOutNoRoutes Ip6OutNoRoutes"),
         )
-        .fix(
-            view.command(netns, format!("{ip} route add default via GATEWAY"))
-                + " (the CNI plugin should have done so: see its log)",
-        )
+        .fix(format!("give {name} a default route: the CNI plugin should have done so, see its log"))
         .about(destination)
         .at(view.place(netns, 0)),
     )

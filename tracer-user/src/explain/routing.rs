@@ -209,7 +209,7 @@ fn no_route(view: &View<'_>, site: &DropSite, get: &str) -> Finding {
     let name = view.netns(site.netns);
     Finding::new(&c::NO_ROUTE, Certain, format!("{name} has no route to {to}"))
         .checked(format!("dropped for lack of a route: {}", view.reason(site)), get)
-        .fix(view.command(site.netns, format!("{} route add {to} via GATEWAY dev DEVICE", view.ip_command())))
+        .fix(format!("add a route for {to}: none of the routes of {name} fits"))
         .at(view.place(site.netns, site.ifindex))
 }
 

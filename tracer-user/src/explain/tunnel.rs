@@ -80,13 +80,7 @@ pub(super) fn no_peer(view: &View<'_>, site: &DropSite) -> Option<Finding> {
             "dropped in the tunnel's transmit path: NO_TX_TARGET",
             view.command(site.netns, format!("bridge fdb show dev {device}")),
         )
-        .fix(format!(
-            "the agent that owns {device} must add the peer (restart it); by hand: {}",
-            view.command(
-                site.netns,
-                format!("bridge fdb append MAC dev {device} dst NODE_IP self permanent")
-            )
-        ))
+        .fix(format!("the agent that owns {device} must add the peer (restart it, read its log)"))
         .at(view.place(site.netns, site.ifindex)),
     )
 }

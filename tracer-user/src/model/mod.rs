@@ -16,6 +16,7 @@ mod listeners;
 mod nat;
 mod neighbours;
 mod packet_state;
+mod peers;
 mod preempted;
 mod repair;
 mod route_checks;
@@ -27,6 +28,7 @@ mod silence;
 #[cfg(test)]
 mod silence_tests;
 mod snapshot;
+mod standing;
 mod start;
 mod steps;
 mod tunnel;

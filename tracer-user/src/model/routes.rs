@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::packet_state::Flight;
+use super::peers;
 use super::preempted::Preempted;
 use super::route_words::{ip_command, words};
 use super::steps::{Place, Stage};
@@ -313,7 +314,7 @@ impl Walker<'_> {
         let ip = if asked.destination.is_ipv6() { "ip -6" } else { "ip" };
         let out = host.device(way.output);
         let used = table_name(way.table);
-        if is_node_mark(mark) && self.wrong_table(host, stage, mark, &way, ip) {
+        if is_node_mark(mark) && self.wrong_table(host, stage, mark, &way, asked.destination) {
             return Ok(());
         }
         let rule = host.evidence.rules.iter().find(|r| leads(r, mark, asked.destination.is_ipv6()));
@@ -353,9 +354,9 @@ impl Walker<'_> {
             );
             let device = crate::cluster::egress::datapath::DEVICE;
             let finding = match host.evidence.link(device) {
-                _ if !is_node_mark(mark) => finding.fix(
-                    host.command(format!("{ip} route add default via GATEWAY dev DEVICE table {table}")),
-                ),
+                _ if !is_node_mark(mark) => {
+                    finding.fix(format!("whoever made that rule has to give table {table} a route"))
+                }
                 None => finding
                     .checked(
                         format!("{device} does not exist on {name}"),
@@ -365,6 +366,9 @@ impl Walker<'_> {
                         "restart the egressgateway agent on {name}: it makes {device} and the route again"
                     )),
                 Some(link) => {
+                    let nodes = self.world.watched();
+                    let routes = peers::default_by_tunnel(&nodes, host, link, table, asked.destination);
+                    let finding = routes.into_iter().fold(finding, |f, route| f.change(host.id, route));
                     let state = if link.is_up() { "is up" } else { "is down" };
                     finding
                         .checked(

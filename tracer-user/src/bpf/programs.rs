@@ -92,14 +92,14 @@ pub enum ProgramKind {
 
 /// The functions of an object, ready to be loaded one by one, and its maps.
 pub struct Programs {
-    functions: BTreeMap<String, Function>,
+    functions: BTreeMap<String, ObjectFunction>,
     btf: Option<OwnedFd>,
     maps: HashMap<String, MapData>,
     /// The instructions hold the numbers of these descriptors: they stay open whatever becomes of `maps`.
     _descriptors: Vec<OwnedFd>,
 }
 
-struct Function {
+struct ObjectFunction {
     instructions: Vec<bpf_insn>,
     license: CString,
     func_info: Info,
@@ -157,7 +157,7 @@ impl Programs {
         let mut functions = BTreeMap::new();
         for (name, program) in std::mem::take(&mut object.programs) {
             if let Some(function) = object.functions.remove(&program.function_key()) {
-                functions.insert(name, Function::new(function, program.license));
+                functions.insert(name, ObjectFunction::new(function, program.license));
             }
         }
         let descriptors = descriptors.into_iter().map(|(_, fd, _)| fd).collect();
@@ -251,7 +251,7 @@ fn create_map(name: &str, definition: &aya_obj::Map) -> Result<MapData, LoadErro
     Ok(data)
 }
 
-impl Function {
+impl ObjectFunction {
     fn new(function: aya_obj::Function, license: CString) -> Self {
         let (functions, lines) = (&function.func_info, &function.line_info);
         Self {

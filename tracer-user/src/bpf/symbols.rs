@@ -28,7 +28,7 @@ pub enum SymbolsError {
 /// Reading takes some 100 ms: call [`Self::load`] from a thread that may block before the first
 /// [`Self::lookup`] on a path that may not.
 #[derive(Debug, Default)]
-pub struct Symbols(OnceLock<Result<Table, SymbolsError>>);
+pub struct Symbols(OnceLock<Result<SymbolTable, SymbolsError>>);
 
 impl Symbols {
     /// Nothing read yet.
@@ -61,26 +61,28 @@ impl Symbols {
         self.table().ok()?.lookup(addr)
     }
 
-    fn table(&self) -> Result<&Table, &SymbolsError> {
-        self.0.get_or_init(|| Table::read(BufReader::with_capacity(1 << 16, File::open(PATH)?))).as_ref()
+    fn table(&self) -> Result<&SymbolTable, &SymbolsError> {
+        self.0
+            .get_or_init(|| SymbolTable::read(BufReader::with_capacity(1 << 16, File::open(PATH)?)))
+            .as_ref()
     }
 }
 
 /// Functions sorted by address; their names one after the other, each ended by a zero.
 #[derive(Debug)]
-struct Table {
+struct SymbolTable {
     functions: Vec<(u64, u32)>,
     names: String,
 }
 
-impl Table {
+impl SymbolTable {
     fn read(mut lines: impl BufRead) -> Result<Self, SymbolsError> {
         let mut functions = Vec::new();
         let mut names = String::new();
         let mut hidden = false;
         let mut line = Vec::new();
         while lines.read_until(b'\n', &mut line)? != 0 {
-            if let Some(Function { address, name }) = Function::parse(&line) {
+            if let Some(KernelFunction { address, name }) = KernelFunction::parse(&line) {
                 hidden |= address == 0;
                 // Offsets are kept in 32 bits; the whole file is some 10 MB.
                 if address != 0
@@ -114,12 +116,12 @@ impl Table {
 }
 
 /// One line: `ffffffff81a1b2c0 T nf_hook_slow`, in modules followed by a tab and `[name]`.
-struct Function<'a> {
+struct KernelFunction<'a> {
     address: u64,
     name: &'a str,
 }
 
-impl<'a> Function<'a> {
+impl<'a> KernelFunction<'a> {
     /// `None` for data, padding, and lines of another form.
     fn parse(line: &'a [u8]) -> Option<Self> {
         let mut fields = line.split(u8::is_ascii_whitespace);
@@ -150,8 +152,8 @@ ffffffffc0000000 t nft_do_chain\t[nf_tables]
 broken line
 ";
 
-    fn read(text: &[u8]) -> Result<Table, SymbolsError> {
-        Table::read(text)
+    fn read(text: &[u8]) -> Result<SymbolTable, SymbolsError> {
+        SymbolTable::read(text)
     }
 
     #[test]

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use super::catalogue as c;
 use super::finding::Certainty::Likely;
 use super::finding::Finding;
-use super::ipsec::Node;
+use super::ipsec::NodeState;
 use crate::fib::{Outcome, Question};
 use crate::firewall::{Done, PacketView, Target, walk_hook};
 use crate::node::Hook;
 
 /// `packet`: the first one of its connection, as it comes to PREROUTING.
-pub(crate) fn find(node: &Node<'_>, packet: &PacketView) -> Option<Finding> {
+pub(crate) fn find(node: &NodeState<'_>, packet: &PacketView) -> Option<Finding> {
     let evidence = node.evidence;
     let walk = |packet: &PacketView| walk_hook(evidence, Hook::Prerouting, i32::MIN..i32::MAX, packet);
     let marked = walk(packet);
@@ -74,7 +74,7 @@ pub(crate) fn find(node: &Node<'_>, packet: &PacketView) -> Option<Finding> {
 }
 
 /// Device and table, and the device's name.
-fn way(node: &Node<'_>, outcome: &Outcome<'_>) -> Option<((u32, u32), String)> {
+fn way(node: &NodeState<'_>, outcome: &Outcome<'_>) -> Option<((u32, u32), String)> {
     let crate::fib::Decision::Routed(routed) = &outcome.decision else { return None };
     let [hop] = routed.hops.as_slice() else { return None };
     let name = node.evidence.link_by_index(hop.ifindex)?.name.clone();

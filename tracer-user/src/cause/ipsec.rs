@@ -8,7 +8,7 @@ use crate::firewall::PacketView;
 use crate::snapshot::{NetnsEvidence, XfrmDirection, XfrmPolicy};
 
 /// A namespace, and how commands for it are typed.
-pub(crate) struct Node<'a> {
+pub(crate) struct NodeState<'a> {
     pub(crate) evidence: &'a NetnsEvidence,
     pub(crate) name: &'a str,
     pub(crate) command: &'a dyn Fn(String) -> String,
@@ -16,7 +16,7 @@ pub(crate) struct Node<'a> {
 
 /// What comes in, or on its way through, in clear: a policy that wants it encrypted, or that blocks it.
 pub(crate) fn refuses(
-    node: &Node<'_>,
+    node: &NodeState<'_>,
     direction: XfrmDirection,
     packet: &PacketView,
     ifindex: Option<u32>,
@@ -41,7 +41,7 @@ pub(crate) fn refuses(
 /// What goes out: a policy that blocks it, or that asks for an encryption for which there is no state. The error: there
 /// is one, and the packet goes on inside another.
 pub(crate) fn no_state(
-    node: &Node<'_>,
+    node: &NodeState<'_>,
     packet: &PacketView,
     ifindex: Option<u32>,
 ) -> Result<Option<Finding>, String> {
@@ -74,11 +74,11 @@ pub(crate) fn no_state(
     }
 }
 
-fn removal(node: &Node<'_>, policy: &XfrmPolicy) -> String {
+fn removal(node: &NodeState<'_>, policy: &XfrmPolicy) -> String {
     format!("if the policy was left behind: {}", (node.command)(policy.delete_command()))
 }
 
-fn told(node: &Node<'_>, policy: &XfrmPolicy, title: String) -> Finding {
+fn told(node: &NodeState<'_>, policy: &XfrmPolicy, title: String) -> Finding {
     Finding::new(&c::IPSEC_POLICY, Certain, title)
         .checked("the policy, and what it selects", (node.command)("ip xfrm policy".to_owned()))
         .about(policy)

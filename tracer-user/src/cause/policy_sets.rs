@@ -16,7 +16,7 @@ use crate::firewall::{Criterion, Rule, Target};
 use crate::snapshot::NetnsEvidence;
 
 /// What is asked about, and what is known besides the pod's node.
-pub(crate) struct Asked<'a> {
+pub(crate) struct ForeignDestination<'a> {
     pub(crate) bare: &'a Bare<'a>,
     /// The other nodes that were read, by name.
     pub(crate) others: &'a [(String, &'a NetnsEvidence)],
@@ -27,12 +27,12 @@ pub(crate) struct Asked<'a> {
 }
 
 /// The surest of what the policies' sets say; nothing where one of them has the packet leave as it does.
-pub(crate) fn say(asked: &Asked<'_>) -> Option<Finding> {
+pub(crate) fn say(asked: &ForeignDestination<'_>) -> Option<Finding> {
     let bare = asked.bare;
     let prefix = if bare.source.is_ipv6() { "egress-src-v6-" } else { "egress-src-v4-" };
     let mut found: Option<Finding> = None;
     for from in bare.node.sets.keys().filter(|set| set.starts_with(prefix)) {
-        let policy = Policy { from, to: from.replacen("-src-", "-dst-", 1) };
+        let policy = NamedPolicy { from, to: from.replacen("-src-", "-dst-", 1) };
         if policy.selects_source(bare.node, bare.source)
             && policy.selects_destination(bare.node, bare)
             && policy.is_gateway(bare)
@@ -49,12 +49,12 @@ pub(crate) fn say(asked: &Asked<'_>) -> Option<Finding> {
 }
 
 /// A policy, by its sets.
-struct Policy<'a> {
+struct NamedPolicy<'a> {
     from: &'a str,
     to: String,
 }
 
-impl Policy<'_> {
+impl NamedPolicy<'_> {
     fn selects_source(&self, node: &NetnsEvidence, source: IpAddr) -> bool {
         node.set_has(self.from, source)
     }
@@ -92,8 +92,8 @@ impl Policy<'_> {
         })
     }
 
-    fn say(&self, asked: &Asked<'_>) -> Option<Finding> {
-        let Asked { bare, others, objects, command, .. } = *asked;
+    fn say(&self, asked: &ForeignDestination<'_>) -> Option<Finding> {
+        let ForeignDestination { bare, others, objects, command, .. } = *asked;
         let Bare { node, name, source, destination, left_as, left } = *bare;
         let (from, to) = (self.from, &self.to);
         let policy =
@@ -194,7 +194,7 @@ impl Policy<'_> {
     }
 
     /// The destination is the cluster's own: no policy is meant for it.
-    fn is_own(&self, asked: &Asked<'_>) -> bool {
+    fn is_own(&self, asked: &ForeignDestination<'_>) -> bool {
         let (node, to) = (asked.bare.node, asked.bare.destination);
         node.set_has(cluster_set(to.is_ipv6()), to) || of_cluster(node, asked.others, to).is_some()
     }

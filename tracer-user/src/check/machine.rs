@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use crate::cli::Plan;
 use crate::cluster::egress::Objects;
-use crate::model::{Host, World, listeners};
+use crate::model::{Host, World};
+use crate::node::processes::users_on_port;
 use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion, Rtnl};
 use crate::node::{
     NetlinkError, Netns, NetnsError, NetnsId, Observation, ObserveError, Observer, PathRole, Role, named,
@@ -173,7 +174,7 @@ impl World for Machine {
     }
 
     fn listeners(&mut self, host: &Host, protocol: u8, port: u16) -> Vec<u32> {
-        listeners(host.id, protocol, port)
+        self.open.get(&host.id).map(|(netns, _)| users_on_port(netns, protocol, port)).unwrap_or_default()
     }
 
     fn kernel_route(&mut self, host: &Host, question: &RouteQuestion) -> Option<RouteAnswer> {

@@ -41,8 +41,8 @@ pub enum End {
 /// The flags that make a filter, parsed one by one.
 #[derive(Clone, Debug)]
 pub(super) struct Typed {
-    src: Option<Side>,
-    dst: Option<Side>,
+    src: Option<FilterSide>,
+    dst: Option<FilterSide>,
     sport: Option<u16>,
     dport: Option<u16>,
     protocol: Option<u8>,
@@ -80,7 +80,7 @@ impl Whose {
 }
 
 #[derive(Clone, Debug)]
-struct Side {
+struct FilterSide {
     flag: &'static str,
     /// As typed, for messages.
     text: String,
@@ -100,7 +100,7 @@ impl Typed {
                 .as_ref()
                 .or(dport.as_ref())
                 .map(|(_, said)| said.clone())
-                .or_else(|| dst.as_ref().filter(|side| side.port.is_some()).map(Side::to_string))
+                .or_else(|| dst.as_ref().filter(|side| side.port.is_some()).map(FilterSide::to_string))
         {
             return Err(CliError::Contradiction {
                 first: format!("--proto {}", protocol_name(number)),
@@ -150,7 +150,7 @@ impl Typed {
         };
         self.same_family(&mut src, &mut dst, target)?;
         self.check_icmp(&src, &dst)?;
-        let whose = |side: Option<&Side>| match (side, target) {
+        let whose = |side: Option<&FilterSide>| match (side, target) {
             (Some(side), _) => (side.flag, quoted(&side.text)),
             (None, Some(target)) => (target.flag, quoted(&target.name)),
             (None, None) => ("--src", String::new()),
@@ -232,7 +232,7 @@ impl Typed {
             let side = self.dst.as_ref().or(self.src.as_ref());
             return Err(CliError::Contradiction {
                 first: "--proto icmpv6".into(),
-                second: side.map_or_else(|| "the target's addresses".into(), Side::to_string),
+                second: side.map_or_else(|| "the target's addresses".into(), FilterSide::to_string),
                 why: "the addresses are IPv4".into(),
             });
         }
@@ -329,7 +329,7 @@ fn write_end(f: &mut fmt::Formatter<'_>, list: &[IpPrefix], port: Option<u16>) -
     port.map_or(Ok(()), |port| write!(f, ":{port}"))
 }
 
-impl Side {
+impl FilterSide {
     /// `--namespace`, for what is named without one.
     fn take_namespace(&mut self, flag: Option<&str>) -> Result<(), CliError> {
         let shown = self.to_string();
@@ -349,7 +349,7 @@ impl Side {
 }
 
 /// The flag as typed: `--dst "1.2.3.4"`.
-impl fmt::Display for Side {
+impl fmt::Display for FilterSide {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.flag, quoted(&self.text))
     }
@@ -363,7 +363,7 @@ fn side(
     text: Option<&str>,
     port_name: &'static str,
     port: Option<&str>,
-) -> Result<(Option<Side>, Option<(u16, String)>), CliError> {
+) -> Result<(Option<FilterSide>, Option<(u16, String)>), CliError> {
     let alone = port
         .map(|text| Ok::<_, CliError>((port_flag(port_name, text)?, format!("{port_name} {}", quoted(text)))))
         .transpose()?;
@@ -371,7 +371,7 @@ fn side(
     let endpoint = Endpoint::parse(flag, text)?;
     let numbered = |(number, _): &(u16, String)| Port::Number(*number);
     let port = endpoint.port.clone().or(alone.as_ref().map(numbered));
-    let side = Side { flag, text: text.to_owned(), host: endpoint.host, port };
+    let side = FilterSide { flag, text: text.to_owned(), host: endpoint.host, port };
     let inside = match endpoint.port {
         Some(Port::Number(number)) => Some((number, side.to_string())),
         Some(Port::Name(name)) if alone.is_some() => {
@@ -396,7 +396,7 @@ fn side(
 }
 
 /// The addresses of a side, and what else was said of it.
-fn prefixes(side: Option<&Side>, resolver: &dyn Resolve) -> Result<(Vec<IpPrefix>, Meaning), CliError> {
+fn prefixes(side: Option<&FilterSide>, resolver: &dyn Resolve) -> Result<(Vec<IpPrefix>, Meaning), CliError> {
     let Some(side) = side else { return Ok(Default::default()) };
     let named = |name: &str| match resolver.resolve(name) {
         Ok(found) => Ok(found.into_iter().map(IpPrefix::host).collect()),

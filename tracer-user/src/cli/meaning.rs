@@ -159,14 +159,14 @@ pub(super) fn of_pod(pod: &Pod, port: Option<&Port>) -> Result<Meaning, String> 
     Ok(Meaning { addresses, port, notices, ..Meaning::default() })
 }
 
-struct Chosen {
+struct ChosenPort {
     name: String,
     port: u16,
     protocol: u8,
 }
 
 /// The port that is meant; `None`: the number is not among the service's.
-fn chosen(service: &Service, port: &Port) -> Result<Option<Chosen>, String> {
+fn chosen(service: &Service, port: &Port) -> Result<Option<ChosenPort>, String> {
     let found = service.spec.ports.iter().find(|known| match port {
         Port::Number(number) => known.port == *number,
         Port::Name(name) => known.name == *name,
@@ -174,7 +174,7 @@ fn chosen(service: &Service, port: &Port) -> Result<Option<Chosen>, String> {
     if let (None, Port::Name(name)) = (found, port) {
         return Err(format!("has no port {} (it has {})", quoted(name), ports_words(service)));
     }
-    Ok(found.map(|known| Chosen { name: known.name.clone(), port: known.port, protocol: number(known) }))
+    Ok(found.map(|known| ChosenPort { name: known.name.clone(), port: known.port, protocol: number(known) }))
 }
 
 fn number(port: &ServicePort) -> u8 {

@@ -43,7 +43,7 @@ pub enum AccessError {
 
 /// Where credentials come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Source {
+enum CredentialSource {
     /// Merged as kubectl does.
     Files(Vec<PathBuf>),
     ServiceAccount,
@@ -58,7 +58,7 @@ pub(super) struct Identity {
 /// A way to the API server, not tried yet.
 #[derive(Clone, Debug)]
 pub struct Access {
-    source: Source,
+    source: CredentialSource,
     context: Option<String>,
     pub(super) url: Uri,
     pub(super) cluster: Cluster,
@@ -72,10 +72,10 @@ impl Access {
         source(wish).map(|source| Self::read(source, wish.context.clone())).transpose()
     }
 
-    fn read(source: Source, context: Option<String>) -> Result<Self, AccessError> {
+    fn read(source: CredentialSource, context: Option<String>) -> Result<Self, AccessError> {
         let Chosen { cluster, user, namespace } = match &source {
-            Source::ServiceAccount => service_account(),
-            Source::Files(files) => from_files(files, context.as_deref(), &source)?,
+            CredentialSource::ServiceAccount => service_account(),
+            CredentialSource::Files(files) => from_files(files, context.as_deref(), &source)?,
         };
         let problem = |problem: &str| AccessError::File { file: source.to_string(), problem: problem.into() };
         if cluster.server.is_empty() {
@@ -145,7 +145,7 @@ impl Access {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for CredentialSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ServiceAccount => f.write_str("the pod's service account"),
@@ -158,26 +158,26 @@ impl fmt::Display for Source {
 }
 
 /// As kubectl looks; on a node without either, as the kubelet.
-fn source(wish: &Wish) -> Option<Source> {
+fn source(wish: &Wish) -> Option<CredentialSource> {
     if let Some(file) = &wish.kubeconfig {
-        return Some(Source::Files(vec![file.clone()]));
+        return Some(CredentialSource::Files(vec![file.clone()]));
     }
     if let Some(value) = std::env::var_os("KUBECONFIG") {
         let files: Vec<PathBuf> =
             std::env::split_paths(&value).filter(|path| !path.as_os_str().is_empty()).collect();
         if !files.is_empty() {
-            return Some(Source::Files(files));
+            return Some(CredentialSource::Files(files));
         }
     }
     let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".kube/config"));
     if let Some(file) = home.filter(|file| file.is_file()) {
-        return Some(Source::Files(vec![file]));
+        return Some(CredentialSource::Files(vec![file]));
     }
     if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(ACCOUNT).join("token").is_file() {
-        return Some(Source::ServiceAccount);
+        return Some(CredentialSource::ServiceAccount);
     }
     let kubelet = KUBELETS.into_iter().map(PathBuf::from).find(|file| file.is_file());
-    kubelet.map(|file| Source::Files(vec![file]))
+    kubelet.map(|file| CredentialSource::Files(vec![file]))
 }
 
 /// As the kubelet mounts it into a pod, and tells the pod of the server.
@@ -198,7 +198,11 @@ fn service_account() -> Chosen {
     }
 }
 
-fn from_files(files: &[PathBuf], context: Option<&str>, source: &Source) -> Result<Chosen, AccessError> {
+fn from_files(
+    files: &[PathBuf],
+    context: Option<&str>,
+    source: &CredentialSource,
+) -> Result<Chosen, AccessError> {
     let mut merged = Kubeconfig::default();
     for file in files {
         let one =

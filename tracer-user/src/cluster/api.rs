@@ -124,7 +124,7 @@ struct PageMeta {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Status {
+struct ApiStatus {
     code: u16,
     message: String,
 }
@@ -278,7 +278,7 @@ impl Api {
             return Ok(response);
         }
         let body = collected(response.into_body()).await.unwrap_or_default();
-        let status: Status = serde_json::from_slice(&body).unwrap_or_default();
+        let status: ApiStatus = serde_json::from_slice(&body).unwrap_or_default();
         Err(ApiError::Status { code, message: shortened(&status.message) })
     }
 }
@@ -290,7 +290,7 @@ pub struct Changes {
 }
 
 #[derive(Deserialize)]
-struct Entry<'a> {
+struct WatchEvent<'a> {
     #[serde(rename = "type")]
     kind: std::borrow::Cow<'a, str>,
     #[serde(borrow)]
@@ -311,7 +311,7 @@ impl Changes {
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            let entry: Entry<'_> = serde_json::from_slice(&line).map_err(|error| unreadable(&error))?;
+            let entry: WatchEvent<'_> = serde_json::from_slice(&line).map_err(|error| unreadable(&error))?;
             let json = entry.object.get();
             let object =
                 || serde_json::from_str::<K>(json).map_err(|error| unreadable(&error)).and_then(with_name);
@@ -324,7 +324,7 @@ impl Changes {
                     Ok(Some(Change::Bookmark(bookmark.metadata.resource_version)))
                 }
                 "ERROR" => {
-                    let status: Status = serde_json::from_str(json).unwrap_or_default();
+                    let status: ApiStatus = serde_json::from_str(json).unwrap_or_default();
                     Err(ApiError::Status { code: status.code, message: shortened(&status.message) })
                 }
                 // Of a version to come.

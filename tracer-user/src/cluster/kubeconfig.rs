@@ -51,7 +51,7 @@ struct NamedCluster {
 struct NamedContext {
     name: String,
     #[serde(default, deserialize_with = "or_default")]
-    context: Context,
+    context: KubeContext,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -80,7 +80,7 @@ pub(super) struct Cluster {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct Context {
+struct KubeContext {
     cluster: String,
     #[serde(deserialize_with = "or_default")]
     user: String,
@@ -227,7 +227,7 @@ impl Kubeconfig {
                 many => format!(" (it has {many})"),
             }));
         };
-        let Context { cluster, user, namespace } = context.context.clone();
+        let KubeContext { cluster, user, namespace } = context.context.clone();
         let known = self.clusters.into_iter().find(|known| known.name == cluster);
         let known = known.ok_or_else(|| broken(format!("its cluster {} is not in it", quoted(&cluster))))?;
         // kubectl asks as nobody when there is no such user.

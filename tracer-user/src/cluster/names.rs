@@ -29,17 +29,17 @@ const WAITING: usize = 64;
 pub struct Names {
     /// Of services and nodes.
     listed: RwLock<Arc<HashMap<IpAddr, String>>>,
-    pods: RwLock<HashMap<IpAddr, Seen>>,
+    pods: RwLock<HashMap<IpAddr, SeenAddress>>,
     waiting: Mutex<VecDeque<IpAddr>>,
 }
 
 #[derive(Clone, Debug)]
-struct Seen {
+struct SeenAddress {
     name: Option<String>,
     asked: Instant,
 }
 
-impl Seen {
+impl SeenAddress {
     fn is_old(&self, now: Instant) -> bool {
         now.duration_since(self.asked) > if self.name.is_some() { FRESH } else { NOBODY }
     }
@@ -106,7 +106,7 @@ impl Names {
             seen.clear();
         }
         let Some(pod) = own.iter().find(|pod| pod.status.phase == "Running").or(own.first()) else {
-            seen.insert(address, Seen { name: None, asked });
+            seen.insert(address, SeenAddress { name: None, asked });
             return;
         };
         let on = &pod.spec.node_name;
@@ -114,7 +114,7 @@ impl Names {
         let name = Some(format!("pod {}{on}", pod.shown()));
         // Its other family too.
         for own in pod.addresses().into_iter().chain([address]) {
-            seen.insert(own, Seen { name: name.clone(), asked });
+            seen.insert(own, SeenAddress { name: name.clone(), asked });
         }
     }
 }

@@ -25,7 +25,7 @@ pub enum State {
 }
 
 #[derive(Debug)]
-struct Inside<K> {
+struct StoreContents<K> {
     objects: BTreeMap<Key, Arc<K>>,
     state: State,
     beyond: usize,
@@ -34,13 +34,13 @@ struct Inside<K> {
 /// See the module.
 #[derive(Debug)]
 pub struct Store<K> {
-    inside: RwLock<Inside<K>>,
+    inside: RwLock<StoreContents<K>>,
     changes: AtomicU64,
 }
 
 impl<K> Default for Store<K> {
     fn default() -> Self {
-        let inside = Inside { objects: BTreeMap::new(), state: State::Asked, beyond: 0 };
+        let inside = StoreContents { objects: BTreeMap::new(), state: State::Asked, beyond: 0 };
         Self { inside: RwLock::new(inside), changes: AtomicU64::new(0) }
     }
 }
@@ -108,17 +108,17 @@ impl<K: Object> Store<K> {
         }
     }
 
-    fn changed(&self, inside: RwLockWriteGuard<'_, Inside<K>>) {
+    fn changed(&self, inside: RwLockWriteGuard<'_, StoreContents<K>>) {
         // Before the lock goes: who sees the new number reads the new objects.
         self.changes.fetch_add(1, Ordering::Release);
         drop(inside);
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Inside<K>> {
+    fn read(&self) -> RwLockReadGuard<'_, StoreContents<K>> {
         self.inside.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Inside<K>> {
+    fn write(&self) -> RwLockWriteGuard<'_, StoreContents<K>> {
         self.inside.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

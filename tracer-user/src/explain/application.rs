@@ -29,7 +29,7 @@ const RST: u8 = 0x04;
 #[derive(Debug, Default)]
 pub(super) struct Programs {
     /// A request that the program has and did not answer yet.
-    request: Option<Request>,
+    request: Option<DeliveredRequest>,
     /// Since when the one end, the other end takes no more data.
     closed: [Option<u64>; 2],
     /// When one end first said that it is over.
@@ -43,7 +43,7 @@ pub(super) struct Programs {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Request {
+struct DeliveredRequest {
     journey: u64,
     sent_ns: u64,
     arrived_ns: u64,
@@ -91,7 +91,7 @@ fn answers_late(view: &View<'_>, programs: &mut Programs) -> Option<Finding> {
     let again = journey.notes.iter().any(|n| matches!(n.what, NoteKind::Retransmission { .. }));
     if !journey.reply {
         // Of several, the last one is what the program needs to have.
-        let request = Request {
+        let request = DeliveredRequest {
             journey: journey.id,
             sent_ns: journey.start_ns,
             arrived_ns: journey.end_ns,
@@ -111,7 +111,7 @@ fn answers_late(view: &View<'_>, programs: &mut Programs) -> Option<Finding> {
     programs.spoke |= has_data(packet);
     if !has_data(packet) {
         if packet.tcp_flags & ACK != 0 && request.acked_ns.is_none() {
-            programs.request = Some(Request { acked_ns: Some(journey.start_ns), ..request });
+            programs.request = Some(DeliveredRequest { acked_ns: Some(journey.start_ns), ..request });
         }
         return None;
     }
@@ -156,7 +156,7 @@ fn answers_late(view: &View<'_>, programs: &mut Programs) -> Option<Finding> {
 }
 
 /// The client gave up. Who never heard a word may have wanted none.
-fn never_answered(view: &View<'_>, request: &Request) -> Option<(u64, Finding)> {
+fn never_answered(view: &View<'_>, request: &DeliveredRequest) -> Option<(u64, Finding)> {
     let journey = view.journey;
     let waited = journey.start_ns.saturating_sub(request.arrived_ns);
     let acked = request.acked_ns?.saturating_sub(request.arrived_ns);

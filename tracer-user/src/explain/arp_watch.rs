@@ -19,7 +19,7 @@ const AGAIN_NS: u64 = 3_500_000_000;
 
 /// Somebody's asking for one address.
 #[derive(Clone, Copy, Debug)]
-struct Question {
+struct ArpQuestion {
     by: IpAddr,
     times: u32,
     /// The last time, CLOCK_MONOTONIC.
@@ -41,7 +41,7 @@ struct Claims {
 #[derive(Debug, Default)]
 pub(super) struct Askers {
     /// Who asks for an address on a node's networks, and how often so far.
-    asked: HashMap<(NetnsId, IpAddr), Question>,
+    asked: HashMap<(NetnsId, IpAddr), ArpQuestion>,
     /// Who answers for an address: MACs, when each was heard last, and whether they took turns.
     answers: HashMap<(NetnsId, IpAddr), Claims>,
     /// Packets whose silence has no better reason yet.
@@ -54,12 +54,13 @@ impl Askers {
             if self.asked.len() >= TARGETS {
                 self.asked.clear();
             }
-            let first = Question { by: one.by, times: 0, last_ns: now_ns };
+            let first = ArpQuestion { by: one.by, times: 0, last_ns: now_ns };
             let known = self.asked.entry((one.netns, one.target)).or_insert(first);
             if now_ns.saturating_sub(known.last_ns) > AGAIN_NS {
                 known.times = 0;
             }
-            *known = Question { by: one.by, times: known.times.saturating_add(one.times), last_ns: now_ns };
+            *known =
+                ArpQuestion { by: one.by, times: known.times.saturating_add(one.times), last_ns: now_ns };
         }
     }
 

@@ -28,17 +28,17 @@ pub struct HopAuthors {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Question {
+struct AttributionKey {
     flow: u32,
     reply: bool,
     state: Option<CtState>,
     /// Namespace, hook, priorities.
     at: (u32, u8, i32, i32),
-    deed: Deed,
+    deed: AttributedChange,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Deed {
+enum AttributedChange {
     Mark { from: u32, to: u32 },
     Nat,
 }
@@ -46,7 +46,7 @@ enum Deed {
 /// Names rules, and remembers.
 #[derive(Debug, Default)]
 pub(super) struct Authors {
-    known: FxHashMap<Question, Arc<Attribution>>,
+    known: FxHashMap<AttributionKey, Arc<Attribution>>,
     /// What the answers rest on: when each namespace was read.
     read: Vec<u64>,
 }
@@ -96,7 +96,7 @@ impl Authors {
     ) -> Option<Arc<Attribution>> {
         let change = hop.mark_change?;
         let Cause::Hook(interval) = change.cause else { return None };
-        let deed = Deed::Mark { from: change.from, to: change.to };
+        let deed = AttributedChange::Mark { from: change.from, to: change.to };
         self.ask(view, at, hop, &interval, deed, |packet| {
             let found = attribute_mark(netns, &interval, packet, change.from, change.to);
             if found.rules.is_empty() && interval.learned {
@@ -126,7 +126,7 @@ impl Authors {
         let to = to.map(|end| (end.addr.ip(), end.port));
         // Rules are asked for a connection's first packet only, and its entry then remembers: they are the same
         // for all that follow, as long as they are not changed.
-        self.ask(view, at, hop, &interval, Deed::Nat, |packet| {
+        self.ask(view, at, hop, &interval, AttributedChange::Nat, |packet| {
             let first = first_packet(packet);
             attribute_nat(netns, &interval, &first, nat.kind, to)
         })
@@ -138,11 +138,11 @@ impl Authors {
         at: usize,
         hop: &Hop,
         interval: &Interval,
-        deed: Deed,
+        deed: AttributedChange,
         walk: impl FnOnce(&PacketView) -> Attribution,
     ) -> Option<Arc<Attribution>> {
         let journey = view.journey;
-        let question = Question {
+        let question = AttributionKey {
             flow: journey.flow,
             reply: journey.reply,
             state: hop.tracking.map(|t| t.state),

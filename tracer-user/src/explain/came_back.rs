@@ -20,7 +20,7 @@ const TOLD: usize = 4;
 
 /// A request without an answer so far, and what it looked like on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct OpenRequest {
     pub flow: u32,
     pub proto: u8,
     /// As sent, and after each translation.
@@ -53,7 +53,7 @@ pub struct HeardError {
 
 /// What a packet has to do with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Relation {
+pub enum HeardAs {
     OtherPort,
     OtherAddress,
     /// Somebody refuses an answer of these two kinds.
@@ -66,11 +66,11 @@ pub enum Relation {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CameBack {
     pub(super) heard: Heard,
-    pub(super) relation: Relation,
+    pub(super) relation: HeardAs,
     pub(super) times: u32,
 }
 
-impl Request {
+impl OpenRequest {
     pub(super) fn of(journey: &Journey) -> Self {
         let mut ends = vec![journey.packet.ends];
         let by_entry = journey.conntrack.iter().map(|entry| entry.reply.reversed());
@@ -84,7 +84,7 @@ impl Request {
     }
 
     /// `None`: nothing to do with it, or what the filter sees anyway.
-    pub fn relation(&self, heard: &Heard) -> Option<Relation> {
+    pub fn relation(&self, heard: &Heard) -> Option<HeardAs> {
         if heard.error.is_none() {
             return self.answer(heard.proto, heard.ends);
         }
@@ -93,28 +93,28 @@ impl Request {
             (tunnel.src.addr, tunnel.dst) == (heard.ends.src.addr, heard.ends.dst) && heard.proto == UDP
         };
         if self.tunnels.iter().any(outer) {
-            return Some(Relation::TunnelRefused);
+            return Some(HeardAs::TunnelRefused);
         }
-        self.answer(heard.proto, heard.ends).map(|_| Relation::AnswerRefused)
+        self.answer(heard.proto, heard.ends).map(|_| HeardAs::AnswerRefused)
     }
 
-    fn answer(&self, proto: u8, ends: Ends) -> Option<Relation> {
+    fn answer(&self, proto: u8, ends: Ends) -> Option<HeardAs> {
         if proto != self.proto || self.ends.contains(&ends.reversed()) {
             return None;
         }
         let asked = |own: &&Ends| own.src == ends.dst;
         let same_host = |own: &Ends| own.dst.addr == ends.src.addr;
         if self.ends.iter().filter(asked).any(same_host) {
-            return Some(Relation::OtherPort);
+            return Some(HeardAs::OtherPort);
         }
         let known = self.ends.iter().any(same_host);
         let same_port = self.ends.iter().filter(asked).any(|own| own.dst.port == ends.src.port);
-        (same_port && !known).then_some(Relation::OtherAddress)
+        (same_port && !known).then_some(HeardAs::OtherAddress)
     }
 }
 
 /// Takes note of a packet.
-pub(super) fn note(known: &mut Vec<CameBack>, heard: Heard, relation: Relation) {
+pub(super) fn note(known: &mut Vec<CameBack>, heard: Heard, relation: HeardAs) {
     if let Some(one) = known.iter_mut().find(|one| one.heard == heard) {
         one.times = one.times.saturating_add(1);
     } else if known.len() < MOST {
@@ -127,16 +127,16 @@ pub(super) fn is_answered(journey: &Journey, came: &[CameBack]) -> bool {
     let Some(first) = journey.hops.first() else { return false };
     let here = |one: &&CameBack| one.heard.netns == first.netns;
     let arrived = came.iter().filter(here).any(|one| {
-        matches!(one.relation, Relation::OtherPort | Relation::OtherAddress)
+        matches!(one.relation, HeardAs::OtherPort | HeardAs::OtherAddress)
             && !one.heard.outgoing
             && one.heard.ends.dst == journey.packet.ends.src
     });
-    arrived && !came.iter().filter(here).any(|one| one.relation == Relation::AnswerRefused)
+    arrived && !came.iter().filter(here).any(|one| one.relation == HeardAs::AnswerRefused)
 }
 
 /// What came back, one sentence each.
 pub(super) fn facts(view: &View<'_>, came: &[CameBack]) -> Vec<String> {
-    let received = came.iter().filter(|one| !one.heard.outgoing || one.relation == Relation::AnswerRefused);
+    let received = came.iter().filter(|one| !one.heard.outgoing || one.relation == HeardAs::AnswerRefused);
     received.take(TOLD).map(|one| fact(view, one)).collect()
 }
 
@@ -158,12 +158,12 @@ fn fact(view: &View<'_>, one: &CameBack) -> String {
 /// The cause that it shows.
 pub(super) fn explain(view: &View<'_>, came: &[CameBack]) -> Option<Finding> {
     let of = |relation| came.iter().find(move |one| one.relation == relation);
-    let finding = if let Some(one) = of(Relation::TunnelRefused) {
+    let finding = if let Some(one) = of(HeardAs::TunnelRefused) {
         tunnel_refused(view, one)
     } else if is_answered(view.journey, came) {
         return None;
-    } else if let Some(one) = of(Relation::OtherPort).or_else(|| of(Relation::OtherAddress)) {
-        answer_elsewhere(view, one, of(Relation::AnswerRefused))
+    } else if let Some(one) = of(HeardAs::OtherPort).or_else(|| of(HeardAs::OtherAddress)) {
+        answer_elsewhere(view, one, of(HeardAs::AnswerRefused))
     } else {
         return None;
     };
@@ -202,7 +202,7 @@ fn answer_elsewhere(view: &View<'_>, one: &CameBack, refused: Option<&CameBack>)
     let (from, client) = (one.heard.ends.src, journey.packet.ends.src);
     let asked = journey.hops.last().map_or(journey.packet.ends.dst, |hop| hop.ends.dst);
     let translated = one.heard.ends.dst != client;
-    let who = if one.relation == Relation::OtherPort {
+    let who = if one.relation == HeardAs::OtherPort {
         format!("{} answers from port {}, not from port {} that was asked", from.addr, from.port, asked.port)
     } else {
         format!("{from} answers in place of {}, which was asked", asked.addr)
@@ -258,8 +258,8 @@ mod tests {
     }
 
     /// From a pod, masqueraded, in a tunnel.
-    fn request() -> Request {
-        Request {
+    fn request() -> OpenRequest {
+        OpenRequest {
             flow: 1,
             proto: UDP,
             ends: vec![ends("10.0.0.2:4000", "192.0.2.1:69"), ends("192.0.2.9:5000", "192.0.2.1:69")],
@@ -276,8 +276,8 @@ mod tests {
     #[test]
     fn another_port_or_address_to_the_port_that_asked() {
         let relation = |src, dst| request().relation(&heard(src, dst));
-        assert_eq!(relation("192.0.2.1:7777", "192.0.2.9:5000"), Some(Relation::OtherPort));
-        assert_eq!(relation("192.0.2.7:69", "192.0.2.9:5000"), Some(Relation::OtherAddress));
+        assert_eq!(relation("192.0.2.1:7777", "192.0.2.9:5000"), Some(HeardAs::OtherPort));
+        assert_eq!(relation("192.0.2.7:69", "192.0.2.9:5000"), Some(HeardAs::OtherAddress));
         // Somebody else's business.
         assert_eq!(relation("192.0.2.7:7777", "192.0.2.9:5000"), None);
         assert_eq!(relation("192.0.2.1:7777", "192.0.2.9:5001"), None);
@@ -288,8 +288,8 @@ mod tests {
         let error = HeardError { from: Addr::v4([192, 0, 2, 8]), icmp_type: 3, code: 3 };
         let relation = |src, dst| request().relation(&Heard { error: Some(error), ..heard(src, dst) });
         // The source port differs from flow to flow.
-        assert_eq!(relation("192.0.2.9:44444", "192.0.2.8:8472"), Some(Relation::TunnelRefused));
+        assert_eq!(relation("192.0.2.9:44444", "192.0.2.8:8472"), Some(HeardAs::TunnelRefused));
         assert_eq!(relation("192.0.2.9:44444", "192.0.2.8:4789"), None);
-        assert_eq!(relation("192.0.2.1:7777", "192.0.2.9:5000"), Some(Relation::AnswerRefused));
+        assert_eq!(relation("192.0.2.1:7777", "192.0.2.9:5000"), Some(HeardAs::AnswerRefused));
     }
 }

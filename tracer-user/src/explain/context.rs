@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use super::drop_rate::Odds;
 use super::tracking::TrackingHistory;
 use crate::cause::Place;
+use crate::cluster::egress::datapath::{DEVICE, PORT, VNI};
 use crate::fib::Question;
 use crate::flow::Place as At;
 use crate::flow::{Addr, DropSite, Ending, Ends, Hop, Journey, Names, NoteKind, Scene};
@@ -315,4 +316,12 @@ fn lookup(hop: &Hop) -> Option<Lookup> {
         }),
         _ => None,
     }
+}
+
+/// EgressGateway's tunnel device.
+pub(super) fn is_tunnel(view: &View<'_>, netns: NetnsId, ifindex: u32) -> bool {
+    view.device(netns, ifindex).is_some_and(|d| match d.kind {
+        DeviceKind::Vxlan { vni, port, .. } => d.name == DEVICE || (vni == VNI && port == PORT),
+        _ => false,
+    })
 }

@@ -7,12 +7,12 @@ use crate::flow::{DropSite, Ending, Journey, Place};
 use crate::node::{Hook, NetnsId};
 
 /// A hook of a namespace, for one direction, and whether for the outer packet.
-type Key = (NetnsId, Hook, bool, bool);
+type DropKey = (NetnsId, Hook, bool, bool);
 
 #[derive(Debug, Default)]
 pub(super) struct Odds {
     /// Packets that passed, and that were dropped.
-    seen: HashMap<Key, (u64, u64)>,
+    seen: HashMap<DropKey, (u64, u64)>,
     /// Packets that were counted: journeys come more than once.
     counted: BTreeSet<u64>,
 }
@@ -33,7 +33,7 @@ impl Odds {
             Ending::Dropped(site) => site.interval.map(|at| key(site.netns, at.hook, site.encap.is_some())),
             _ => None,
         };
-        let mut passed: Vec<Key> = Vec::new();
+        let mut passed: Vec<DropKey> = Vec::new();
         for hop in &journey.hops {
             if let Place::Hook { hook, .. } = hop.place {
                 let key = key(hop.netns, hook, hop.encap.is_some());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What EgressGateway does to a packet, and where it first did something else.
 
-use super::context::{Entry, View};
+use super::context::{Entry, View, is_tunnel};
 use super::{egress_policy_match, egress_reply, fwmark};
 use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::bare::Bare;
@@ -9,21 +9,14 @@ use crate::cause::catalogue as c;
 use crate::cause::cluster_address::sent_to_gateway;
 use crate::cause::policies;
 use crate::cause::{Finding, Place};
-use crate::cluster::egress::datapath::{DEVICE, PORT, SNAT_CHAIN, VNI, expected_first, is_node_mark};
+use crate::cluster::egress::datapath::{DEVICE, SNAT_CHAIN, expected_first, is_node_mark};
 use crate::firewall::{Done, NatKind, PacketView, walk_hook};
 use crate::flow::{Hop, Place as At};
-use crate::node::{DeviceKind, Hook, NetnsId};
+use crate::node::{Hook, NetnsId};
 use crate::snapshot::Routed;
 
 /// NF_IP_PRI_CONNTRACK: rules that turn tracking off stand before it.
 const CONNTRACK_PRIORITY: i32 = -200;
-
-pub(super) fn is_tunnel(view: &View<'_>, netns: NetnsId, ifindex: u32) -> bool {
-    view.device(netns, ifindex).is_some_and(|d| match d.kind {
-        DeviceKind::Vxlan { vni, port, .. } => d.name == DEVICE || (vni == VNI && port == PORT),
-        _ => false,
-    })
-}
 
 /// Where the packet came in by an egress tunnel.
 pub(super) fn came_by_tunnel(view: &View<'_>) -> Option<Entry> {

@@ -76,7 +76,7 @@ pub(super) fn not_selected(view: &View<'_>) -> Option<Finding> {
             Some(Said::Rules) | None => {}
         }
     }
-    let asked = policy_sets::Asked {
+    let asked = policy_sets::ForeignDestination {
         bare: &bare,
         others: &nodes,
         objects,

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Replies to packets that came through the egress tunnel; they have to go back into it.
 
-use super::context::{Entry, View};
-use super::egress::is_tunnel;
+use super::context::{Entry, View, is_tunnel};
 use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::catalogue as c;
 use crate::cause::{Finding, Place};

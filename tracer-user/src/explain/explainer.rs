@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::attribution::{Authors, HopAuthors};
-use super::came_back::{self, Heard, Request};
+use super::came_back::{self, Heard, OpenRequest};
 use super::compare::{self, Opening};
 use super::context::View;
 use super::drop_rate::Odds;
@@ -221,8 +221,8 @@ impl Explainer {
     }
 
     /// Requests that have no answer: what comes back for them is worth listening for ([`Tick::heard`]).
-    pub fn unanswered(&mut self, now_ns: u64) -> Vec<Request> {
-        let open = self.connections.unanswered.open(now_ns).map(Request::of);
+    pub fn unanswered(&mut self, now_ns: u64) -> Vec<OpenRequest> {
+        let open = self.connections.unanswered.open(now_ns).map(OpenRequest::of);
         open.take(LISTENED).collect()
     }
 

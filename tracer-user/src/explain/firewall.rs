@@ -2,7 +2,7 @@
 //! Drops by netfilter: a rule, a policy, a REJECT, conntrack itself, NAT itself.
 
 use super::context::View;
-use super::other_hooks;
+use super::other_hooks::{self, what};
 use super::packet;
 use super::{confirm, invalid};
 use crate::cause::Certainty::{Certain, Likely};
@@ -86,14 +86,6 @@ pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Option<Finding> {
             .fix(format!("remove or correct that rule, or accept {} before it", what(view, site)))
             .at(place),
     )
-}
-
-/// What a rule would have to accept.
-pub(super) fn what(view: &View<'_>, site: &DropSite) -> String {
-    if let Some(outer) = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i))) {
-        return format!("UDP {} from {}", outer.dst.port, outer.src.addr);
-    }
-    view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends).to_string()
 }
 
 fn is_reject((icmp_type, code): (u8, u8)) -> bool {

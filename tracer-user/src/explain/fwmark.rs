@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Routing by EgressGateway's marks: the ip rule, the table, the device.
 
-use super::context::{Lookup, View};
-use super::egress::is_tunnel;
+use super::context::{Lookup, View, is_tunnel};
 use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Why conntrack takes a packet for INVALID: by its entry, by what came before it, by the packet itself.
+//! InvalidReason conntrack takes a packet for INVALID: by its entry, by what came before it, by the packet itself.
 
 use std::net::SocketAddr;
 
@@ -21,8 +21,8 @@ const SETTLED_NS: u64 = 100_000_000;
 const LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
 const ESTABLISHED: &str = "net.netfilter.nf_conntrack_tcp_timeout_established";
 
-/// Why, as far as it is known.
-pub(super) struct Why {
+/// InvalidReason, as far as it is known.
+pub(super) struct InvalidReason {
     pub(super) certainty: Certainty,
     /// Goes on after "conntrack takes it for INVALID: ".
     pub(super) text: String,
@@ -30,7 +30,7 @@ pub(super) struct Why {
     pub(super) fix: String,
 }
 
-impl Why {
+impl InvalidReason {
     fn new(certainty: Certainty, text: impl Into<String>) -> Self {
         Self { certainty, text: text.into(), facts: Vec::new(), fix: String::new() }
     }
@@ -55,32 +55,33 @@ impl Why {
 }
 
 /// Of a packet that netfilter of a namespace has.
-pub(super) fn why(view: &View<'_>, netns: NetnsId) -> Why {
+pub(super) fn why(view: &View<'_>, netns: NetnsId) -> InvalidReason {
     let packet = &view.journey.packet;
     let hop = view.journey.hops.iter().rev().find(|hop| hop.netns == netns && is_invalid(hop));
     if packet.icmp_error.is_some() {
-        return Why::new(Likely, "conntrack knows no connection that this ICMP error is about").fix(
-            "find why the node did not see that connection: another way, or an entry that is gone by now",
-        );
+        return InvalidReason::new(Likely, "conntrack knows no connection that this ICMP error is about")
+            .fix(
+                "find why the node did not see that connection: another way, or an entry that is gone by now",
+            );
     }
     if let Some(hop) = hop.filter(|hop| hop.tracking.is_some_and(|t| t.wrong_checksum)) {
         return checksum(view, hop);
     }
     match packet.proto {
         6 => segment(view, netns),
-        17 | 132 => Why::new(Likely, "its checksum or its length is wrong").fix(format!(
+        17 | 132 => InvalidReason::new(Likely, "its checksum or its length is wrong").fix(format!(
             "look for what sends it so: tcpdump -nvv host {} on the sender, and ethtool -k of its device",
             packet.ends.src.addr
         )),
         _ => one_way(view, netns).unwrap_or_else(|| {
-            Why::new(Likely, "it is no answer to anything that the node knows by now")
+            InvalidReason::new(Likely, "it is no answer to anything that the node knows by now")
                 .fix("find why the node did not see the request, or forgot it")
         }),
     }
 }
 
 /// The kernel computed it, and it is wrong.
-fn checksum(view: &View<'_>, hop: &Hop) -> Why {
+fn checksum(view: &View<'_>, hop: &Hop) -> InvalidReason {
     let packet = &view.journey.packet;
     let what = crate::text::protocol_name(packet.proto);
     let from = packet.ends.src.addr;
@@ -95,7 +96,7 @@ fn checksum(view: &View<'_>, hop: &Hop) -> Why {
         _ => "it has nothing to do with its entry or the window".to_owned(),
     };
     let sender = watched.map_or_else(|| format!("{from}"), |first| view.netns(first.netns));
-    Why::new(Certain, format!("its {what} checksum is wrong"))
+    InvalidReason::new(Certain, format!("its {what} checksum is wrong"))
         .fact(
             format!("conntrack of {} computed the {what} checksum, and it does not fit the packet", view.netns(hop.netns)),
             view.command(hop.netns, format!("tcpdump -nvvi any host {from}")),
@@ -122,7 +123,7 @@ fn entry<'e>(view: &View<'_>, evidence: &'e NetnsEvidence, netns: NetnsId) -> Op
 }
 
 /// Only packets of one direction come through the namespace.
-fn one_way(view: &View<'_>, netns: NetnsId) -> Option<Why> {
+fn one_way(view: &View<'_>, netns: NetnsId) -> Option<InvalidReason> {
     let (journey, name) = (view.journey, view.netns(netns));
     let seen = view.tracking.of(netns)?;
     // A packet that came a moment before may not have been told of yet.
@@ -159,7 +160,7 @@ fn one_way(view: &View<'_>, netns: NetnsId) -> Option<Why> {
     } else {
         return None;
     };
-    let why = Why::new(sure(view.tracking.began_here() || begins_nothing), text)
+    let why = InvalidReason::new(sure(view.tracking.began_here() || begins_nothing), text)
         .fact(fact, view.command(netns, format!("conntrack -L -s {}", ends.src.addr)));
     let why = match known {
         Some(entry) => why.fact(format!("the entry: {entry}"), ""),
@@ -171,7 +172,7 @@ fn one_way(view: &View<'_>, netns: NetnsId) -> Option<Why> {
     )))
 }
 
-fn segment(view: &View<'_>, netns: NetnsId) -> Why {
+fn segment(view: &View<'_>, netns: NetnsId) -> InvalidReason {
     let (journey, name) = (view.journey, view.netns(netns));
     let flags = journey.packet.tcp_flags;
     let seen = view.tracking.of(netns);
@@ -190,7 +191,7 @@ fn segment(view: &View<'_>, netns: NetnsId) -> Why {
         && idle / 1_000_000_000 >= timeout.unsigned_abs()
         && !seen.is_some_and(|seen| seen.known_after(now))
     {
-        let why = Why::new(
+        let why = InvalidReason::new(
             Certain,
             format!(
                 "its entry timed out: the connection was idle for {} s, and {name} forgets established connections after {timeout} s",
@@ -222,7 +223,7 @@ fn segment(view: &View<'_>, netns: NetnsId) -> Why {
             ),
             None => "it does not fit into the window that conntrack expects for the connection".to_owned(),
         };
-        let why = Why::new(sure(outside.is_some()), text).fact(
+        let why = InvalidReason::new(sure(outside.is_some()), text).fact(
             format!("{name} has an entry of the connection and saw both directions of it; the checksum is not what it minds"),
             list,
         );
@@ -236,7 +237,7 @@ fn segment(view: &View<'_>, netns: NetnsId) -> Why {
     let absent =
         evidence.is_some_and(|e| e.taken_ns > now && e.unread_connections.is_none()) && known.is_none();
     if last.is_some() && absent && !seen.is_some_and(|seen| seen.known_after(now)) {
-        let why = Why::new(
+        let why = InvalidReason::new(
             Certain,
             format!("its entry is gone from {name}: it was deleted, though the connection is in use"),
         )
@@ -252,7 +253,7 @@ fn segment(view: &View<'_>, netns: NetnsId) -> Why {
             _ => "a segment in the middle of a connection",
         };
         let loose = sysctl("nf_conntrack_tcp_loose");
-        let why = Why::new(
+        let why = InvalidReason::new(
             Likely,
             format!("it is {what}, and {name} knows no such connection: it timed out, was deleted, or began by another way"),
         )
@@ -266,7 +267,7 @@ fn segment(view: &View<'_>, netns: NetnsId) -> Why {
         };
         return why.fix("let the program connect again; it is a new connection then, which the node sees from its beginning");
     }
-    Why::new(Likely, "the segment does not fit into the connection that it knows".to_owned())
+    InvalidReason::new(Likely, "the segment does not fit into the connection that it knows".to_owned())
         .fact(
             "its checksum is not what conntrack minds, and packets of the connection had an entry before",
             list,
@@ -278,7 +279,7 @@ fn segment(view: &View<'_>, netns: NetnsId) -> Why {
 }
 
 /// What the entry did, nobody does now.
-fn lost_translation(view: &View<'_>, netns: NetnsId, why: Why) -> Why {
+fn lost_translation(view: &View<'_>, netns: NetnsId, why: InvalidReason) -> InvalidReason {
     match view.tracking.of(netns).and_then(|seen| seen.translation) {
         Some((from, to)) => why
             .fact(format!("with it went its translation ({from} was {to}): the packet goes on as it is"), ""),

@@ -6,7 +6,7 @@ use super::packet;
 use crate::cause::Certainty::Likely;
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
-use crate::cause::ipsec::{Node, no_state, refuses};
+use crate::cause::ipsec::{NodeState, no_state, refuses};
 use crate::flow::DropSite;
 use crate::node::{Family, Hook, Interval};
 use crate::snapshot::XfrmDirection;
@@ -27,7 +27,7 @@ pub(super) fn dropped(view: &View<'_>, site: &DropSite) -> Finding {
     let (direction, hook) =
         if site.delivered { (XfrmDirection::In, Hook::Input) } else { (XfrmDirection::Fwd, Hook::Forward) };
     let found = view.of(site.netns).and_then(|evidence| {
-        let node = Node { evidence, name: &name, command: &command };
+        let node = NodeState { evidence, name: &name, command: &command };
         let packet = packet::at_drop(view, site, &whole(hook));
         let input = (site.ifindex != 0).then_some(site.ifindex);
         let leaves = || no_state(&node, &packet, None).ok().flatten();

@@ -27,12 +27,12 @@ pub struct Told {
 
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    entries: Vec<Entry>,
+    entries: Vec<LedgerEntry>,
 }
 
 #[derive(Debug)]
-struct Entry {
-    key: Key,
+struct LedgerEntry {
+    key: LedgerKey,
     told: Told,
     /// Journeys come more than once.
     last: u64,
@@ -50,7 +50,7 @@ fn asked(journey: &Journey) -> Option<IpAddr> {
     (!host.is_unspecified()).then_some(host)
 }
 
-impl Entry {
+impl LedgerEntry {
     /// The other one is the same fault seen elsewhere, or the reason for what was only guessed here.
     fn is_told_by(&self, better: &Self) -> bool {
         let (own, other) = (&self.told.finding, &better.told.finding);
@@ -69,13 +69,13 @@ impl Entry {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Key {
+struct LedgerKey {
     id: &'static str,
     place: Place,
     subject: String,
 }
 
-impl Key {
+impl LedgerKey {
     fn of(finding: &Finding) -> Self {
         // Numbers in titles differ from packet to packet of one fault.
         let subject = if finding.subject.is_empty() {
@@ -118,7 +118,7 @@ impl Ledger {
             let followed = own && finding.kind().reroutes && known.kind().follows;
             !(covers(&finding, known) || followed || (better && guess))
         });
-        let key = Key::of(&finding);
+        let key = LedgerKey::of(&finding);
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == key) {
             if entry.flows.len() < FLOWS {
                 entry.flows.insert(journey.flow);
@@ -142,7 +142,14 @@ impl Ledger {
         let told = Told { finding, count: 1 };
         let flows = BTreeSet::from([journey.flow]);
         let hosts = asked(journey).into_iter().collect();
-        self.entries.push(Entry { key, told: told.clone(), last: journey.id, pending: false, flows, hosts });
+        self.entries.push(LedgerEntry {
+            key,
+            told: told.clone(),
+            last: journey.id,
+            pending: false,
+            flows,
+            hosts,
+        });
         Some(told)
     }
 
@@ -152,7 +159,7 @@ impl Ledger {
     }
 
     pub(super) fn knows(&self, finding: &Finding) -> bool {
-        let key = Key::of(finding);
+        let key = LedgerKey::of(finding);
         self.entries.iter().any(|entry| entry.key == key)
     }
 
@@ -163,7 +170,7 @@ impl Ledger {
 
     /// The same of a packet that is still under way.
     pub(super) fn expect(&mut self, finding: Finding, journey: &Journey) -> Option<Told> {
-        let key = Key::of(&finding);
+        let key = LedgerKey::of(&finding);
         let known = self.knows(&finding);
         let told = self.tell(finding, journey);
         if !known && let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == key) {
@@ -183,14 +190,14 @@ impl Ledger {
 
     /// One for each fault, the surest and most frequent first. What only large packets meet comes after what all do.
     pub(super) fn causes(&self) -> Vec<Told> {
-        let mut entries: Vec<&Entry> = self.entries.iter().collect();
+        let mut entries: Vec<&LedgerEntry> = self.entries.iter().collect();
         entries.sort_by_key(|entry| {
             let (finding, count) = (&entry.told.finding, entry.told.count);
             let possible = finding.certainty == Certainty::Possible;
             let large_only = finding.kind().large_only;
             (finding.is_note(), possible, large_only, finding.certainty, !finding.breaks(), Reverse(count))
         });
-        let mut out: Vec<&Entry> = Vec::new();
+        let mut out: Vec<&LedgerEntry> = Vec::new();
         for entry in entries {
             if !out.iter().any(|better| entry.is_told_by(better)) {
                 out.push(entry);

@@ -55,6 +55,6 @@ mod unmasqueraded;
 mod wrong_route;
 
 pub use attribution::HopAuthors;
-pub use came_back::{Heard, HeardError, Relation, Request};
+pub use came_back::{Heard, HeardAs, HeardError, OpenRequest};
 pub use explainer::{Answered, Asked, Explainer, Tick};
 pub use ledger::Told;

@@ -11,7 +11,7 @@ use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::firewall::NatKind;
 use crate::flow::{DropSite, Hop, Place as At};
-use crate::model::{Asked, Preempted, Snapshot, World as _};
+use crate::model::{Preempted, SilentHop, Snapshot, World as _};
 use crate::node::{Hook, NetnsId};
 use crate::snapshot::Routed;
 
@@ -149,9 +149,9 @@ pub(super) fn explain(view: &View<'_>, question: &Question, seen: String) -> Fin
 }
 
 /// The question as the model of the node takes it.
-fn asked(view: &View<'_>, question: &Question) -> Option<(Snapshot, Asked)> {
+fn asked(view: &View<'_>, question: &Question) -> Option<(Snapshot, SilentHop)> {
     let world = Snapshot::new(view.evidence?, view.topology, &|netns| view.prefix(netns));
-    let asked = Asked {
+    let asked = SilentHop {
         asker: world.host(question.netns)?,
         ifindex: question.ifindex,
         address: question.next,

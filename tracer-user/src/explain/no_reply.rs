@@ -14,7 +14,7 @@ use crate::cause::Certainty::{Certain, Likely, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::cause::early_mark;
-use crate::cause::ipsec::Node;
+use crate::cause::ipsec::NodeState;
 use crate::firewall::NatKind;
 use crate::flow::{Ending, NoteKind, Place as At};
 use crate::model::Preempted;
@@ -227,7 +227,7 @@ fn marked_before_dnat(view: &View<'_>, netns: NetnsId) -> Option<Finding> {
     let packet = attribution::first_packet(&packet::before_hop(view, at)?);
     let (evidence, name) = (view.of(netns)?, view.netns(netns));
     let command = |command: String| view.command(netns, command);
-    early_mark::find(&Node { evidence, name: &name, command: &command }, &packet)
+    early_mark::find(&NodeState { evidence, name: &name, command: &command }, &packet)
 }
 
 /// A pod's packets leave by another route than the one made for them.

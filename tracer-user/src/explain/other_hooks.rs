@@ -2,7 +2,6 @@
 //! Packets dropped by a rule outside the hooks of IP (at a device, in a bridge), by a queue, or by their TTL.
 
 use super::context::View;
-use super::firewall::what;
 use super::packet;
 use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::catalogue as c;
@@ -96,4 +95,12 @@ pub(super) fn ttl_lowered(view: &View<'_>, site: &DropSite) -> Option<Finding> {
 fn whole(view: &View<'_>, site: &DropSite, hook: Hook) -> Interval {
     let family = if view.journey.packet.ipv6 { Family::Ipv6 } else { Family::Ipv4 };
     Interval { netns: site.netns, family, hook, after: i32::MIN, until: i32::MAX, learned: false }
+}
+
+/// What a rule would have to accept.
+pub(super) fn what(view: &View<'_>, site: &DropSite) -> String {
+    if let Some(outer) = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i))) {
+        return format!("UDP {} from {}", outer.dst.port, outer.src.addr);
+    }
+    view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends).to_string()
 }

@@ -22,7 +22,7 @@ const SERVICES: &str = "KUBE-SERVICES";
 const TABLE: &str = "kube-proxy";
 
 /// What makes an address a service's.
-enum Known {
+enum KnownService {
     /// Rules of kube-proxy name it; `port`: for the packet's port too.
     Named { rule: String, port: bool },
     /// It is in the range of other services' addresses.
@@ -65,7 +65,7 @@ fn say(
     evidence: &NetnsEvidence,
     hook: Hook,
     packet: &PacketView,
-    known: &Known,
+    known: &KnownService,
 ) -> Finding {
     let name = view.netns(netns);
     let ends = view.journey.packet.ends;
@@ -73,15 +73,15 @@ fn say(
     let list = view.command(netns, format!("{} -t nat -S {SERVICES}", view.iptables()));
     let place = Place { hook: Some(hook.name().to_owned()), ..view.place(netns, 0) };
     let (certainty, what): (Certainty, String) = match known {
-        Known::Named { port: false, .. } => (
+        KnownService::Named { port: false, .. } => (
             Likely,
             format!(
                 "the service at {} has no port {}: kube-proxy translates only its other ports",
                 to.addr, to.port
             ),
         ),
-        Known::Named { .. } => (Certain, why(evidence, hook, packet, &name)),
-        Known::Cluster { .. } => (Likely, why(evidence, hook, packet, &name)),
+        KnownService::Named { .. } => (Certain, why(evidence, hook, packet, &name)),
+        KnownService::Cluster { .. } => (Likely, why(evidence, hook, packet, &name)),
     };
     let finding = Finding::new(
         &c::SERVICE_NOT_TRANSLATED,
@@ -89,8 +89,10 @@ fn say(
         format!("{to} is a service's address, and {name} sends it out untranslated: {what}"),
     );
     let finding = match known {
-        Known::Named { rule, .. } => finding.checked(format!("kube-proxy knows {}: {rule}", to.addr), list),
-        Known::Cluster { set } => finding.checked(
+        KnownService::Named { rule, .. } => {
+            finding.checked(format!("kube-proxy knows {}: {rule}", to.addr), list)
+        }
+        KnownService::Cluster { set } => finding.checked(
             format!("{} is in the range of {set} that other services have their addresses from", to.addr),
             list,
         ),
@@ -98,7 +100,7 @@ fn say(
     finding
         .fact("no conntrack entry translates it, and it left by an uplink")
         .fix(match known {
-            Known::Named { port: false, .. } => {
+            KnownService::Named { port: false, .. } => {
                 format!("ask for a port that the service has (kubectl get service), or add {} to it", to.port)
             }
             _ => format!(
@@ -140,7 +142,7 @@ fn has_kube_proxy(evidence: &NetnsEvidence) -> bool {
     evidence.tables("nat").any(|t| t.chain(SERVICES).is_some()) || evidence.tables(TABLE).next().is_some()
 }
 
-fn known(evidence: &NetnsEvidence, address: IpAddr, packet: &PacketView) -> Option<Known> {
+fn known(evidence: &NetnsEvidence, address: IpAddr, packet: &PacketView) -> Option<KnownService> {
     let alone = |range: &IpRange| range.first == range.last && range.first == address;
     let names = |m: &Match| !m.negated && matches!(&m.what, Criterion::Destination(r) if r.iter().any(alone));
     let asks_port = |m: &Match| match &m.what {
@@ -159,7 +161,7 @@ fn known(evidence: &NetnsEvidence, address: IpAddr, packet: &PacketView) -> Opti
         for rule in chain.rules.iter().filter(|rule| rule.matches.iter().any(names)) {
             let port = rule.matches.iter().all(asks_port);
             if port || named.is_none() {
-                named = Some(Known::Named { rule: format!("chain {} names it", chain.name), port });
+                named = Some(KnownService::Named { rule: format!("chain {} names it", chain.name), port });
             }
             if port {
                 return named;
@@ -183,7 +185,7 @@ fn known(evidence: &NetnsEvidence, address: IpAddr, packet: &PacketView) -> Opti
         // Pods have routes of their own; services have not.
         let routed =
             evidence.routes.iter().any(|r| !r.destination.is_empty() && r.destination.contains(address));
-        (member && !routed).then(|| Known::Cluster { set: set.to_owned() })
+        (member && !routed).then(|| KnownService::Cluster { set: set.to_owned() })
     })
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
-use super::came_back::Request;
+use super::came_back::OpenRequest;
 use super::context::View;
 use crate::flow::{Ending, Endpoint, Ends, Journey};
 use crate::node::rtnl::Route;
@@ -67,8 +67,8 @@ impl Waiting {
         all.filter(move |journey| (LISTEN_NS..FORGET_NS).contains(&waited(journey)))
     }
 
-    pub(super) fn requests(&self) -> Vec<Request> {
-        self.journeys.iter().map(|(journey, _)| Request::of(journey)).collect()
+    pub(super) fn requests(&self) -> Vec<OpenRequest> {
+        self.journeys.iter().map(|(journey, _)| OpenRequest::of(journey)).collect()
     }
 
     pub(super) fn of(&self, flow: u32) -> Option<&Journey> {

@@ -44,15 +44,20 @@ impl<'e> Fib<'e> {
                 }
                 match self.of_prefix4(flow, tables, &run) {
                     Ok(answer) => return answer,
-                    Err(Miss::Leaf) => missed = leaf,
-                    Err(Miss::Prefix) => {}
+                    Err(RouteMiss::Leaf) => missed = leaf,
+                    Err(RouteMiss::Prefix) => {}
                 }
             }
         }
     }
 
     /// Among the routes of one prefix, by type of service and metric.
-    fn of_prefix4(&self, flow: &Flow, tables: &[u32], run: &[&'e Route]) -> Result<TableAnswer<'e>, Miss> {
+    fn of_prefix4(
+        &self,
+        flow: &Flow,
+        tables: &[u32],
+        run: &[&'e Route],
+    ) -> Result<TableAnswer<'e>, RouteMiss> {
         for (at, route) in run.iter().copied().enumerate() {
             if route.tos != 0 {
                 match flow.tos {
@@ -88,7 +93,7 @@ impl<'e> Fib<'e> {
             let Some(first) = first else {
                 // A route with a next hop object ends the search for its prefix.
                 if route.nexthop_id.is_some() {
-                    return Err(Miss::Leaf);
+                    return Err(RouteMiss::Leaf);
                 }
                 continue;
             };
@@ -108,7 +113,7 @@ impl<'e> Fib<'e> {
                 if usable.len() == 1 { self.rivals(flow, route, run.get(at + 1..)) } else { Vec::new() };
             return Ok(TableAnswer::Hit(Hit { route, table, hops: usable, rivals }));
         }
-        Err(Miss::Prefix)
+        Err(RouteMiss::Prefix)
     }
 
     /// Other default routes of the same metric: the kernel turns to one whose gateway answers
@@ -459,7 +464,7 @@ impl<'e> Fib<'e> {
 }
 
 /// No route of a prefix will do.
-enum Miss {
+enum RouteMiss {
     Prefix,
     /// Nor will those of other prefixes with the same first address.
     Leaf,

@@ -43,7 +43,7 @@ pub struct Fib<'e> {
 pub struct Index {
     /// Positions of routes, ordered by table and prefix.
     sorted: Vec<usize>,
-    tables: FxHashMap<(bool, u32), Table>,
+    tables: FxHashMap<(bool, u32), RoutingTable>,
     links: FxHashMap<u32, usize>,
     nexthops: FxHashMap<u32, usize>,
     /// Positions in the exceptions, then in the routes.
@@ -52,7 +52,7 @@ pub struct Index {
 
 /// Where the routes of a table are, by the length of their prefix; the longest first.
 #[derive(Debug, Default)]
-struct Table {
+struct RoutingTable {
     lengths: Vec<(u8, Range<usize>)>,
 }
 
@@ -103,7 +103,7 @@ impl Index {
             )
         };
         sorted.sort_by_cached_key(key);
-        let mut tables: FxHashMap<(bool, u32), Table> = FxHashMap::default();
+        let mut tables: FxHashMap<(bool, u32), RoutingTable> = FxHashMap::default();
         let mut start = 0;
         for run in sorted.chunk_by(|(_, a), (_, b)| {
             (a.destination.is_ipv6(), a.table, a.destination.len())

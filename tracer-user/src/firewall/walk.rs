@@ -130,7 +130,7 @@ fn walk_chains_without<'e>(
     chance: Chance<'_>,
     without: Option<&Rule>,
 ) -> Walk<'e> {
-    let mut walker = Walker {
+    let mut walker = RuleWalker {
         without: without.map(std::ptr::from_ref),
         node,
         chance,
@@ -161,13 +161,13 @@ fn walk_chains_without<'e>(
 }
 
 /// How a chain ended.
-enum Flow<'e> {
+enum ChainEnd<'e> {
     /// At its end, or by RETURN.
     Back,
     Verdict(Verdict, At<'e>),
 }
 
-struct Walker<'e, 'c> {
+struct RuleWalker<'e, 'c> {
     node: &'e dyn NodeFacts,
     chance: Chance<'c>,
     /// This one is not there.
@@ -178,13 +178,13 @@ struct Walker<'e, 'c> {
     out: Walk<'e>,
 }
 
-impl<'e> Walker<'e, '_> {
+impl<'e> RuleWalker<'e, '_> {
     /// One base chain; false when the packet goes no further.
     fn base(&mut self, table: &'e Table, chain: &'e Chain, base: &Base) -> bool {
         let earlier = self.out.possible.len();
         let (verdict, by) = match self.chain(table, chain, 0, false) {
-            Flow::Verdict(verdict, at) => (verdict, at),
-            Flow::Back => {
+            ChainEnd::Verdict(verdict, at) => (verdict, at),
+            ChainEnd::Back => {
                 let verdict = match base.policy {
                     Policy::Accept => Verdict::Accept,
                     Policy::Drop => Verdict::Drop,
@@ -218,13 +218,13 @@ impl<'e> Walker<'e, '_> {
     }
 
     /// `unsure`: it is not certain that the packet is sent here.
-    fn chain(&mut self, table: &'e Table, chain: &'e Chain, depth: usize, unsure: bool) -> Flow<'e> {
+    fn chain(&mut self, table: &'e Table, chain: &'e Chain, depth: usize, unsure: bool) -> ChainEnd<'e> {
         // It may have returned from this chain before its end.
         let mut returned = false;
         for rule in chain.rules.iter() {
             if depth > MAX_DEPTH || self.out.trace.len() >= MAX_STEPS {
                 self.out.cut = true;
-                return Flow::Back;
+                return ChainEnd::Back;
             }
             if self.without == Some(std::ptr::from_ref(rule)) {
                 continue;
@@ -240,18 +240,18 @@ impl<'e> Walker<'e, '_> {
             };
             match self.act(at, rule, depth, unsure || doubtful) {
                 None => {}
-                Some(Flow::Back) if doubtful => returned = true,
-                Some(Flow::Verdict(verdict, by)) if doubtful || returned => {
+                Some(ChainEnd::Back) if doubtful => returned = true,
+                Some(ChainEnd::Verdict(verdict, by)) if doubtful || returned => {
                     self.out.possible.push((verdict, by));
                     self.gone = true;
                     if !doubtful {
-                        return Flow::Back;
+                        return ChainEnd::Back;
                     }
                 }
                 Some(flow) => return flow,
             }
         }
-        Flow::Back
+        ChainEnd::Back
     }
 
     fn matched(&self, rule: &'e Rule) -> Matched<'e> {
@@ -272,17 +272,17 @@ impl<'e> Walker<'e, '_> {
     }
 
     /// `None`: on to the next rule.
-    fn act(&mut self, at: At<'e>, rule: &'e Rule, depth: usize, unsure: bool) -> Option<Flow<'e>> {
-        let over = |verdict| Some(Flow::Verdict(verdict, at));
+    fn act(&mut self, at: At<'e>, rule: &'e Rule, depth: usize, unsure: bool) -> Option<ChainEnd<'e>> {
+        let over = |verdict| Some(ChainEnd::Verdict(verdict, at));
         for target in &rule.actions {
             match target {
                 Target::Accept => return over(Verdict::Accept),
                 Target::Drop => return over(Verdict::Drop),
                 Target::Reject { with } => return over(Verdict::Reject(with.clone())),
                 Target::Queue(_) => return over(Verdict::Queue),
-                Target::Return => return Some(Flow::Back),
+                Target::Return => return Some(ChainEnd::Back),
                 Target::Jump(name) => match self.jump(at, name, depth, unsure) {
-                    Flow::Back => {}
+                    ChainEnd::Back => {}
                     flow => return Some(flow),
                 },
                 // Back from there is back from here.
@@ -316,10 +316,10 @@ impl<'e> Walker<'e, '_> {
         None
     }
 
-    fn jump(&mut self, at: At<'e>, name: &str, depth: usize, unsure: bool) -> Flow<'e> {
+    fn jump(&mut self, at: At<'e>, name: &str, depth: usize, unsure: bool) -> ChainEnd<'e> {
         match self.node.chain(at.table, name) {
             Some(chain) => self.chain(at.table, chain, depth + 1, unsure),
-            None => Flow::Back,
+            None => ChainEnd::Back,
         }
     }
 

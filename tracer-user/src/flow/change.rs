@@ -9,7 +9,7 @@ use super::model::{Cause, ConntrackEntry, Ending, Hop, MarkChange, Nat, Place};
 use super::nat::{CT_ESTABLISHED_REPLY, translation};
 use super::slots::At;
 use super::tracker::Tracker;
-use super::zoom::{Change, Zoom};
+use super::zoom::{Zoom, ZoomChange};
 use crate::node::{Hook, Interval};
 
 const CT_NEW: u8 = 2;
@@ -141,7 +141,7 @@ impl Tracker {
         to: u64,
         certain: bool,
     ) -> Option<Interval> {
-        let change = Change { at: Zoom::from(&interval), deed, from, to };
+        let change = ZoomChange { at: Zoom::from(&interval), deed, from, to };
         match distinct_priorities(&self.topology, &interval, deed) {
             0 if !certain => None,
             0 => Some(interval),

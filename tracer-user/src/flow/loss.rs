@@ -8,7 +8,7 @@ const WINDOW: u32 = 64;
 
 #[derive(Debug, Default)]
 pub(crate) struct Loss {
-    cpus: Vec<Cpu>,
+    cpus: Vec<CpuLosses>,
     /// Sum of what the CPUs lost.
     lost: u64,
     outside: u64,
@@ -16,7 +16,7 @@ pub(crate) struct Loss {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Cpu {
+struct CpuLosses {
     seen: bool,
     next: u32,
     /// From gaps: known in time, but only once something comes after the gap.
@@ -40,7 +40,7 @@ impl Loss {
         let at = usize::from(event.cpu).min(super::tracker::MAX_CPUS - 1);
         let cpu = self.cpu(at);
         if !cpu.seen {
-            *cpu = Cpu { seen: true, next: event.seq.wrapping_add(1), last_ts: event.ts, ..*cpu };
+            *cpu = CpuLosses { seen: true, next: event.seq.wrapping_add(1), last_ts: event.ts, ..*cpu };
             return;
         }
         let before = cpu.lost();
@@ -70,9 +70,9 @@ impl Loss {
         }
     }
 
-    fn cpu(&mut self, at: usize) -> &mut Cpu {
+    fn cpu(&mut self, at: usize) -> &mut CpuLosses {
         if at >= self.cpus.len() {
-            self.cpus.resize(at + 1, Cpu::default());
+            self.cpus.resize(at + 1, CpuLosses::default());
         }
         &mut self.cpus[at]
     }
@@ -107,7 +107,7 @@ impl Loss {
     }
 }
 
-impl Cpu {
+impl CpuLosses {
     fn lost(&self) -> u64 {
         self.gaps.max(self.kernel)
     }

@@ -10,7 +10,7 @@ use super::model::{Cause, Ending, Journey, MarkChange, NoteKind, Place};
 use super::slots::{At, NEVER, Slot};
 use super::stats::Summary;
 use super::tracker::{Recent, Tracker};
-use super::zoom::{Change, Zoom};
+use super::zoom::{Zoom, ZoomChange};
 use crate::node::{Hook, NetnsId, PathRole};
 
 const RECENT: usize = 512;
@@ -316,7 +316,7 @@ impl Tracker {
                 continue;
             }
             let at = Zoom::from(&*interval);
-            let change = Change { at, deed: Deed::Mark, from: u64::from(*from), to: u64::from(*to) };
+            let change = ZoomChange { at, deed: Deed::Mark, from: u64::from(*from), to: u64::from(*to) };
             if let Some(known) = self.zooming.recall(change, interval, self.now) {
                 *interval = known;
             }

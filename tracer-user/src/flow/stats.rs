@@ -118,13 +118,13 @@ pub(crate) struct Stats {
     pub(crate) summary: Summary,
     dropped: FxHashMap<u32, u64>,
     index: FxHashMap<(PlaceKey, PlaceKey), usize>,
-    edges: Vec<Edge>,
+    edges: Vec<HopEdge>,
     round_trip: Spread,
     beyond: Spread,
 }
 
 #[derive(Debug)]
-struct Edge {
+struct HopEdge {
     from: PlaceKey,
     to: PlaceKey,
     /// First journey that took it, and how far along: the order in which to show it.
@@ -232,7 +232,7 @@ impl Stats {
             Some(&at) => at,
             None if self.edges.len() < EDGES => {
                 self.index.insert((from, to), self.edges.len());
-                self.edges.push(Edge { from, to, first, spread: Spread::new() });
+                self.edges.push(HopEdge { from, to, first, spread: Spread::new() });
                 self.edges.len() - 1
             }
             None => {

@@ -35,7 +35,7 @@ impl From<&Interval> for Zoom {
 /// A change that looks the same whenever it happens: `from` and `to` of a mark; of a drop its place, reason and
 /// flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Change {
+pub(crate) struct ZoomChange {
     pub(crate) at: Zoom,
     pub(crate) deed: Deed,
     pub(crate) from: u64,
@@ -45,21 +45,21 @@ pub(crate) struct Change {
 #[derive(Debug)]
 pub(crate) struct Zooming {
     enabled: bool,
-    learned: Generations<Change, (u64, i32, i32)>,
-    hooks: Vec<Watch>,
+    learned: Generations<ZoomChange, (u64, i32, i32)>,
+    hooks: Vec<ZoomWatch>,
     requests: Vec<(Zoom, bool)>,
 }
 
 #[derive(Debug)]
-struct Watch {
+struct ZoomWatch {
     zoom: Zoom,
-    state: State,
+    state: ZoomState,
 }
 
 #[derive(Debug)]
-enum State {
+enum ZoomState {
     /// Asked for at `since`; what it is to tell.
-    Looking { since: u64, wanted: Vec<Change> },
+    Looking { since: u64, wanted: Vec<ZoomChange> },
     /// Taken away at `since` without result.
     Resting { since: u64 },
 }
@@ -75,24 +75,24 @@ impl Zooming {
     }
 
     /// One author is known for this change: what an equal one showed within the last seconds.
-    pub(crate) fn recall(&mut self, change: Change, at: &Interval, now: u64) -> Option<Interval> {
+    pub(crate) fn recall(&mut self, change: ZoomChange, at: &Interval, now: u64) -> Option<Interval> {
         let &mut (when, after, until) = self.learned.get_mut(change)?;
         let fits = after >= at.after && until <= at.until && now.saturating_sub(when) < REMEMBER;
         fits.then_some(Interval { after, until, learned: true, ..*at })
     }
 
     /// A change was seen in an interval with one author.
-    pub(crate) fn learn(&mut self, change: Change, at: &Interval, now: u64) {
+    pub(crate) fn learn(&mut self, change: ZoomChange, at: &Interval, now: u64) {
         self.learned.insert(change, (now, at.after, at.until));
         let Some(i) = self.hooks.iter().position(|w| w.zoom == change.at) else { return };
-        if let State::Looking { wanted, .. } = &mut self.hooks[i].state {
+        if let ZoomState::Looking { wanted, .. } = &mut self.hooks[i].state {
             wanted.retain(|w| *w != change);
             if wanted.is_empty() {
                 self.requests.push((change.at, false));
                 if change.deed.is_drop() {
                     // Each flow that is dropped asks for itself; a flood of them must not ask all the time.
                     let since = now.saturating_sub(PAUSE - AFTER_DROP);
-                    self.hooks[i].state = State::Resting { since };
+                    self.hooks[i].state = ZoomState::Resting { since };
                 } else {
                     self.hooks.swap_remove(i);
                 }
@@ -101,27 +101,27 @@ impl Zooming {
     }
 
     /// A change could have had several authors.
-    pub(crate) fn want(&mut self, change: Change, now: u64) {
+    pub(crate) fn want(&mut self, change: ZoomChange, now: u64) {
         if !self.enabled {
             return;
         }
         let room = self.hooks.len() < HOOKS;
         match self.hooks.iter_mut().find(|w| w.zoom == change.at) {
             Some(watch) => match &mut watch.state {
-                State::Looking { wanted, .. } => {
+                ZoomState::Looking { wanted, .. } => {
                     if wanted.len() < 8 && !wanted.contains(&change) {
                         wanted.push(change);
                     }
                 }
-                State::Resting { since } if now.saturating_sub(*since) < PAUSE => {}
-                State::Resting { .. } => {
-                    watch.state = State::Looking { since: now, wanted: vec![change] };
+                ZoomState::Resting { since } if now.saturating_sub(*since) < PAUSE => {}
+                ZoomState::Resting { .. } => {
+                    watch.state = ZoomState::Looking { since: now, wanted: vec![change] };
                     self.requests.push((change.at, true));
                 }
             },
             None if room => {
-                let state = State::Looking { since: now, wanted: vec![change] };
-                self.hooks.push(Watch { zoom: change.at, state });
+                let state = ZoomState::Looking { since: now, wanted: vec![change] };
+                self.hooks.push(ZoomWatch { zoom: change.at, state });
                 self.requests.push((change.at, true));
             }
             None => {}
@@ -134,13 +134,13 @@ impl Zooming {
             request(zoom, on);
         }
         self.hooks.retain_mut(|watch| match watch.state {
-            State::Looking { since, .. } if now.saturating_sub(since) >= GIVE_UP => {
+            ZoomState::Looking { since, .. } if now.saturating_sub(since) >= GIVE_UP => {
                 request(watch.zoom, false);
-                watch.state = State::Resting { since: now };
+                watch.state = ZoomState::Resting { since: now };
                 true
             }
-            State::Resting { since } => now.saturating_sub(since) < PAUSE,
-            State::Looking { .. } => true,
+            ZoomState::Resting { since } => now.saturating_sub(since) < PAUSE,
+            ZoomState::Looking { .. } => true,
         });
     }
 }
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     const AT: Zoom = Zoom { netns: 1, family: Family::Ipv4, hook: Hook::Prerouting };
-    const CHANGE: Change = Change { at: AT, deed: Deed::Mark, from: 0, to: 5 };
+    const CHANGE: ZoomChange = ZoomChange { at: AT, deed: Deed::Mark, from: 0, to: 5 };
 
     fn interval(after: i32, until: i32) -> Interval {
         let Zoom { netns, family, hook } = AT;

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use super::link::Answer;
 use super::packet_state::Flight;
-use super::rules::AtHook;
-use super::steps::{Direction, Stage};
+use super::steps::{AtHook, Direction, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
 use crate::cause::Certainty::{Certain, Likely};

@@ -9,13 +9,13 @@ use crate::firewall::{Chain, Table};
 use crate::snapshot::NetnsEvidence;
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Index {
+pub(super) struct HostIndex {
     routing: OnceLock<Arc<Routing>>,
     /// Of each table the positions of its chains, by name.
     chains: OnceLock<Vec<Arc<[usize]>>>,
 }
 
-impl Index {
+impl HostIndex {
     /// What still holds of it when `old` becomes `new`.
     pub(super) fn after(&self, old: &NetnsEvidence, new: &NetnsEvidence) -> Self {
         let same = old.routes == new.routes

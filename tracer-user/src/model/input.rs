@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use super::packet_state::{Flight, Mode};
 use super::routes::Way;
-use super::rules::AtHook;
 use super::silence::no_usable_address;
-use super::steps::{Direction, Place, Stage};
+use super::steps::{AtHook, Direction, Place, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
 use crate::cause::Certainty::{Certain, Likely, Possible};

@@ -17,7 +17,7 @@ use crate::cause::bare::Bare;
 use crate::cause::catalogue as c;
 use crate::cause::cluster_address::sent_to_gateway;
 use crate::cause::early_mark;
-use crate::cause::ipsec::Node;
+use crate::cause::ipsec::NodeState;
 use crate::cause::policies::{self, Said};
 use crate::cause::policy_sets;
 use crate::cluster::egress::Objects;
@@ -202,7 +202,7 @@ impl Judge<'_> {
                 Some(Said::Rules) | None => {}
             }
         }
-        let asked = policy_sets::Asked {
+        let asked = policy_sets::ForeignDestination {
             bare: &bare,
             others: &others,
             objects: self.objects,
@@ -243,7 +243,8 @@ impl Judge<'_> {
             return None;
         }
         let name = host.name();
-        let node = Node { evidence: &host.evidence, name: &name, command: &|command| host.command(command) };
+        let node =
+            NodeState { evidence: &host.evidence, name: &name, command: &|command| host.command(command) };
         let input = self.steps().find_map(|(at, step)| match &step.place {
             Place::Hook { hook: "PREROUTING", input, .. } if at.id == host.id => Some(input.clone()),
             _ => None,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::packet_state::{Flight, Mode};
-use super::silence::Asked;
+use super::silence::SilentHop;
 use super::steps::{Direction, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
@@ -203,12 +203,12 @@ impl Walker<'_> {
     }
 
     /// Who asks for the next hop: the sender of the frame, where it crosses a bridge.
-    pub(crate) fn asked(&self, host: &Arc<Host>, flight: &Flight, link: &Link, hop: IpAddr) -> Asked {
+    pub(crate) fn asked(&self, host: &Arc<Host>, flight: &Flight, link: &Link, hop: IpAddr) -> SilentHop {
         let bridged = flight.asker.filter(|_| self.bridging);
         let asker = bridged.and_then(|(id, ifindex)| Some((self.world.host(id)?, ifindex)));
         let (asker, ifindex) = asker.unwrap_or_else(|| (host.clone(), link.ifindex));
         let source = flight.packet.src;
-        Asked { asker, ifindex, address: hop, source, is_gateway: hop != flight.packet.dst }
+        SilentHop { asker, ifindex, address: hop, source, is_gateway: hop != flight.packet.dst }
     }
 
     /// A frame arrives.

@@ -5,8 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::packet_state::{Flight, Mode, Tuple};
-use super::rules::AtHook;
-use super::steps::{Stage, Translation};
+use super::steps::{AtHook, Stage, Translation};
 use super::walker::{Next, Walker};
 use super::world::Host;
 use crate::cause::Certainty::Certain;

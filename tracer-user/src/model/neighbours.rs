@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::link::{NUD_FAILED, NUD_INCOMPLETE};
 use super::packet_state::{Flight, Mode};
-use super::silence::Asked;
+use super::silence::SilentHop;
 use super::steps::Stage;
 use super::walker::{Next, Walker};
 use super::world::Host;
@@ -77,7 +77,7 @@ impl Walker<'_> {
                 (format!("{key} is 8"), host.command(format!("sysctl -w {key}=0")))
             }
             (false, None) => {
-                let question = Asked {
+                let question = SilentHop {
                     asker: asker.clone(),
                     ifindex: by,
                     address: hop,

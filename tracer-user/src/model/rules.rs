@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::nat::dropped;
 use super::packet_state::{Entry, Flight, Mode};
-use super::steps::{Direction, MarkChange, MarkOf, Place, Stage, Step};
+use super::steps::{AtHook, Direction, MarkChange, MarkOf, Place, Stage, Step};
 use super::walker::{Next, Walker};
 use super::world::Host;
 use crate::cause::Certainty::Certain;
@@ -21,22 +21,6 @@ use crate::firewall::{
     walk_hook_by_chance,
 };
 use crate::node::{Hook, nat_priority};
-
-/// A hook that a packet comes to, with the devices as the hook has them.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AtHook<'a> {
-    pub(crate) hook: Hook,
-    pub(crate) input: u32,
-    pub(crate) output: u32,
-    /// Bridge ports, when a bridge calls the hook.
-    pub(crate) ports: Option<(&'a str, &'a str)>,
-}
-
-impl AtHook<'_> {
-    pub(crate) fn new(hook: Hook, input: u32, output: u32) -> Self {
-        Self { hook, input, output, ports: None }
-    }
-}
 
 impl Walker<'_> {
     /// Takes the packet through a hook. The error: it goes no further.

@@ -26,7 +26,7 @@ const OPER_LOWER_DOWN: u8 = 3;
 
 /// Who asks for what.
 #[derive(Clone)]
-pub(crate) struct Asked {
+pub(crate) struct SilentHop {
     pub(crate) asker: Arc<Host>,
     /// The device of the asker that the question goes out by.
     pub(crate) ifindex: u32,
@@ -37,7 +37,7 @@ pub(crate) struct Asked {
     pub(crate) is_gateway: bool,
 }
 
-impl Asked {
+impl SilentHop {
     fn link(&self) -> Option<&Link> {
         self.asker.link(self.ifindex)
     }

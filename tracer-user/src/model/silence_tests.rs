@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::silence::{Asked, IFA_F_DADFAILED, IFA_F_TENTATIVE, no_usable_address};
+use super::silence::{IFA_F_DADFAILED, IFA_F_TENTATIVE, SilentHop, no_usable_address};
 use super::world::{Host, World};
 use crate::node::rtnl::{Address, Link, Port};
 use crate::node::{NetnsId, Role};
@@ -71,7 +71,7 @@ fn reason(pod: Host, node: Host, wanted: &str, is_gateway: bool) -> Option<Strin
     let behind = vec!["10.0.0.23".parse().unwrap(), "fd00::23".parse().unwrap()];
     let mut world = Two { hosts: [(1, Arc::new(pod)), (2, Arc::new(node))].into(), behind };
     let address = wanted.parse().unwrap();
-    let asked = Asked { asker: world.hosts[&1].clone(), ifindex: 2, address, source, is_gateway };
+    let asked = SilentHop { asker: world.hosts[&1].clone(), ifindex: 2, address, source, is_gateway };
     if let Some(found) = asked.reason(&mut world) {
         return Some(format!("{} {}\n{}", found.id, found.title, found.fix));
     }

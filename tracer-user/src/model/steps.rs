@@ -3,6 +3,8 @@
 
 use serde::Serialize;
 
+use crate::node::Hook;
+
 /// One expected hop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
@@ -165,5 +167,21 @@ impl Stage {
             Self::Arriving => "arrival",
             Self::Returning => "way back",
         }
+    }
+}
+
+/// A hook that a packet comes to, with the devices as the hook has them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AtHook<'a> {
+    pub(crate) hook: Hook,
+    pub(crate) input: u32,
+    pub(crate) output: u32,
+    /// Bridge ports, when a bridge calls the hook.
+    pub(crate) ports: Option<(&'a str, &'a str)>,
+}
+
+impl AtHook<'_> {
+    pub(crate) fn new(hook: Hook, input: u32, output: u32) -> Self {
+        Self { hook, input, output, ports: None }
     }
 }

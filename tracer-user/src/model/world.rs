@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::index::Index;
+use super::index::HostIndex;
 use crate::cluster::egress::Objects;
 use crate::fib::{Fib, ReversePath};
 use crate::firewall::{Chain, IpSet, NodeFacts, PacketView, Table};
@@ -25,7 +25,7 @@ pub struct Host {
     pub evidence: Arc<NetnsEvidence>,
     /// Devices behind which another machine is.
     pub uplinks: BTreeSet<u32>,
-    index: Index,
+    index: HostIndex,
 }
 
 /// Who answers.
@@ -69,7 +69,7 @@ impl Host {
         evidence: Arc<NetnsEvidence>,
         uplinks: BTreeSet<u32>,
     ) -> Self {
-        Self { id, role, prefix, evidence, uplinks, index: Index::default() }
+        Self { id, role, prefix, evidence, uplinks, index: HostIndex::default() }
     }
 
     /// The same host with something else in it. What was indexed and is still the same is not indexed again.

@@ -8,7 +8,7 @@ use super::steps::Stage;
 use super::walker::{End, Next, Walker};
 use super::world::Host;
 use crate::cause::Finding;
-use crate::cause::ipsec::{self, Node};
+use crate::cause::ipsec::{self, NodeState};
 use crate::snapshot::XfrmDirection;
 
 impl Walker<'_> {
@@ -51,9 +51,9 @@ impl Walker<'_> {
     }
 }
 
-fn with_node<T>(host: &Host, ask: impl Fn(&Node<'_>) -> T) -> T {
+fn with_node<T>(host: &Host, ask: impl Fn(&NodeState<'_>) -> T) -> T {
     let name = host.name();
-    ask(&Node { evidence: &host.evidence, name: &name, command: &|command| host.command(command) })
+    ask(&NodeState { evidence: &host.evidence, name: &name, command: &|command| host.command(command) })
 }
 
 /// The loopback has no IPsec, and a device may be told to do without.

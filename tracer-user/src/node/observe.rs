@@ -146,7 +146,7 @@ impl Observer {
     pub fn observe(&mut self, ends: &[IpPrefix]) -> Result<Observation, ObserveError> {
         let mut out = Observation::default();
         let all: Vec<Netns> = self.namespaces().cloned().collect();
-        let mut pods: Vec<Seen> = Vec::new();
+        let mut pods: Vec<SeenNamespace> = Vec::new();
         for pod in &mut self.pods {
             let seen = pod.look(&all)?;
             let watched =
@@ -186,7 +186,7 @@ impl Observer {
 
 /// What one namespace says of itself.
 #[derive(Debug)]
-struct Seen {
+struct SeenNamespace {
     id: NetnsId,
     links: Vec<Link>,
     addresses: Vec<(u32, IpAddr)>,
@@ -194,7 +194,7 @@ struct Seen {
     peers: BTreeMap<i32, NetnsId>,
 }
 
-impl Seen {
+impl SeenNamespace {
     fn nsid_of(&self, id: NetnsId) -> Option<i32> {
         self.peers.iter().find(|(_, peer)| **peer == id).map(|(nsid, _)| *nsid)
     }
@@ -208,7 +208,7 @@ impl Open {
         Ok(Self { netns: netns.clone(), rtnl: rtnl?, beyond, rules: rules? })
     }
 
-    fn look(&mut self, all: &[Netns]) -> Result<Seen, NetlinkError> {
+    fn look(&mut self, all: &[Netns]) -> Result<SeenNamespace, NetlinkError> {
         // Listing the devices makes the kernel number the namespaces they lead to: so this comes first.
         let links = self.rtnl.links()?;
         let addresses = self.rtnl.addresses()?.into_iter().map(|a| (a.ifindex, a.address)).collect();
@@ -218,13 +218,13 @@ impl Open {
                 peers.insert(nsid, other.id());
             }
         }
-        Ok(Seen { id: self.netns.id(), links, addresses, peers })
+        Ok(SeenNamespace { id: self.netns.id(), links, addresses, peers })
     }
 
     /// The roles of a node's devices.
     fn path(
         &mut self,
-        seen: &Seen,
+        seen: &SeenNamespace,
         pod_ends: &[(u32, bool)],
         ends: &[IpPrefix],
         devices: &[u32],
@@ -326,7 +326,7 @@ impl Open {
     fn namespace(
         &mut self,
         role: Role,
-        seen: &Seen,
+        seen: &SeenNamespace,
         watched: BTreeMap<u32, PathRole>,
     ) -> Result<Namespace, NetlinkError> {
         let Ruleset { hooks, exact } = self.rules.read()?;
@@ -348,7 +348,7 @@ impl Open {
 /// The node-side devices that the pod's devices are connected to, and whether as a pair.
 ///
 /// The two ends of a pair name each other: index and namespace number, in both directions.
-fn pod_ends(node: &Seen, pod: &Seen) -> Vec<(u32, bool)> {
+fn pod_ends(node: &SeenNamespace, pod: &SeenNamespace) -> Vec<(u32, bool)> {
     let (Some(pod_here), Some(node_there)) = (node.nsid_of(pod.id), pod.nsid_of(node.id)) else {
         return Vec::new();
     };
@@ -365,7 +365,7 @@ fn pod_ends(node: &Seen, pod: &Seen) -> Vec<(u32, bool)> {
     out
 }
 
-fn device(link: &Link, seen: &Seen, watched: Option<PathRole>) -> Device {
+fn device(link: &Link, seen: &SeenNamespace, watched: Option<PathRole>) -> Device {
     let other = match link.link_nsid {
         Some(nsid) => seen.peers.get(&nsid).copied(),
         None => Some(seen.id),

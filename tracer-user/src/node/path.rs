@@ -59,7 +59,7 @@ pub(super) struct Facts<'a> {
 
 /// The devices on the path.
 pub(super) fn roles(facts: &Facts<'_>) -> BTreeMap<u32, PathRole> {
-    let mut path = Path {
+    let mut path = PathSearch {
         facts,
         by_index: facts.links.iter().map(|l| (l.ifindex, l)).collect(),
         roles: BTreeMap::new(),
@@ -83,13 +83,13 @@ pub(super) fn gateways<'a>(
         .filter(|(_, gateway)| !addresses.contains_key(gateway))
 }
 
-struct Path<'a> {
+struct PathSearch<'a> {
     facts: &'a Facts<'a>,
     by_index: BTreeMap<u32, &'a Link>,
     roles: BTreeMap<u32, PathRole>,
 }
 
-impl<'a> Path<'a> {
+impl<'a> PathSearch<'a> {
     /// The first role of a device stays: they are given in order of what says most.
     fn set(&mut self, ifindex: u32, role: PathRole) {
         if self.by_index.contains_key(&ifindex) {

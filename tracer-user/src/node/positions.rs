@@ -54,7 +54,7 @@ pub fn zoomed(namespace: &Namespace, family: Family, hook: Hook) -> Vec<Placemen
     let all = gaps(&entries);
     let standing = standing_gap(&entries, &all, hook);
     // Behind the standing position there is nothing that matters.
-    let mut kept: Vec<Gap> = all.into_iter().filter(|g| g.lowest < standing.lowest).collect();
+    let mut kept: Vec<PriorityGap> = all.into_iter().filter(|g| g.lowest < standing.lowest).collect();
     while kept.len() > NF_POSITIONS - 1 {
         let Some(least) = (0..kept.len()).min_by_key(|i| worth(&entries, &kept, standing, *i)) else { break };
         kept.remove(least);
@@ -66,7 +66,7 @@ pub fn zoomed(namespace: &Namespace, family: Family, hook: Hook) -> Vec<Placemen
 
 /// Priorities between two neighbouring entries that nobody has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Gap {
+struct PriorityGap {
     lowest: i32,
     highest: i32,
 }
@@ -80,28 +80,28 @@ fn at(namespace: &Namespace, family: Family, hook: Hook) -> Vec<&HookEntry> {
 }
 
 /// Before the first entry, between each two with room between them, after the last.
-fn gaps(entries: &[&HookEntry]) -> Vec<Gap> {
+fn gaps(entries: &[&HookEntry]) -> Vec<PriorityGap> {
     let mut out = Vec::new();
     let mut from = LOWEST;
     for entry in entries {
         if let Some(highest) = entry.priority.checked_sub(1).filter(|h| *h >= from) {
-            out.push(Gap { lowest: from, highest: highest.min(HIGHEST) });
+            out.push(PriorityGap { lowest: from, highest: highest.min(HIGHEST) });
         }
         from = from.max(entry.priority.saturating_add(1));
     }
     if from <= HIGHEST {
-        out.push(Gap { lowest: from, highest: HIGHEST });
+        out.push(PriorityGap { lowest: from, highest: HIGHEST });
     }
     out
 }
 
 /// The first gap after everything that matters.
-fn standing_gap(entries: &[&HookEntry], gaps: &[Gap], hook: Hook) -> Gap {
+fn standing_gap(entries: &[&HookEntry], gaps: &[PriorityGap], hook: Hook) -> PriorityGap {
     let last = entries.iter().filter(|e| matters(&e.owner)).map(|e| e.priority).max();
     let from = last.map_or(LOWEST, |p| p.saturating_add(1)).max(least_standing(hook));
     let behind = gaps.iter().find(|g| g.highest >= from);
     // An entry at the very end leaves no room behind it: then the last room there is.
-    let fallback = Gap { lowest: LOWEST, highest: HIGHEST };
+    let fallback = PriorityGap { lowest: LOWEST, highest: HIGHEST };
     *behind.or(gaps.last()).unwrap_or(&fallback)
 }
 
@@ -120,7 +120,7 @@ fn place(
     family: Family,
     hook: Hook,
     index: u8,
-    gap: Gap,
+    gap: PriorityGap,
     least: Option<i32>,
 ) -> Placement {
     let priority = match least {
@@ -138,7 +138,7 @@ fn place(
 
 /// How much is lost when gap `i` is given up, so that the entries on its two sides are no longer told
 /// apart: as much as the less interesting side can do. Ties: the earlier gap goes.
-fn worth(entries: &[&HookEntry], kept: &[Gap], standing: Gap, i: usize) -> u8 {
+fn worth(entries: &[&HookEntry], kept: &[PriorityGap], standing: PriorityGap, i: usize) -> u8 {
     let from = i.checked_sub(1).map_or(i32::MIN, |p| kept[p].highest);
     let to = kept.get(i + 1).map_or(standing.lowest, |g| g.lowest);
     let most = |low: i32, high: i32| {

@@ -50,7 +50,11 @@ impl ListenerReader {
             .filter(|inode| *inode != 0 && !self.known.contains_key(&(id, *inode)))
             .collect();
         if !new.is_empty() {
-            let mut found = holders(id, &new);
+            let mut found: HashMap<u32, Process> = HashMap::new();
+            for (inode, pid) in holders(id, &new, false) {
+                let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+                found.entry(inode).or_insert(Process { name: printable(name.trim_ascii_end()), pid });
+            }
             self.known.extend(new.iter().map(|inode| ((id, *inode), found.remove(inode))));
         }
         Ok(sockets
@@ -77,18 +81,41 @@ pub fn taker(listeners: &[Listener], proto: u8, address: IpAddr, port: u16) -> O
     takers.first()?.process.as_ref()
 }
 
+/// The users (fsuid) of the programs that listen on a port, each once. A socket keeps the user that made it, and the
+/// program may be another one since (a proxy that gives up its privileges): what it sends is judged by the user it is now.
+pub(crate) fn users_on_port(netns: &Netns, proto: u8, port: u16) -> Vec<u32> {
+    let sockets = netns.run(|| listening_sockets(netns.name(), &mut Vec::new())).unwrap_or_default();
+    let wanted = |(socket, inode): (Socket, u32)| {
+        (socket.proto == proto && socket.local.port() == port && inode != 0).then_some(inode)
+    };
+    let inodes: HashSet<u32> = sockets.into_iter().filter_map(wanted).collect();
+    let mut users = Vec::new();
+    for (_, pid) in holders(netns.id(), &inodes, true) {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        users.extend(fsuid(&status).filter(|user| !users.contains(user)));
+    }
+    users
+}
+
+/// The fourth of the users in /proc/PID/status.
+fn fsuid(status: &str) -> Option<u32> {
+    status.lines().find_map(|l| l.strip_prefix("Uid:"))?.split_whitespace().nth(3)?.parse().ok()
+}
+
 fn is_in(pid: u32, netns: NetnsId) -> bool {
     std::fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|m| m.ino() as NetnsId == netns)
 }
 
-/// Which processes of the namespace hold these sockets. Who ends meanwhile, or may not be looked at, is not found.
-fn holders(netns: NetnsId, wanted: &HashSet<u32>) -> HashMap<u32, Process> {
+/// Which processes of the namespace hold these sockets, by inode: `all` of them, or one for each. Who ends meanwhile, or
+/// may not be looked at, is not found.
+fn holders(netns: NetnsId, wanted: &HashSet<u32>, all: bool) -> Vec<(u32, u32)> {
+    let mut wanted = wanted.clone();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut pids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
-    let (mut out, mut left) = (HashMap::new(), DESCRIPTORS);
+    let (mut out, mut left) = (Vec::new(), DESCRIPTORS);
     for pid in pids {
-        if out.len() == wanted.len() || left == 0 {
+        if wanted.is_empty() || left == 0 {
             break;
         }
         if !is_in(pid, netns) {
@@ -100,11 +127,11 @@ fn holders(netns: NetnsId, wanted: &HashSet<u32>) -> HashMap<u32, Process> {
             let Ok(target) = std::fs::read_link(descriptor.path()) else { continue };
             let inode =
                 target.to_str().and_then(|t| t.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
-            let Some(inode) = inode.filter(|inode| wanted.contains(inode) && !out.contains_key(inode)) else {
-                continue;
-            };
-            let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-            out.insert(inode, Process { name: printable(name.trim_ascii_end()), pid });
+            let Some(inode) = inode.filter(|inode| wanted.contains(inode)) else { continue };
+            if !all {
+                wanted.remove(&inode);
+            }
+            out.push((inode, pid));
         }
     }
     out
@@ -129,8 +156,12 @@ mod tests {
             assert!(!process.name.is_empty());
             assert_eq!(taker(&listeners, 17, local.ip(), local.port()), None);
         }
+        // SAFETY: no arguments, no memory.
+        let own = unsafe { libc::geteuid() };
+        assert_eq!(users_on_port(&here, 6, local.port()), [own]);
         drop(listener);
         let listeners = reader.read(&here).unwrap();
         assert_eq!(taker(&listeners, 6, local.ip(), local.port()), None);
+        assert_eq!(users_on_port(&here, 6, local.port()), Vec::<u32>::new());
     }
 }

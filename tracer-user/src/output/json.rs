@@ -117,7 +117,7 @@ impl Output for Json {
             reason: scene.drop_reason(reason).map(std::borrow::Cow::into_owned),
             count,
         });
-        let edges = s.edges.iter().map(|edge| Edge {
+        let edges = s.edges.iter().map(|edge| JsonEdge {
             from: place(scene, &edge.from),
             to: place(scene, &edge.to),
             times: &edge.times,
@@ -177,7 +177,7 @@ struct JsonSummary<'a> {
     flows_evicted: u64,
     conntracks_evicted: u64,
     hops_cut: u64,
-    edges: Vec<Edge<'a>>,
+    edges: Vec<JsonEdge<'a>>,
     round_trip: &'a Times,
     beyond: &'a Times,
 }
@@ -195,7 +195,7 @@ struct CpuLoss {
 }
 
 #[derive(Serialize)]
-struct Edge<'a> {
+struct JsonEdge<'a> {
     from: Spot,
     to: Spot,
     #[serde(flatten)]

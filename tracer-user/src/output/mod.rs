@@ -12,13 +12,14 @@ mod text_check;
 mod text_hop;
 mod text_policy;
 mod text_replay;
+mod text_state;
 mod text_summary;
 mod time;
 mod words;
 
 pub use format::{Explanation, Header, Missing, Output};
 pub use json::{Json, write_causes, write_check};
-pub use text::{Text, TextOptions};
 pub use text_check::CheckText;
 pub use text_replay::ReplayText;
+pub use text_state::{Text, TextOptions};
 pub use time::TimeFormat;

@@ -4,7 +4,7 @@
 use std::io;
 
 use super::line::Style;
-use super::text::Text;
+use super::text_state::Text;
 use crate::cause::Finding;
 use crate::explain::Told;
 

@@ -4,7 +4,7 @@
 use std::io;
 
 use super::line::{Line, Style, hex};
-use super::text::Text;
+use super::text_state::Text;
 use super::{TextOptions, text_cause, text_policy};
 use crate::cause::Finding;
 use crate::check::{Path, Report, Verdict};

@@ -4,7 +4,7 @@
 use std::io;
 
 use super::line::{Line, Style, hex};
-use super::text::{Columns, Text};
+use super::text_state::{Columns, Text};
 use super::time::{Took, duration};
 use super::words::numbers;
 use crate::explain::HopAuthors;

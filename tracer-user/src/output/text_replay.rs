@@ -4,7 +4,7 @@
 use std::io;
 
 use super::line::Style;
-use super::text::Text;
+use super::text_state::Text;
 use super::time::rfc3339;
 use super::{TextOptions, text_cause, text_policy};
 use crate::record::{Begin, Replayed};

@@ -4,7 +4,7 @@
 use std::io;
 
 use super::line::{Line, Style};
-use super::text::Text;
+use super::text_state::Text;
 use super::time::{Took, duration};
 use crate::flow::{EdgeTimes, PlaceKey, Scene, Summary, Times};
 

@@ -22,12 +22,12 @@ pub struct ClusterPods {
     here: Vec<IpAddr>,
     /// What ends, or runs here, is left to who runs it.
     following: bool,
-    answers: RefCell<Vec<Answer>>,
+    answers: RefCell<Vec<PodsAnswer>>,
 }
 
 /// The last one to a question.
 #[derive(Debug)]
-struct Answer {
+struct PodsAnswer {
     to: Wanted,
     at: Instant,
     pods: Vec<Pod>,
@@ -100,7 +100,7 @@ impl Backend for ClusterPods {
         }
         let pods = self.ask(wanted).map_err(|error| self.failed(error))?;
         let out = self.living(&pods).map(known).collect();
-        answers.push(Answer { to: wanted.clone(), at: Instant::now(), pods });
+        answers.push(PodsAnswer { to: wanted.clone(), at: Instant::now(), pods });
         Ok(out)
     }
 

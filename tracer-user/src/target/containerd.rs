@@ -28,11 +28,11 @@ struct Everything {}
 #[derive(Clone, PartialEq, Message)]
 struct Namespaces {
     #[prost(message, repeated, tag = "1")]
-    namespaces: Vec<Named>,
+    namespaces: Vec<NamespaceName>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Named {
+struct NamespaceName {
     #[prost(string, tag = "1")]
     name: String,
 }
@@ -40,11 +40,11 @@ struct Named {
 #[derive(Clone, PartialEq, Message)]
 struct Containers {
     #[prost(message, repeated, tag = "1")]
-    containers: Vec<Container>,
+    containers: Vec<ContainerdContainer>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Container {
+struct ContainerdContainer {
     #[prost(string, tag = "1")]
     id: String,
     #[prost(map = "string, string", tag = "2")]
@@ -110,7 +110,8 @@ impl Backend for Containerd {
     fn list(&self) -> Result<Vec<Known>, TargetError> {
         let Namespaces { namespaces } = self.ask(None, "containerd.services.namespaces.v1.Namespaces")?;
         let mut out = Vec::new();
-        for Named { name: namespace } in namespaces.into_iter().filter(|n| !OTHERS.contains(&n.name.as_str()))
+        for NamespaceName { name: namespace } in
+            namespaces.into_iter().filter(|n| !OTHERS.contains(&n.name.as_str()))
         {
             let Containers { containers } =
                 self.ask(Some(&namespace), "containerd.services.containers.v1.Containers")?;

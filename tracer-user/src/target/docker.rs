@@ -41,7 +41,7 @@ pub struct Docker {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Listed {
+struct DockerContainer {
     id: String,
     #[serde(default)]
     names: Vec<String>,
@@ -52,12 +52,12 @@ struct Listed {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
-    state: State,
+    state: DockerState,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct State {
+struct DockerState {
     pid: u32,
 }
 
@@ -101,7 +101,7 @@ impl Backend for Docker {
     }
 
     fn list(&self) -> Result<Vec<Known>, TargetError> {
-        let all: Vec<Listed> = self.get("/containers/json")?;
+        let all: Vec<DockerContainer> = self.get("/containers/json")?;
         Ok(all
             .into_iter()
             .map(|listed| Known {

@@ -25,7 +25,7 @@ pub struct Podman {
 }
 
 #[derive(Deserialize)]
-struct Listed {
+struct PodmanContainer {
     id: String,
     #[serde(default)]
     names: Vec<String>,
@@ -74,7 +74,7 @@ impl Backend for Podman {
         let mut out = Vec::new();
         for driver in self.drivers() {
             let listed = read(&self.graph.join(&driver).join("containers.json")).unwrap_or_default();
-            for Listed { id, names } in listed {
+            for PodmanContainer { id, names } in listed {
                 // It becomes part of a path.
                 if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
                     continue;
@@ -97,7 +97,7 @@ impl Backend for Podman {
 }
 
 /// What is not there or cannot be read has no containers.
-fn read(file: &Path) -> Option<Vec<Listed>> {
+fn read(file: &Path) -> Option<Vec<PodmanContainer>> {
     fs::metadata(file).ok().filter(|m| m.len() <= LARGEST)?;
     serde_json::from_slice(&fs::read(file).ok()?).ok()
 }

@@ -150,13 +150,13 @@ fn fitting_of(wanted: &Wanted, lists: &[(usize, Vec<Known>)]) -> (Option<Fit>, V
 }
 
 /// What the backends of one kind know, and why some of them could not say.
-struct Asked<'a> {
+struct AskedBackends<'a> {
     backends: Vec<&'a dyn Backend>,
     known: Vec<(usize, Vec<Known>)>,
     failures: Vec<TargetError>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> AskedBackends<'a> {
     /// Whoever runs things here.
     fn of(kind: Kind, wanted: &Wanted, all: &[&'a dyn Backend]) -> Self {
         let mut asked = Self { backends: Vec::new(), known: Vec::new(), failures: Vec::new() };
@@ -223,7 +223,7 @@ impl<'a> Asked<'a> {
 
 fn find_pod(pod: &PodName, backends: &[&dyn Backend]) -> Result<Target, TargetError> {
     let wanted = Wanted::Pod(pod.clone());
-    let mut asked = Asked::of(Kind::Pods, &wanted, backends);
+    let mut asked = AskedBackends::of(Kind::Pods, &wanted, backends);
     let mut fits = asked.fits(pod);
     let only_names = asked.backends.len() <= 1 && asked.failures.is_empty();
     // The exact name of a pod of another node comes before the beginning of a name here.
@@ -264,8 +264,8 @@ fn find_pod(pod: &PodName, backends: &[&dyn Backend]) -> Result<Target, TargetEr
 
 fn find_labelled(selector: &Selector, backends: &[&dyn Backend]) -> Result<Vec<Target>, TargetError> {
     let wanted = Wanted::Selector(selector.clone());
-    let mut asked = Asked::of(Kind::Pods, &wanted, backends);
-    let labelled = |asked: &Asked<'_>| -> Result<Vec<Target>, TargetError> {
+    let mut asked = AskedBackends::of(Kind::Pods, &wanted, backends);
+    let labelled = |asked: &AskedBackends<'_>| -> Result<Vec<Target>, TargetError> {
         let mut out = Vec::new();
         for (at, list) in &asked.known {
             for known in select::by_labels(selector, list) {
@@ -293,7 +293,7 @@ fn find_labelled(selector: &Selector, backends: &[&dyn Backend]) -> Result<Vec<T
 }
 
 fn find_container(name: &str, backends: &[&dyn Backend]) -> Result<Target, TargetError> {
-    let asked = Asked::of(Kind::Containers, &Wanted::Container(name.to_owned()), backends);
+    let asked = AskedBackends::of(Kind::Containers, &Wanted::Container(name.to_owned()), backends);
     if asked.backends.is_empty() {
         return Err(TargetError::NoContainerRuntime { name: quoted(name) });
     }

@@ -19,7 +19,7 @@ const ANSWERS: usize = 256;
 
 /// What was heard since the last time.
 #[derive(Debug, Default)]
-pub(super) struct Heard {
+pub(super) struct HeardArp {
     pub(super) asked: Vec<Asked>,
     pub(super) answered: Vec<Answered>,
 }
@@ -45,7 +45,7 @@ impl Askers {
     }
 
     /// What was asked and answered since the last time.
-    pub(super) fn take(&mut self) -> Heard {
+    pub(super) fn take(&mut self) -> HeardArp {
         let mut found: HashMap<(NetnsId, IpAddr), (IpAddr, u32)> = HashMap::new();
         let mut answered: Vec<Answered> = Vec::new();
         for (netns, socket) in &self.sockets {
@@ -69,7 +69,7 @@ impl Askers {
         }
         let told = found.into_iter();
         let asked = told.map(|((netns, target), (by, times))| Asked { netns, target, by, times }).collect();
-        Heard { asked, answered }
+        HeardArp { asked, answered }
     }
 }
 

@@ -75,7 +75,7 @@ impl PodWatch {
         hosts.retain(|host| targets.iter().all(|t| !t.addresses.contains(host)));
         let hosts = Arc::new(Mutex::new(hosts));
         if !plan.runtimes.is_empty() || !plan.follow.is_empty() {
-            let watch = Watch {
+            let watch = WatchThread {
                 sockets: plan.runtimes.clone(),
                 cluster: plan.reach.cluster().cloned().map(|cluster| (cluster, own_addresses(&plan.nodes))),
                 follow: plan.follow.iter().map(|wanted| (wanted.clone(), Vec::new())).collect(),
@@ -126,7 +126,7 @@ impl PodWatch {
     }
 }
 
-struct Watch {
+struct WatchThread {
     sockets: Vec<PathBuf>,
     /// For pods that are followed and run elsewhere; with the addresses of this node.
     cluster: Option<(Cluster, Vec<IpAddr>)>,
@@ -146,7 +146,7 @@ struct Watch {
     names: Arc<KernelNames>,
 }
 
-impl Watch {
+impl WatchThread {
     fn run(mut self) {
         let runtimes: Vec<Cri> = self.sockets.iter().filter_map(|s| Cri::new(s, Kind::Pods).ok()).collect();
         let cluster = self.cluster.take().map(|(cluster, here)| ClusterPods::new(cluster, here).following());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use libc::sock_filter;
 
 use super::packet_socket::{self, ETH_P_ALL, ETH_P_IP, ETH_P_IPV6, From, step};
-use crate::explain::{Heard, HeardError, Request};
+use crate::explain::{Heard, HeardError, OpenRequest};
 use crate::flow::{Addr, Endpoint, Ends};
 use crate::node::{Netns, NetnsId};
 
@@ -31,7 +31,7 @@ const ICMPV6: u8 = 58;
 #[derive(Debug, Default)]
 pub(super) struct ReplyListener {
     sockets: Vec<(NetnsId, OwnedFd)>,
-    requests: Vec<Request>,
+    requests: Vec<OpenRequest>,
     /// Listens until then; after that not before as much time has passed again.
     until: Option<Instant>,
     /// Whom those ports talk to besides, the way that answers have.
@@ -40,7 +40,7 @@ pub(super) struct ReplyListener {
 
 impl ReplyListener {
     /// These requests have no answer by now.
-    pub(super) fn listen_for(&mut self, requests: Vec<Request>, netns: &[Netns]) {
+    pub(super) fn listen_for(&mut self, requests: Vec<OpenRequest>, netns: &[Netns]) {
         if requests.is_empty() && self.sockets.is_empty() {
             return;
         }
@@ -77,7 +77,7 @@ impl ReplyListener {
                 let Some((from, packet)) = packet_socket::receive(socket, &mut buffer) else { break };
                 let Some(heard) = heard(*netns, from, packet) else { continue };
                 if heard.error.is_none() {
-                    let own = |request: &Request| {
+                    let own = |request: &OpenRequest| {
                         request.proto == heard.proto
                             && request.ends.iter().any(|own| own.src == heard.ends.src)
                     };
@@ -98,7 +98,7 @@ impl ReplyListener {
 }
 
 /// Packets from or to the ports that asked, and ICMP errors.
-fn filter(requests: &[Request]) -> Vec<sock_filter> {
+fn filter(requests: &[OpenRequest]) -> Vec<sock_filter> {
     let byte = libc::BPF_LD | libc::BPF_B;
     let half = libc::BPF_LD | libc::BPF_H;
     let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
@@ -209,9 +209,9 @@ mod tests {
         Endpoint { addr: Addr::v4(address), port }
     }
 
-    fn request(flow: u32, ports: std::ops::Range<u16>) -> Request {
+    fn request(flow: u32, ports: std::ops::Range<u16>) -> OpenRequest {
         let ends = ports.map(|port| Ends { src: end([10, 0, 0, 2], port), dst: end([192, 0, 2, 1], 69) });
-        Request { flow, proto: 17, ends: ends.collect(), tunnels: Vec::new() }
+        OpenRequest { flow, proto: 17, ends: ends.collect(), tunnels: Vec::new() }
     }
 
     /// From 192.0.2.1:7777 to 10.0.0.2:4000.
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn the_kernel_takes_the_longest_filter() {
-        let requests: Vec<Request> =
+        let requests: Vec<OpenRequest> =
             (0..8).map(|n| request(n, 4000 + n as u16 * 10..4010 + n as u16 * 10)).collect();
         let socket: OwnedFd = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into();
         packet_socket::set_filter(&socket, &filter(&requests)).unwrap();

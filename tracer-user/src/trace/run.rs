@@ -19,7 +19,7 @@ mod sink;
 use self::follow::{add_end, add_found_ends, followed_words};
 use self::sink::Screen;
 use super::api::ApiWatch;
-use super::arp_listener::{Askers, Heard};
+use super::arp_listener::{Askers, HeardArp};
 use super::attach::{Attachments, Changes};
 use super::counters::{CounterReader, Unseen};
 use super::evidence::EvidenceReader;
@@ -104,7 +104,7 @@ pub async fn trace(mut plan: Plan) -> Result<Outcome, TraceError> {
     let targets = std::mem::take(&mut plan.targets);
     // Before anything is attached or printed: who sees the header may end the run.
     let mut signals = Signals::new().map_err(TraceError::Signals)?;
-    let mut run = Run::start(&plan, targets)?;
+    let mut run = TraceRun::start(&plan, targets)?;
     let result = run.go(&mut signals).await;
     let outcome = run.finish();
     match result.and(outcome) {
@@ -125,7 +125,7 @@ impl Signals {
     }
 }
 
-struct Run<'a> {
+struct TraceRun<'a> {
     plan: &'a Plan,
     /// As in the plan, and with `--follow` as it is by now.
     filter: Filter,
@@ -157,7 +157,7 @@ struct Run<'a> {
     nothing: Nothing,
 }
 
-impl<'a> Run<'a> {
+impl<'a> TraceRun<'a> {
     fn start(plan: &'a Plan, targets: Vec<Target>) -> Result<Self, TraceError> {
         let btf = KernelBtf::load()?;
         let (fields, absent) = btf.resolve_fields();
@@ -408,7 +408,7 @@ impl<'a> Run<'a> {
         }
         let counters = self.kernel.risen();
         let hosts: Vec<_> = self.filter.dst.iter().map(IpPrefix::address).collect();
-        let Heard { asked, answered } = self.askers.take();
+        let HeardArp { asked, answered } = self.askers.take();
         self.unseen.lost(self.tracker.lost());
         let tick = Tick {
             now_ns: monotonic_ns(),

@@ -162,7 +162,7 @@ pub(super) struct Blob {
 impl Blob {
     /// Checks and indexes `bytes`. `base`: what a module's blob continues the numbers of.
     pub(super) fn parse(bytes: Bytes, base: Option<&Self>) -> Result<Self, BtfError> {
-        let header = Header::parse(&bytes)?;
+        let header = BtfHeader::parse(&bytes)?;
         let (first_id, first_string) = base.map_or((1, 0), |base| (base.end_id(), base.end_string()));
         let strings = header.strings.clone();
         check_strings(&bytes[strings.clone()], base.is_some())?;
@@ -252,12 +252,12 @@ impl<'a> Graph<'a> {
     }
 }
 
-struct Header {
+struct BtfHeader {
     types: Range<usize>,
     strings: Range<usize>,
 }
 
-impl Header {
+impl BtfHeader {
     fn parse(bytes: &[u8]) -> Result<Self, BtfError> {
         let len = bytes.len();
         let cut = |what, end| BtfError::Truncated { what, end, len };

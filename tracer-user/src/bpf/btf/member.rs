@@ -39,7 +39,7 @@ pub enum FieldError {
 }
 
 /// What a member is, before its size is known.
-struct Found {
+struct FoundMember {
     bits: u64,
     type_id: u32,
     bit_field: bool,
@@ -51,7 +51,7 @@ struct Exhausted;
 impl Graph<'_> {
     /// Follows `path` (members, dots between levels) from structure `container`.
     pub(super) fn member(&self, container: (u32, &str), path: &str) -> Result<Member, FieldError> {
-        let Found { bits, type_id, bit_field } = self.follow(container, path)?;
+        let FoundMember { bits, type_id, bit_field } = self.follow(container, path)?;
         let (container, member) = (container.1.to_owned(), path.to_owned());
         if bit_field || !bits.is_multiple_of(8) {
             return Err(FieldError::BitField { container, member });
@@ -70,9 +70,9 @@ impl Graph<'_> {
         offset.ok_or(FieldError::NoSize { container, member })
     }
 
-    fn follow(&self, (mut id, container): (u32, &str), path: &str) -> Result<Found, FieldError> {
+    fn follow(&self, (mut id, container): (u32, &str), path: &str) -> Result<FoundMember, FieldError> {
         let mut budget = MAX_MEMBERS;
-        let mut at = Found { bits: 0, type_id: id, bit_field: false };
+        let mut at = FoundMember { bits: 0, type_id: id, bit_field: false };
         for part in path.split('.') {
             let found = self
                 .direct_member(id, part.as_bytes(), MAX_NESTING, &mut budget)
@@ -82,7 +82,7 @@ impl Graph<'_> {
                     member: path.to_owned(),
                 })?;
             id = found.type_id;
-            at = Found { bits: at.bits + found.bits, ..found };
+            at = FoundMember { bits: at.bits + found.bits, ..found };
         }
         Ok(at)
     }
@@ -93,7 +93,7 @@ impl Graph<'_> {
         name: &[u8],
         nesting: usize,
         budget: &mut u32,
-    ) -> Result<Option<Found>, Exhausted> {
+    ) -> Result<Option<FoundMember>, Exhausted> {
         let Some(ty) = self.resolve(id) else { return Ok(None) };
         if !matches!(ty.kind, Kind::Struct | Kind::Union) {
             return Ok(None);
@@ -105,11 +105,11 @@ impl Graph<'_> {
             if member_name == 0 {
                 let below = nesting.checked_sub(1).ok_or(Exhausted)?;
                 if let Some(found) = self.direct_member(type_id, name, below, budget)? {
-                    return Ok(Some(Found { bits: bits + found.bits, ..found }));
+                    return Ok(Some(FoundMember { bits: bits + found.bits, ..found }));
                 }
             } else if self.name(member_name) == Some(name) {
                 let bit_field = width != 0 || self.is_bit_field(type_id);
-                return Ok(Some(Found { bits, type_id, bit_field }));
+                return Ok(Some(FoundMember { bits, type_id, bit_field }));
             }
         }
         Ok(None)

@@ -22,7 +22,7 @@ pub enum Subject {
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
+struct TrackedSubject {
     subject: Subject,
     /// As the container runtime has it, until the server says more.
     pod: Option<Pod>,
@@ -32,7 +32,7 @@ struct Entry {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Subjects {
-    entries: RwLock<Vec<Entry>>,
+    entries: RwLock<Vec<TrackedSubject>>,
     changes: AtomicU64,
 }
 
@@ -41,7 +41,7 @@ impl Subjects {
     pub fn want(&self, subject: Subject, pod: Option<Pod>) {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         if entries.len() < MOST && entries.iter().all(|entry| entry.subject != subject) {
-            entries.push(Entry { subject, pod, answered: false });
+            entries.push(TrackedSubject { subject, pod, answered: false });
             self.changes.fetch_add(1, Ordering::Release);
         }
     }

@@ -52,18 +52,18 @@ pub(super) fn rules(expressions: &[u8], table: &Table<'_>, sets: &mut BTreeMap<S
     let context = Context { family: table.family, transport: None };
     let draft = Draft { context, ..Draft::default() };
     let expressions: Vec<_> = Expression::all(expressions).collect();
-    let mut reader = Reader { table, sets, out: Vec::new() };
+    let mut reader = StatementReader { table, sets, out: Vec::new() };
     reader.run(&expressions, draft);
     reader.out
 }
 
-struct Reader<'r, 't> {
+struct StatementReader<'r, 't> {
     table: &'r Table<'t>,
     sets: &'r mut BTreeMap<String, IpSet>,
     out: Vec<Draft>,
 }
 
-impl Reader<'_, '_> {
+impl StatementReader<'_, '_> {
     fn run(&mut self, mut expressions: &[Expression<'_>], mut draft: Draft) {
         while let Some((expression, rest)) = expressions.split_first() {
             expressions = rest;

@@ -93,12 +93,12 @@ pub struct Reader {
     sets: Sets,
     none: FxHashMap<String, Set>,
     /// Places of chains.
-    places: FxHashMap<TableFamily, FxHashMap<String, Place>>,
+    places: FxHashMap<TableFamily, FxHashMap<String, TableIndex>>,
     rules: usize,
 }
 
 #[derive(Default)]
-struct Place {
+struct TableIndex {
     table: usize,
     chains: FxHashMap<String, usize>,
 }
@@ -176,7 +176,7 @@ impl Reader {
         let tables = &mut self.out.tables;
         let place = self.places.entry(family).or_default().entry(table.clone()).or_insert_with(|| {
             tables.push(Table { family, backend: Backend::Nft, name: table, chains: Vec::new() });
-            Place { table: tables.len() - 1, chains: FxHashMap::default() }
+            TableIndex { table: tables.len() - 1, chains: FxHashMap::default() }
         });
         let Some(table) = tables.get_mut(place.table) else { return };
         let base = base(family, chain);

@@ -46,7 +46,8 @@ pub(in crate::firewall) fn is_chance(module: &str) -> bool {
 
 /// The conditions and the comments in `words`, all before the target.
 pub(super) fn parse(words: &[Cow<'_, str>]) -> (Vec<Match>, Vec<String>) {
-    let mut reader = Reader { words, at: 0, module: "", out: Vec::new(), comments: Vec::new(), other: None };
+    let mut reader =
+        MatchReader { words, at: 0, module: "", out: Vec::new(), comments: Vec::new(), other: None };
     while reader.option() {}
     // It remembers the address, and holds.
     let remembers =
@@ -55,7 +56,7 @@ pub(super) fn parse(words: &[Cow<'_, str>]) -> (Vec<Match>, Vec<String>) {
     (reader.out, reader.comments)
 }
 
-struct Reader<'a> {
+struct MatchReader<'a> {
     words: &'a [Cow<'a, str>],
     at: usize,
     /// The last `-m`.
@@ -66,7 +67,7 @@ struct Reader<'a> {
     other: Option<usize>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> MatchReader<'a> {
     fn next(&mut self) -> Option<&'a str> {
         let word = self.words.get(self.at)?;
         self.at += 1;
@@ -100,8 +101,8 @@ impl<'a> Reader<'a> {
             return true;
         }
         match self.criterion(name) {
-            Some(Read::Criterion(what)) => self.out.push(Match { negated, what }),
-            Some(Read::Nothing) => {}
+            Some(ReadOption::Criterion(what)) => self.out.push(Match { negated, what }),
+            Some(ReadOption::Nothing) => {}
             None => self.not_understood(start, name),
         }
         true
@@ -146,7 +147,7 @@ impl<'a> Reader<'a> {
     }
 
     /// `None`: not understood; the words that were read are then read again.
-    fn criterion(&mut self, name: &str) -> Option<Read> {
+    fn criterion(&mut self, name: &str) -> Option<ReadOption> {
         let start = self.at;
         let read = self.known(name);
         if read.is_none() {
@@ -155,19 +156,19 @@ impl<'a> Reader<'a> {
         read
     }
 
-    fn known(&mut self, name: &str) -> Option<Read> {
+    fn known(&mut self, name: &str) -> Option<ReadOption> {
         let what = match (self.module, name) {
             ("comment", "--comment") => {
                 let comment = printable(self.value());
                 self.comments.push(comment);
-                return Some(Read::Nothing);
+                return Some(ReadOption::Nothing);
             }
             (_, "-s" | "--source") => return range(networks(self.value())?, Criterion::Source),
             (_, "-d" | "--destination") => return range(networks(self.value())?, Criterion::Destination),
             ("iprange", "--src-range") => Criterion::Source(vec![address_range(self.value())?]),
             ("iprange", "--dst-range") => Criterion::Destination(vec![address_range(self.value())?]),
             (_, "-p" | "--protocol") => match self.value() {
-                "all" | "0" | "ip" => return Some(Read::Nothing),
+                "all" | "0" | "ip" => return Some(ReadOption::Nothing),
                 name => Criterion::Protocol(vec![protocol(name)?]),
             },
             (_, "-i" | "--in-interface") => Criterion::Input(vec![device(self.value())]),
@@ -195,7 +196,7 @@ impl<'a> Reader<'a> {
                 Criterion::Set { name, fields: fields.split(',').map(side).collect::<Option<_>>()? }
             }
             // Bookkeeping of the set only.
-            ("set", "--update-counters" | "--update-subcounters") => return Some(Read::Nothing),
+            ("set", "--update-counters" | "--update-subcounters") => return Some(ReadOption::Nothing),
             ("addrtype", "--src-type") => self.address_type(Side::Source),
             ("addrtype", "--dst-type") => self.address_type(Side::Destination),
             ("addrtype", "--limit-iface-in") => return self.limit_iface(Side::Source),
@@ -221,12 +222,12 @@ impl<'a> Reader<'a> {
             }
             (_, "--syn") => Criterion::TcpFlags { mask: 0x17, value: 0x02 },
             (_, "--icmp-type" | "--icmpv6-type") => match self.value() {
-                "any" | "255" => return Some(Read::Nothing),
+                "any" | "255" => return Some(ReadOption::Nothing),
                 text => icmp(text)?,
             },
             _ => return None,
         };
-        Some(Read::Criterion(what))
+        Some(ReadOption::Criterion(what))
     }
 
     fn address_type(&mut self, side: Side) -> Criterion {
@@ -235,36 +236,36 @@ impl<'a> Reader<'a> {
     }
 
     /// It qualifies the types before it.
-    fn limit_iface(&mut self, to: Side) -> Option<Read> {
+    fn limit_iface(&mut self, to: Side) -> Option<ReadOption> {
         let mut last = self.out.iter_mut().rev();
         let found = last.find_map(|m| match &mut m.what {
             Criterion::AddressType { limit_iface, .. } => Some(limit_iface),
             _ => None,
         });
         *found? = Some(to);
-        Some(Read::Nothing)
+        Some(ReadOption::Nothing)
     }
 
     /// `--mode random --probability 0.5`, `--mode nth --every 2 --packet 0`: one criterion.
-    fn statistic(&mut self, name: &str) -> Option<Read> {
+    fn statistic(&mut self, name: &str) -> Option<ReadOption> {
         let text = printable(format!("{name} {}", self.value()));
         if let Some(Match { what: Criterion::Statistic(all), .. }) = self.out.last_mut() {
             all.push(' ');
             all.push_str(&text);
-            return Some(Read::Nothing);
+            return Some(ReadOption::Nothing);
         }
-        Some(Read::Criterion(Criterion::Statistic(text)))
+        Some(ReadOption::Criterion(Criterion::Statistic(text)))
     }
 }
 
-enum Read {
+enum ReadOption {
     Criterion(Criterion),
     /// Always true, or part of what was read before.
     Nothing,
 }
 
-fn range<T>(ranges: Vec<T>, what: fn(Vec<T>) -> Criterion) -> Option<Read> {
-    Some(Read::Criterion(what(ranges)))
+fn range<T>(ranges: Vec<T>, what: fn(Vec<T>) -> Criterion) -> Option<ReadOption> {
+    Some(ReadOption::Criterion(what(ranges)))
 }
 
 fn mark(text: &str, what: fn(u32, u32) -> Criterion) -> Option<Criterion> {

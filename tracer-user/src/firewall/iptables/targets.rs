@@ -46,7 +46,7 @@ pub(super) fn parse(words: &[Cow<'_, str>], is_chain: impl Fn(&str) -> bool) -> 
     if is_chain(&printed) {
         return Some(Target::Jump(printed));
     }
-    let options = Options(options);
+    let options = TargetOptions(options);
     let text = || printable(words.get(1..).unwrap_or_default().join(" "));
     Some(match name.as_ref() {
         "ACCEPT" => Target::Accept,
@@ -71,9 +71,9 @@ pub(super) fn parse(words: &[Cow<'_, str>], is_chain: impl Fn(&str) -> bool) -> 
 }
 
 #[derive(Clone, Copy)]
-struct Options<'a>(&'a [Cow<'a, str>]);
+struct TargetOptions<'a>(&'a [Cow<'a, str>]);
 
-impl<'a> Options<'a> {
+impl<'a> TargetOptions<'a> {
     fn has(self, name: &str) -> bool {
         self.0.iter().any(|word| word == name)
     }
@@ -110,11 +110,11 @@ impl<'a> Options<'a> {
     }
 }
 
-fn mark(options: Options<'_>) -> Option<Target> {
+fn mark(options: TargetOptions<'_>) -> Option<Target> {
     options.xmark().map(|(value, mask)| Target::Mark { value, mask })
 }
 
-fn connmark(options: Options<'_>) -> Option<ConnmarkOp> {
+fn connmark(options: TargetOptions<'_>) -> Option<ConnmarkOp> {
     let both = options.mask("--mask");
     let ct_mask = options.mask("--ctmask").or(both).unwrap_or(u32::MAX);
     let mask = options.mask("--nfmask").or(both).unwrap_or(u32::MAX);
@@ -127,7 +127,7 @@ fn connmark(options: Options<'_>) -> Option<ConnmarkOp> {
     options.xmark().map(|(value, mask)| ConnmarkOp::Set { value, mask })
 }
 
-fn nat(options: Options<'_>, name: &str) -> NatTo {
+fn nat(options: TargetOptions<'_>, name: &str) -> NatTo {
     let (addresses, ports) = options.value(name).map(nat_target).unwrap_or_default();
     NatTo { addresses, ports, random: options.random(), persistent: options.has("--persistent") }
 }

@@ -28,13 +28,13 @@ struct Spec {
 #[serde(default)]
 struct Linux {
     #[serde(deserialize_with = "lenient")]
-    namespaces: Vec<Namespace>,
+    namespaces: Vec<OciNamespace>,
 }
 
 /// OCI runtime specification, config-linux.md: without a path, a new namespace; no entry, the runtime's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-struct Namespace {
+struct OciNamespace {
     r#type: String,
     path: PathBuf,
 }

@@ -3,13 +3,13 @@
 
 use std::net::IpAddr;
 
-use super::{Run, TraceError};
+use super::{TraceError, TraceRun};
 use crate::cli::Plan;
 use crate::node::{Namespace, Observer, PathRole, Topology};
 use crate::target::Target;
 use crate::trace::pods::{Held, News, addresses_words};
 
-impl Run<'_> {
+impl TraceRun<'_> {
     /// Something changed with the pods; true when the set of namespaces did.
     pub(super) fn pods_changed(&mut self, news: News) -> Result<bool, TraceError> {
         match news {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What comes back for requests that have no answer.
 
-use super::Run;
+use super::TraceRun;
 use crate::explain::Tick;
 use crate::trace::names::monotonic_ns;
 
-impl Run<'_> {
+impl TraceRun<'_> {
     /// Before the records are looked at: what was heard by now is known when a request is told of.
     pub(super) fn listen(&mut self) {
         let now_ns = monotonic_ns();

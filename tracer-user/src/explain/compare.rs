@@ -148,15 +148,21 @@ pub(super) fn repair_unsent(view: &View<'_>, to: IpAddr, finding: Finding) -> Fi
     finding
 }
 
+/// A repair may be looked for.
+pub(super) fn is_repairable(finding: &Finding) -> bool {
+    finding.certainty != Certainty::Possible && !finding.is_note()
+}
+
 fn repair_predicted(prediction: &Prediction, snapshot: &mut Snapshot, found: &mut [Finding]) {
     let known = || prediction.ways.iter().flat_map(|way| &way.found).map(|known| &known.finding);
-    let sure = |finding: &Finding| finding.certainty != Certainty::Possible && finding.breaks();
     let same = |finding: &Finding| {
-        sure(finding) && known().any(|k| k.id == finding.id && k.place.netns == finding.place.netns)
+        is_repairable(finding) && known().any(|k| k.id == finding.id && k.place.netns == finding.place.netns)
     };
     // The model may have another name for it.
     let near = |finding: &Finding| {
-        sure(finding) && known().any(|k| k.breaks() && k.place.netns == finding.place.netns)
+        is_repairable(finding)
+            && finding.breaks()
+            && known().any(|k| k.breaks() && k.place.netns == finding.place.netns)
     };
     let at = found.iter().position(same).or_else(|| found.iter().position(near));
     if let Some(finding) = at.and_then(|at| found.get_mut(at)) {

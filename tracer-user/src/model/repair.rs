@@ -53,8 +53,11 @@ impl Searched {
             finding.changes.clear();
             if let Some(partial) = self.partial {
                 finding.fix = partial;
-            } else if self.useless.iter().any(|command| finding.fix.starts_with(command)) {
-                finding.fix.clone_from(&finding.besides);
+            } else if let Some(command) =
+                self.useless.iter().find(|command| finding.fix.starts_with(*command))
+            {
+                let besides = if finding.besides.is_empty() { "" } else { "; " };
+                finding.fix = format!("`{command}` alone does not repair it{besides}{}", finding.besides);
             }
             return;
         };
@@ -151,7 +154,9 @@ fn moved(start: &Start, world: &Changed<'_>) -> Start {
 pub(crate) fn search(world: &mut dyn World, prediction: &Prediction) -> Searched {
     let Prediction { start, packet, .. } = prediction;
     let mut searched = Searched::default();
-    let known: Vec<_> = claims(prediction).map(name).collect();
+    let known: Vec<_> = claims(prediction).filter(|f| f.breaks()).map(name).collect();
+    // Where nothing is broken, what goes otherwise than it should has to be gone.
+    let harmless: Vec<_> = if known.is_empty() { claims(prediction).map(name).collect() } else { Vec::new() };
     // Breadth first: all single changes before all pairs. What fails next leads to the next change.
     let mut todo: Vec<Vec<(NetnsId, Change)>> =
         candidates(world, prediction).into_iter().map(|change| vec![change]).collect();
@@ -170,7 +175,8 @@ pub(crate) fn search(world: &mut dyn World, prediction: &Prediction) -> Searched
             let now = predict_from(&mut changed, start, packet.clone(), Vec::new());
             let more = candidates(&changed, &now);
             let hosts = changed.hosts;
-            if now.works() {
+            let gone = claims(&now).all(|claim| !harmless.contains(&name(claim)));
+            if now.works() && gone {
                 let Some(repair) = commands(world, &changes) else { continue };
                 if !cuts_off(world, &hosts) {
                     searched.repair = Some(repair);
@@ -185,10 +191,11 @@ pub(crate) fn search(world: &mut dyn World, prediction: &Prediction) -> Searched
                     deeper.push(changes.iter().cloned().chain([next]).collect());
                 }
             }
-            let left = claims(&now).next();
+            let left = claims(&now).find(|claim| claim.breaks());
             let (Some(left), Some(repair)) = (left, commands(world, &changes)) else { continue };
             searched.useless.extend(repair.commands.iter().cloned());
-            let further = !known.contains(&name(left)) && !left.fix.is_empty();
+            let loosens = left.changes.iter().any(|(_, change)| change.loosens_a_check());
+            let further = !known.contains(&name(left)) && !left.fix.is_empty() && !loosens;
             if searched.partial.is_none() && further && !cuts_off(world, &hosts) {
                 searched.partial = Some(format!("{}; then {}", repair.commands.join("; "), left.fix));
             }
@@ -212,7 +219,7 @@ fn commands(world: &dyn World, changes: &[(NetnsId, Change)]) -> Option<Repair> 
 /// What is wrong on the way, and more than possible.
 fn claims(prediction: &Prediction) -> impl Iterator<Item = &Finding> {
     let found = prediction.ways.iter().flat_map(|way| &way.found).map(|found| &found.finding);
-    found.filter(|finding| !finding.kind().harmless && finding.certainty != Possible)
+    found.filter(|finding| finding.certainty != Possible)
 }
 
 /// Tells faults apart.

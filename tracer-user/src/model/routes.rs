@@ -16,8 +16,8 @@ use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::cluster::egress::datapath::is_node_mark;
 use crate::fib::{Answer, Decision, Martian, Question, Refusal, RefusedBy};
-use crate::node::IpPrefix;
 use crate::node::rtnl::{Address, NextHop, Route, RouteAnswer, RouteQuestion, Rule};
+use crate::node::{IpPrefix, NetnsId};
 use crate::snapshot::Change;
 use crate::text::table_name;
 
@@ -286,13 +286,15 @@ impl Walker<'_> {
                     return finding;
                 }
                 let by = back.map_or_else(|| "another device".to_owned(), |way| host.device(way.output));
-                reverse_path(host, input, filter, &format!("the way back to {source} is by {by}"), get)
+                let routes = peers::route_to_pod(&self.world.watched(), host, source);
+                reverse_path(host, input, filter, &format!("the way back to {source} is by {by}"), get, routes)
             }
             Martian::NoWayBack { filter, .. } => {
                 if let Some(finding) = self.way_back(host, input, source, None) {
                     return finding;
                 }
-                reverse_path(host, input, filter, &format!("there is no way back to {source}"), get)
+                let routes = peers::route_to_pod(&self.world.watched(), host, source);
+                reverse_path(host, input, filter, &format!("there is no way back to {source}"), get, routes)
             }
         }
     }
@@ -471,7 +473,15 @@ fn no_route(host: &Host, asked: &Question, get: String) -> Finding {
 }
 
 /// `filter`: the greater of the device's rp_filter and the one for all.
-fn reverse_path(host: &Host, input: u32, filter: i64, way_back: &str, get: String) -> Finding {
+/// `routes`: what may be missing of the way back.
+fn reverse_path(
+    host: &Host,
+    input: u32,
+    filter: i64,
+    way_back: &str,
+    get: String,
+    routes: Vec<(NetnsId, Change)>,
+) -> Finding {
     let shown = host.device(input);
     let own =
         host.link(input).and_then(|link| host.sysctl(&format!("net/ipv4/conf/{}/rp_filter", link.name)));
@@ -487,6 +497,7 @@ fn reverse_path(host: &Host, input: u32, filter: i64, way_back: &str, get: Strin
         host.command(format!("sysctl net.ipv4.conf.{key}.rp_filter")),
     )
     .checked("the lookup refuses the packet", get);
+    let finding = routes.into_iter().fold(finding, |finding, (id, change)| finding.change(id, change));
     if filter == 1 {
         finding.fix(host.command(format!("sysctl -w net.ipv4.conf.{key}.rp_filter=2"))).change(
             host.id,

@@ -99,9 +99,11 @@ pub(super) fn ends(
     }
     let run = prediction.ways.first()?.main();
     let source = run.flight.packet.src;
+    let theirs = world.watched().into_iter().any(|host| host.owns(packet.dst));
     match &run.end {
-        End::Left(host, device) => Some((host.id, *device, run.flight.next_hop, source)),
+        // What is for one of these hosts has not arrived elsewhere.
+        End::Left(host, device) if !theirs => Some((host.id, *device, run.flight.next_hop, source)),
         End::Delivered(host) => Some((host.id, 0, None, source)),
-        End::Stopped(_) | End::Unknown(_) => None,
+        _ => None,
     }
 }

@@ -232,8 +232,14 @@ pub fn verify(options: &VerifyOptions, helper: &Helper) -> Result<()> {
                 return out!("{:6} {name:29} {:7} {error:#}", "ERROR", "");
             }
         };
-        let mark = if verdict.wrong.is_empty() { "ok" } else { "WRONG" };
-        wrong += usize::from(!verdict.wrong.is_empty());
+        let gap = causes && causes::GAPS.iter().any(|(gap, _)| *gap == trial.attempt.case.name);
+        let mark = match (verdict.wrong.is_empty(), gap) {
+            (true, false) => "ok",
+            (false, true) => "gap",
+            (true, true) => "CLOSED",
+            (false, false) => "WRONG",
+        };
+        wrong += usize::from(verdict.wrong.is_empty() == gap);
         for (by, fix) in &verdict.fixes {
             let (word, why) = match fix {
                 Mended::Yes(commands) => ("mends", commands.join("; ")),
@@ -245,7 +251,7 @@ pub fn verify(options: &VerifyOptions, helper: &Helper) -> Result<()> {
             let by = if matches!(*by, "" | "both") { String::new() } else { format!("{by}: ") };
             out!("{mark:6} {name:29} {word:7} {by}{why}");
         }
-        if verdict.fixes.is_empty() || options.verbose || !verdict.wrong.is_empty() {
+        if verdict.fixes.is_empty() || options.verbose || mark != "ok" {
             out!("{mark:6} {name:29} client: {}", verdict.report);
             for (by, said) in ["trace", "check"].iter().zip(verdict.said.iter().flatten()) {
                 out!("{:6} {:29} {by}: {}", "", "", if said.is_empty() { "no cause" } else { said });
@@ -255,6 +261,11 @@ pub fn verify(options: &VerifyOptions, helper: &Helper) -> Result<()> {
             }
         }
     });
+    for (name, why) in
+        causes::GAPS.iter().filter(|(name, _)| trials.iter().any(|t| t.attempt.case.name == *name))
+    {
+        out!("known gap: {name}: {why}");
+    }
     eprintln!(
         "{} faults in {} s: {wrong} not as expected; {mended} of {tried} fixes that were typed mend",
         trials.len(),

@@ -65,15 +65,17 @@ pub fn commands(cause: &Value) -> Vec<String> {
         return commands.iter().filter_map(Value::as_str).map(str::to_owned).collect();
     }
     let fix = cause["fix"].as_str().unwrap_or_default();
-    fix.split("; ").map_while(typable).map(str::to_owned).collect()
+    let commands: Vec<&str> = fix.split("; ").map_while(typable).collect();
+    // What is to follow by hand: they are only the beginning.
+    let more = fix.split("; ").nth(commands.len()).is_some_and(|part| part.starts_with("then "));
+    if more { Vec::new() } else { commands.into_iter().map(str::to_owned).collect() }
 }
 
 /// The command that a part of a fix is, without what is said about it.
 fn typable(part: &str) -> Option<&str> {
-    let part = part.trim().trim_start_matches("then ");
-    let line = match part.strip_prefix('`') {
+    let line = match part.strip_prefix("then `") {
         Some(quoted) => quoted.split('`').next()?,
-        None => part.split(" (").next()?.split(", ").next()?,
+        None => part.trim_start_matches("then ").split(" (").next()?.split(", ").next()?,
     };
     let there = line.strip_prefix("ip netns exec ").and_then(|rest| rest.split_once(' '));
     let mut words = there.map_or(line, |(_, rest)| rest).split(' ');
@@ -182,6 +184,8 @@ mod tests {
     #[test]
     fn a_sentence_is_not_typed() {
         assert!(of("restart the agent on node1; ip link set a up").is_empty());
+        assert!(of("ip link set a up; then let the CNI write its routes again").is_empty());
+        assert!(of("`ip link set a up` is not enough: it is down at the other end too").is_empty());
         assert!(of("ip netns exec n ip route show table 254 shows it: delete it").is_empty());
     }
 

@@ -18,12 +18,9 @@ use anyhow::Result;
 use serde_json::Value;
 use tests::{
     Lab, Spec,
-    causes::{self, Attempt, CASES, Case, HEALTHY_PACKETS, binary},
-    faults,
-    helper::Helper,
-    skip_unless_root,
+    causes::{self, CASES, Case, HEALTHY_PACKETS, binary},
+    faults, skip_unless_root,
     topology::{self as t, Family, NODE1},
-    verify::{self, Trial},
 };
 
 /// The causes by id with their titles, and the exit code.
@@ -142,55 +139,11 @@ fn found(
     Ok(())
 }
 
-/// One fault of each kind of change that a fix makes: an address, a route, a routing rule, a forwarding entry, a
-/// neighbour, a link, a sysctl, a rule of iptables, a set. `cargo xtask lab verify` types the commands of all.
-const MENDED: &[&str] = &[
-    "route-blackhole",
-    "rule-missing",
-    "vxlan-no-fdb",
-    "vxlan-no-neigh",
-    "vxlan-down-gw",
-    "ip-forward",
-    "rpf-gw",
-    "fw-fwd",
-    "snat-order",
-    "veth-detached",
-    "fwd-drop",
-];
-
-#[test]
-fn the_commands_of_a_report_mend_the_fault() -> Result<()> {
-    skip_unless_root!();
-    if binary().is_none() {
-        println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
-        return Ok(());
-    }
-    let cases = CASES.iter().filter(|case| MENDED.contains(&case.name));
-    let attempt = |case| Attempt { case, family: Family::V4, backend: tests::Backend::Nft };
-    let trials: Vec<Trial> = cases.map(|case| Trial { attempt: attempt(case), causes: true }).collect();
-    let mut wrong = Vec::new();
-    verify::run(&trials, 2, &Helper::find()?, |trial, result| {
-        let name = trial.attempt.name();
-        match result {
-            Ok(verdict) => {
-                println!("{name:21} {:?}", verdict.fixes);
-                wrong.extend(verdict.wrong.into_iter().map(|why| format!("{name}: {why}")));
-            }
-            Err(error) => wrong.push(format!("{name}: {error:#}")),
-        }
-    });
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    Ok(())
-}
-
 #[test]
 fn the_table_has_every_fault() {
     for fault in faults::all() {
         let case = CASES.iter().find(|case| case.name == fault.name);
         assert!(case.is_some_and(|case| case.asked.is_some()), "{} is not in the table", fault.name);
-    }
-    for name in MENDED {
-        assert!(CASES.iter().any(|case| case.name == *name), "{name} is no fault");
     }
 }
 

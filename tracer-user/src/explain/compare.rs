@@ -165,8 +165,10 @@ fn repair_predicted(prediction: &Prediction, snapshot: &mut Snapshot, found: &mu
             && known().any(|k| k.breaks() && k.place.netns == finding.place.netns)
     };
     let at = found.iter().position(same).or_else(|| found.iter().position(near));
-    if let Some(finding) = at.and_then(|at| found.get_mut(at)) {
-        search(snapshot, prediction).put_into(finding);
+    let Some(finding) = at.and_then(|at| found.get_mut(at)) else { return };
+    let searched = search(snapshot, prediction);
+    if same(finding) || !searched.loosens_a_check() {
+        searched.put_into(finding);
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) fn off(view: &View<'_>, site: &DropSite) -> Option<Finding> {
             view.command(site.netns, format!("{} -t nat -S", view.iptables())),
         )
         .fix(format!(
-            "{} (the CNI's hairpinMode, kubelet's --hairpin-mode); the packet has to be masqueraded too, so that its answer comes back here",
+            "{}; then masquerade what a pod sends to itself, so that its answer comes back here (both are the CNI's: hairpinMode)",
             view.command(site.netns, format!("bridge link set dev {device} hairpin on"))
         ))
         .at(view.place(site.netns, site.ifindex)),

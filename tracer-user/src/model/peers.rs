@@ -111,3 +111,20 @@ pub(super) fn route_to_pod(nodes: &[Arc<Host>], host: &Host, to: IpAddr) -> Vec<
     out.push((host.id, Change::AddRoute(Route { destination, next_hops: vec![hop], ..Route::default() })));
     out
 }
+
+/// What may be missing of the way back to a source: the route to a pod of another node, or to an address of a pod here.
+pub(super) fn way_back(
+    watched: &[Arc<Host>],
+    host: &Host,
+    input: u32,
+    source: IpAddr,
+) -> Vec<(NetnsId, Change)> {
+    let mut out = route_to_pod(watched, host, source);
+    let of_pod = watched.iter().any(|pod| pod.role == Role::Pod && pod.owns(source));
+    if of_pod && !host.uplinks.contains(&input) {
+        let next_hops = vec![NextHop { ifindex: input, ..NextHop::default() }];
+        let route = Route { destination: IpPrefix::host(source), next_hops, ..Route::default() };
+        out.push((host.id, Change::AddRoute(route)));
+    }
+    out
+}

@@ -38,13 +38,19 @@ pub(crate) struct Searched {
     pub(crate) repair: Option<Repair>,
     /// Commands that do not suffice, and what has to be done besides.
     partial: Option<String>,
-    /// Commands that do not help, or cut off other flows.
-    useless: Vec<String>,
+    /// Commands that do not suffice, and what is wrong with them.
+    useless: Vec<(String, String)>,
     /// Changes that were tried.
     pub(crate) tried: u32,
 }
 
 impl Searched {
+    /// The kernel would check less.
+    pub(crate) fn loosens_a_check(&self) -> bool {
+        let changes = self.repair.iter().flat_map(|repair| &repair.changes);
+        changes.into_iter().any(|(_, change)| change.loosens_a_check())
+    }
+
     /// Puts the repair into the finding that it is for. A command of which the model says that it does not repair the flow
     /// is not left as it stands.
     pub(crate) fn put_into(self, finding: &mut Finding) {
@@ -53,15 +59,14 @@ impl Searched {
             finding.changes.clear();
             if let Some(partial) = self.partial {
                 finding.fix = partial;
-            } else if let Some(command) =
-                self.useless.iter().find(|command| finding.fix.starts_with(*command))
+            } else if let Some((command, why)) =
+                self.useless.iter().find(|(command, _)| finding.fix.starts_with(command))
             {
-                let besides = if finding.besides.is_empty() { "" } else { "; " };
-                finding.fix = format!("`{command}` alone does not repair it{besides}{}", finding.besides);
+                finding.fix = format!("`{command}` is not enough: {why}");
             }
             return;
         };
-        finding.fix = commands.join("; ");
+        let lasting = std::mem::replace(&mut finding.fix, commands.join("; "));
         if !owners.is_empty() {
             // Writing to a String cannot fail.
             let _ = write!(finding.fix, " ({} wrote that, and may do so again)", owners.join(", "));
@@ -69,9 +74,20 @@ impl Searched {
         if !finding.besides.is_empty() {
             let _ = write!(finding.fix, "; {}", finding.besides);
         }
+        let restored = changes.iter().any(|(_, change)| change.restores());
+        if restored && !lasting.is_empty() && !is_command(&lasting) {
+            let _ = write!(finding.fix, "; lasting: {lasting}");
+        }
         finding.commands = commands;
         finding.changes = changes;
     }
+}
+
+/// It can be typed, at least its beginning.
+fn is_command(fix: &str) -> bool {
+    ["ip ", "bridge ", "sysctl ", "iptables", "ip6tables", "nft ", "conntrack "]
+        .iter()
+        .any(|tool| fix.starts_with(tool))
 }
 
 /// A world with something else in it.
@@ -182,7 +198,8 @@ pub(crate) fn search(world: &mut dyn World, prediction: &Prediction) -> Searched
                     searched.repair = Some(repair);
                     return searched;
                 }
-                searched.useless.extend(repair.commands);
+                let why = || "other flows, which work now, would be cut off".to_owned();
+                searched.useless.extend(repair.commands.into_iter().map(|command| (command, why())));
                 continue;
             }
             for next in more {
@@ -191,9 +208,15 @@ pub(crate) fn search(world: &mut dyn World, prediction: &Prediction) -> Searched
                     deeper.push(changes.iter().cloned().chain([next]).collect());
                 }
             }
+            let Some(repair) = commands(world, &changes) else { continue };
             let left = claims(&now).find(|claim| claim.breaks());
-            let (Some(left), Some(repair)) = (left, commands(world, &changes)) else { continue };
-            searched.useless.extend(repair.commands.iter().cloned());
+            let why = match left {
+                Some(left) => left.title.clone(),
+                None if now.is_open() => continue,
+                None => "the answer does not come back to who asked".to_owned(),
+            };
+            searched.useless.extend(repair.commands.iter().map(|command| (command.clone(), why.clone())));
+            let Some(left) = left else { continue };
             let loosens = left.changes.iter().any(|(_, change)| change.loosens_a_check());
             let further = !known.contains(&name(left)) && !left.fix.is_empty() && !loosens;
             if searched.partial.is_none() && further && !cuts_off(world, &hosts) {
@@ -270,6 +293,13 @@ fn cuts_off(world: &mut dyn World, hosts: &BTreeMap<NetnsId, Arc<Host>>) -> bool
 }
 
 impl Prediction {
+    /// Somewhere the model does not know how it goes on.
+    fn is_open(&self) -> bool {
+        let runs =
+            self.ways.iter().flat_map(|way| [Some(way.main()), way.later.as_ref(), way.reply.as_ref()]);
+        runs.flatten().any(|run| matches!(run.end, End::Unknown(_)))
+    }
+
     /// The request arrives or leaves for another machine, the reply comes back, and nothing is wrong on the way.
     pub(crate) fn works(&self) -> bool {
         !self.ways.is_empty() && self.ways.iter().all(|way| way.works(&self.start))

@@ -286,14 +286,14 @@ impl Walker<'_> {
                     return finding;
                 }
                 let by = back.map_or_else(|| "another device".to_owned(), |way| host.device(way.output));
-                let routes = peers::route_to_pod(&self.world.watched(), host, source);
+                let routes = peers::way_back(&self.world.watched(), host, input, source);
                 reverse_path(host, input, filter, &format!("the way back to {source} is by {by}"), get, routes)
             }
             Martian::NoWayBack { filter, .. } => {
                 if let Some(finding) = self.way_back(host, input, source, None) {
                     return finding;
                 }
-                let routes = peers::route_to_pod(&self.world.watched(), host, source);
+                let routes = peers::way_back(&self.world.watched(), host, input, source);
                 reverse_path(host, input, filter, &format!("there is no way back to {source}"), get, routes)
             }
         }

@@ -38,6 +38,8 @@ pub enum Change {
     },
     /// Lets a bridge port forward.
     ForwardAtPort(u32),
+    /// Lets a frame leave by the bridge port that it came in by.
+    HairpinOn(u32),
     /// A bridge port that reaches other isolated ones again.
     EndIsolation(u32),
     /// By its path under /proc/sys.
@@ -94,6 +96,7 @@ impl Change {
                 }
             }
             Self::ForwardAtPort(ifindex) => port(&mut after, *ifindex, |port| port.state = FORWARDING),
+            Self::HairpinOn(ifindex) => port(&mut after, *ifindex, |port| port.hairpin = Some(true)),
             Self::EndIsolation(ifindex) => port(&mut after, *ifindex, |port| port.isolated = false),
             Self::Sysctl { path, value } => {
                 Arc::make_mut(&mut after.sysctls).insert(path.clone(), value.to_string());
@@ -172,6 +175,7 @@ impl Change {
             Self::ForwardAtPort(ifindex) => {
                 format!("bridge link set dev {} state {FORWARDING}", device(*ifindex)?)
             }
+            Self::HairpinOn(ifindex) => format!("bridge link set dev {} hairpin on", device(*ifindex)?),
             Self::EndIsolation(ifindex) => format!("bridge link set dev {} isolated off", device(*ifindex)?),
             Self::Sysctl { path, value } => format!("sysctl -w {}={value}", sysctl_name(path)),
             Self::DeleteNeighbour { ifindex, address } => {
@@ -204,6 +208,18 @@ impl Change {
     /// The kernel checks less with it.
     pub fn loosens_a_check(&self) -> bool {
         matches!(self, Self::Sysctl { path, .. } if path.ends_with("/rp_filter"))
+    }
+
+    /// Puts back what an agent should have written, and will when it works again.
+    pub fn restores(&self) -> bool {
+        match self {
+            Self::SetNeighbour { .. } | Self::SetForwarding { .. } | Self::AddRoute(_) => true,
+            // One that names a flow is nobody's.
+            Self::InsertRule { rule, .. } => {
+                !rule.matches.iter().any(|m| matches!(m.what, crate::firewall::Criterion::Source(_)))
+            }
+            _ => false,
+        }
     }
 
     /// Whose state it is, where that shows: it may write it again.

@@ -15,9 +15,11 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    Backend, Lab, Spec, causes, containers,
-    faults::{self, Verdict},
+    Backend, Lab, Spec,
+    causes::{self, Attempt},
+    containers, faults,
     helper::{self, Helper},
+    mend::Mended,
     ns::Ns,
     probe::Probe,
     run_dir::{self, RunDir},
@@ -180,58 +182,96 @@ pub struct VerifyOptions {
     /// Over IPv6, those which can be had there.
     #[arg(short = '6', long)]
     pub ipv6: bool,
-    /// With iptables-legacy.
+    /// With iptables-legacy, those which can be had there.
     #[arg(long)]
     pub legacy: bool,
     /// So many at a time.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 2)]
     pub jobs: usize,
-    /// Only what the client sees, not which cause egwtrace names.
+    /// Only what the client sees, not what egwtrace says.
     #[arg(long)]
     pub no_causes: bool,
+    /// Also what the client saw and which causes were named, of each fault.
+    #[arg(short, long)]
+    pub verbose: bool,
 }
 
-/// Tries faults, each in a fresh lab of its own, and says of each whether its client saw what it
-/// should.
+/// Tries faults, each in a fresh lab of its own, and says of each whether its client saw what it should, which cause
+/// egwtrace and its check named, and whether the fix they print mends it when typed.
 ///
 /// # Errors
 /// When there is no such fault, or one did not behave.
 pub fn verify(options: &VerifyOptions, helper: &Helper) -> Result<()> {
     let family = if options.ipv6 { Family::V6 } else { Family::V4 };
     let backend = if options.legacy { Backend::Legacy } else { Backend::Nft };
-    let faults = if options.names.is_empty() {
-        faults::all().filter(|fault| fault.expected(family).is_some()).collect()
-    } else {
-        options.names.iter().map(|name| faults::find(name)).collect::<Result<Vec<_>>>()?
-    };
+    for name in &options.names {
+        if !causes::all().any(|case| case.name == name) {
+            faults::find(name)?;
+        }
+    }
     let causes = !options.no_causes && causes::binary().is_some();
     if !causes && !options.no_causes {
         eprintln!("no egwtrace (cargo xtask build makes it): causes are not checked");
     }
-    let trial = |fault| Trial { fault, family, backend, causes };
-    let trials: Vec<Trial> = faults.into_iter().map(trial).collect();
-    let (mut fine, mut other) = (0, 0);
+    let wanted = |case: &&causes::Case| {
+        let named = options.names.is_empty() || options.names.iter().any(|name| name == case.name);
+        named && case.families.contains(&family) && (case.backends.contains(&backend) || case.is_fault())
+    };
+    let attempt = |case| Attempt { case, family, backend };
+    let trials: Vec<Trial> =
+        causes::all().filter(wanted).map(|case| Trial { attempt: attempt(case), causes }).collect();
+    let began = Instant::now();
+    let (mut wrong, mut mended, mut tried) = (0, 0, 0);
+    out!("{:6} {:29} {:7} why", "", "fault", "fix");
     verify::run(&trials, options.jobs, helper, |trial, result| {
-        let (mark, text) = match result {
-            Ok(Verdict { report, causes, fix, wrong, .. }) => {
-                let fix = fix.map(|fix| format!(" ({fix})")).unwrap_or_default();
-                let named = match causes.as_deref() {
-                    None => String::new(),
-                    Some("") => " → no cause".to_owned(),
-                    Some(causes) => format!(" → {causes}"),
-                };
-                match wrong {
-                    None => ("ok", format!("{report}{named}{fix}")),
-                    Some(wrong) => ("DIFFERS", format!("{report}{named}; expected {wrong}")),
-                }
+        let name = trial.attempt.name();
+        let verdict = match result {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                wrong += 1;
+                return out!("{:6} {name:29} {:7} {error:#}", "ERROR", "");
             }
-            Err(error) => ("ERROR", format!("{error:#}")),
         };
-        *(if mark == "ok" { &mut fine } else { &mut other }) += 1;
-        out!("{mark:8} {:21} {text}", trial.fault.name);
+        let gap = causes && causes::GAPS.iter().any(|(gap, _)| *gap == trial.attempt.case.name);
+        let mark = match (verdict.wrong.is_empty(), gap) {
+            (true, false) => "ok",
+            (false, true) => "gap",
+            (true, true) => "CLOSED",
+            (false, false) => "WRONG",
+        };
+        wrong += usize::from(verdict.wrong.is_empty() == gap);
+        for (by, fix) in &verdict.fixes {
+            let (word, why) = match fix {
+                Mended::Yes(commands) => ("mends", commands.join("; ")),
+                Mended::No(why) => ("FAILS", why.clone()),
+                Mended::NoCommands(why) => ("none", why.clone()),
+            };
+            mended += usize::from(word == "mends");
+            tried += usize::from(word != "none");
+            let by = if matches!(*by, "" | "both") { String::new() } else { format!("{by}: ") };
+            out!("{mark:6} {name:29} {word:7} {by}{why}");
+        }
+        if verdict.fixes.is_empty() || options.verbose || mark != "ok" {
+            out!("{mark:6} {name:29} client: {}", verdict.report);
+            for (by, said) in ["trace", "check"].iter().zip(verdict.said.iter().flatten()) {
+                out!("{:6} {:29} {by}: {}", "", "", if said.is_empty() { "no cause" } else { said });
+            }
+            for why in &verdict.wrong {
+                out!("{:6} {:29} expected {why}", "", "");
+            }
+        }
     });
-    eprintln!("{fine} as expected, {other} not");
-    if other == 0 { Ok(()) } else { bail!("{other} of {} faults did not behave as expected", trials.len()) }
+    for (name, why) in
+        causes::GAPS.iter().filter(|(name, _)| trials.iter().any(|t| t.attempt.case.name == *name))
+    {
+        out!("known gap: {name}: {why}");
+    }
+    eprintln!(
+        "{} faults in {} s: {wrong} not as expected; {mended} of {tried} fixes that were typed mend",
+        trials.len(),
+        began.elapsed().as_secs()
+    );
+    if wrong == 0 { Ok(()) } else { bail!("{wrong} of {} faults did not behave as expected", trials.len()) }
 }
 
 /// The processes a lab starts are run by this, from `egwt-lab` or from a program which passes on

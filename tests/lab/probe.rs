@@ -130,6 +130,52 @@ impl Probe {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
+    /// The last request as `egwtrace check` is asked about it, after the destination's address: its port and protocol.
+    /// `None`: it is no single packet.
+    pub fn port(self) -> Option<(u16, &'static str)> {
+        Some(match self {
+            Self::Noise => return None,
+            Self::Ping | Self::PingBig | Self::PingPod2 => (0, "icmp"),
+            Self::Udp => (7, "udp"),
+            Self::OneWay => (514, "udp"),
+            Self::Dns | Self::DnsSvc | Self::StaleUdp => (53, "udp"),
+            Self::Closed | Self::ExtClosed => (81, "tcp"),
+            Self::Nodeport => (NODE_PORT, "tcp"),
+            Self::Overflow => (90, "tcp"),
+            Self::Overlap | Self::Docker => (443, "tcp"),
+            Self::MeshPort => (6379, "tcp"),
+            _ => (80, "tcp"),
+        })
+    }
+
+    /// As whom the server sees the client in a healthy lab, where it says so.
+    pub fn seen(self, family: Family) -> Option<IpAddr> {
+        Some(match self {
+            Self::Egw | Self::ManyEgw | Self::Udp | Self::Up | Self::Latency => t::egress_ip(family),
+            Self::Egw2 | Self::PodbEgw => NODE1.ip(family),
+            Self::Pod2 | Self::KeepPod2 | Self::Podb | Self::UpPod2 | Self::Svc => t::visitor(family),
+            Self::Nodeport => family.pick(NODE1.flannel_ip.into(), NODE1.ip(Family::V6)),
+            Self::Docker => t::ext(family),
+            Self::MeshOut => t::of(&t::PODS[3].ip, family),
+            Self::MeshIn => Ipv4Addr::LOCALHOST.into(),
+            _ => return None,
+        })
+    }
+
+    /// Whether the report is what a healthy lab gives.
+    pub fn passes(self, report: &Report, family: Family) -> bool {
+        let last = report.last();
+        let seen = self.seen(family).zip(last.client());
+        // Where the policy names the second address too; where the pod sends from no address of a pod.
+        let also = match self {
+            Self::Egw2 => Some(t::egress_ip(family)),
+            Self::Pod2 => Some(NODE1.flannel_ip.into()),
+            _ => None,
+        };
+        let also = also.is_some() && last.client() == also;
+        last.answer().is_some() && (also || seen.is_none_or(|(healthy, client)| healthy == client))
+    }
+
     /// Makes the traffic and says what the client saw.
     ///
     /// # Errors

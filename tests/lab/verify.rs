@@ -1,77 +1,126 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs faults, each in a fresh lab of its own, and compares what the client saw.
+//! Runs faults, each in a fresh lab of its own: what the client sees, what egwtrace and its check say of it, and what
+//! comes of typing the fix that they print.
 
 use std::{
     sync::{
-        Mutex,
+        Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::Result;
+use serde_json::Value;
 
 use crate::{
-    Backend, Lab, Spec,
-    causes::{Attempt, CASES, Trace, fill},
-    faults::{Fault, Verdict},
+    Lab,
+    causes::{Attempt, Found, Trace, check_on, fill},
     helper::Helper,
-    mend::{Mended, mend_fault},
-    topology::Family,
+    mend::{Mended, commands, mend},
+    probe::Report,
 };
 
-/// What no packet shows is told some time later.
-const AFTER_PROBE: Duration = Duration::from_millis(900);
-
-/// One fault to try, and in what.
+/// One fault to try.
 #[derive(Debug, Clone, Copy)]
 pub struct Trial {
-    /// The fault.
-    pub fault: &'static Fault,
-    /// The family of its traffic.
-    pub family: Family,
-    /// The iptables back end of the lab.
-    pub backend: Backend,
-    /// Also whether egwtrace names its cause.
+    pub attempt: Attempt,
+    /// Also what egwtrace says, and its fix.
     pub causes: bool,
 }
 
+/// What came of a trial.
+#[derive(Debug)]
+pub struct Verdict {
+    /// What the client saw.
+    pub report: Report,
+    /// The causes that the trace named, and that the check named before.
+    pub said: Option<[String; 2]>,
+    /// What came of the fixes of the trace and of the check; one where they are the same.
+    pub fixes: Vec<(&'static str, Mended)>,
+    /// What should have been otherwise.
+    pub wrong: Vec<String>,
+}
+
 impl Trial {
-    /// Puts a lab up, applies the fault, makes its traffic, and takes the lab down.
+    /// Puts a lab up, applies the fault, makes its traffic, types what is printed, and takes the lab down.
     ///
     /// # Errors
     /// When the lab cannot be put up or the fault not applied.
     pub fn run(&self, helper: &Helper) -> Result<Verdict> {
-        let mut spec = Spec::unique().with_backend(self.backend);
-        spec.ipv6 = self.family == Family::V6;
-        let lab = Lab::up_with(spec, helper.clone())?;
-        let case = CASES.iter().find(|case| self.causes && case.name == self.fault.name);
-        let Some(case) = case else {
-            let verdict = self.fault.verify(&lab, self.family)?;
+        let attempt = &self.attempt;
+        let lab = attempt.up(Some(helper))?;
+        let probe = attempt.apply(&lab)?;
+        if !self.causes {
+            let report = probe.run(&lab, attempt.family)?;
+            let wrong = attempt.unexpected(&report).into_iter().collect();
             lab.down()?;
-            return Ok(verdict);
-        };
-        self.fault.apply(&lab, self.family)?;
-        let trace = Trace::start(&lab, case.name, &fill(case.flow, self.family), case.watch)?;
-        let began = Instant::now();
-        let mut verdict = self.fault.probed(&lab, self.family)?;
-        thread::sleep(AFTER_PROBE);
-        let found = trace.stop(case.name, began)?;
-        let attempt = Attempt { case, family: self.family, backend: self.backend };
-        verdict.wrong =
-            verdict.wrong.map(|wrong| format!("the client to see {wrong}")).or_else(|| attempt.wrong(&found));
-        verdict.causes = Some(found.to_string());
-        if self.family == Family::V4 && !self.fault.is_control() {
-            match mend_fault(&lab, self.fault, case)? {
-                Mended::Yes => verdict.fix = Some("what it says to type mends it".to_owned()),
-                Mended::NoCommands(why) => verdict.fix = Some(format!("not typed: {why}")),
-                Mended::No(why) => verdict.wrong = verdict.wrong.or(Some(format!("a fix that mends: {why}"))),
+            return Ok(Verdict { report, said: None, fixes: Vec::new(), wrong });
+        }
+        let checked = self.check(&lab);
+        let (report, traced) = self.trace(&lab)?;
+        let mut wrong: Vec<String> = attempt.unexpected(&report).into_iter().collect();
+        wrong.extend(attempt.wrong(&traced).map(|why| format!("trace: {why}")));
+        let said = Some([traced.to_string(), titles(&checked)]);
+        let mut fixes = Vec::new();
+        if attempt.case.causes.is_empty() || probe.passes(&report, attempt.family) {
+            fixes.push(("", Mended::NoCommands("the traffic passes all the same".to_owned())));
+        } else {
+            let bare = |lab: &Lab, causes: &[Value]| -> Vec<String> {
+                let here = lab.spec().prefix();
+                causes
+                    .first()
+                    .map(commands)
+                    .unwrap_or_default()
+                    .iter()
+                    .map(|c| c.replace(&here, ""))
+                    .collect()
+            };
+            let passes = |lab: &Lab| Ok(probe.passes(&probe.run(lab, attempt.family)?, attempt.family));
+            let same = bare(&lab, &traced.whole) == bare(&lab, &checked);
+            fixes.push((if same { "both" } else { "trace" }, mend(&lab, &traced.whole, &|| passes(&lab))?));
+            lab.down()?;
+            if !same {
+                let lab = attempt.up(Some(helper))?;
+                attempt.apply(&lab)?;
+                let again = self.check(&lab);
+                probe.run(&lab, attempt.family)?;
+                fixes.push(("check", mend(&lab, &again, &|| passes(&lab))?));
+                lab.down()?;
             }
         }
-        lab.down()?;
-        Ok(verdict)
+        for (by, fix) in &fixes {
+            if let Mended::No(why) = fix {
+                wrong.push(format!("the fix of {by} to mend: {why}"));
+            }
+        }
+        Ok(Verdict { report, said, fixes, wrong })
     }
+
+    fn trace(&self, lab: &Lab) -> Result<(Report, Found)> {
+        let Attempt { case, family, .. } = self.attempt;
+        let name = self.attempt.name().replace(' ', "-");
+        let trace = Trace::start(lab, &name, &fill(case.flow, family), case.watch)?;
+        let began = Instant::now();
+        let report = self.attempt.probe()?.run(lab, family)?;
+        thread::sleep(self.attempt.patience());
+        Ok((report, trace.stop(&name, began)?))
+    }
+
+    /// What the check says; nothing where it cannot be asked.
+    fn check(&self, lab: &Lab) -> Vec<Value> {
+        let packet = self.attempt.packet();
+        let said = packet.and_then(|packet| check_on(lab, &packet, self.attempt.case.watch).ok());
+        said.map(|(causes, _)| causes).unwrap_or_default()
+    }
+}
+
+fn titles(causes: &[Value]) -> String {
+    let text = |cause: &Value, name: &str| cause[name].as_str().unwrap_or_default().to_owned();
+    let title =
+        |cause| format!("{} [{}: {}]", text(cause, "id"), text(cause, "certainty"), text(cause, "title"));
+    causes.iter().map(title).collect::<Vec<_>>().join("; ")
 }
 
 /// Runs trials, `jobs` at a time, and hands each result to `each` as it comes.
@@ -83,7 +132,7 @@ pub fn run(trials: &[Trial], jobs: usize, helper: &Helper, each: impl FnMut(&Tri
             scope.spawn(|| {
                 while let Some(trial) = trials.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let result = trial.run(helper);
-                    let mut each = each.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let mut each = each.lock().unwrap_or_else(PoisonError::into_inner);
                     each(trial, result);
                 }
             });

@@ -159,7 +159,7 @@ fn the_commands_of_a_report_mend_the_setup() -> Result<()> {
             return Ok((Some("no answer before the fix".to_owned()), String::new()));
         }
         Ok(match mend(lab, &causes, &passes)? {
-            Mended::Yes => (None, "mended".to_owned()),
+            Mended::Yes(commands) => (None, format!("mended: {}", commands.join("; "))),
             Mended::NoCommands(why) => (None, format!("not tried: {why}")),
             Mended::No(why) => (Some("the traffic to pass, and nothing else to break".to_owned()), why),
         })

@@ -46,7 +46,9 @@ enum Command {
         #[arg(short = '6', long)]
         ipv6: bool,
     },
-    /// Try all faults, or these, each in a lab of its own: does the client see what the catalogue says?
+    /// Try all faults and their variants, or these, each in a lab of its own, and print a table: does the client see what
+    /// it should, do egwtrace and its check name the cause, does the fix mend it when it is typed as printed, and does
+    /// all else still pass? Exits with 1 when not.
     Verify(VerifyOptions),
     /// What the lab's own processes are started as.
     #[command(hide = true)]

@@ -109,7 +109,7 @@ pub const CASES: &[Case] = &[
     case("nft-source-ranges", SVC, &["dropped-by-rule"]).asked(SVC_PACKET, &["dropped-by-rule"]),
     case("dns-down", POD2, &["port-closed"])
         .asked("--pod @visitor --dst 10.200.1.22:53 --proto udp", &["port-closed"]),
-    case("stale-udp", "--pod @visitor --dst 10.96.0.53", &["neighbour-silent"])
+    case("stale-udp", "--pod @visitor --dst 10.96.0.53", &["stale-connection-entry"])
         .asked("--pod @visitor --dst 10.96.0.53:53 --proto udp", &["neighbour-silent"]),
     case("calico-overlap", "--pod @cpod --dst 10.96.0.1", &["pod-address-on-the-wire"])
         .asked("--pod @cpod --dst 10.96.0.1:443", &["pod-address-on-the-wire"]),

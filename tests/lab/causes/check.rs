@@ -6,15 +6,23 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::binary;
+use super::{Watch, binary};
 use crate::Lab;
 
-/// The causes of a check, as JSON, and its exit code. Both nodes are given unless the packet names some.
+/// The causes of a check, as JSON, and its exit code. Both nodes are given.
+///
+/// # Errors
+/// As [`check_on`].
+pub fn check(lab: &Lab, packet: &str) -> Result<(Vec<Value>, i32)> {
+    check_on(lab, packet, Watch::Both)
+}
+
+/// The same with these nodes, unless the packet names some.
 ///
 /// # Errors
 /// When it does not run, or says that it was asked wrongly.
-pub fn check(lab: &Lab, packet: &str) -> Result<(Vec<Value>, i32)> {
-    let nodes = if packet.contains("--node-netns") { "" } else { "--node-netns @node1 --node-netns @node2" };
+pub fn check_on(lab: &Lab, packet: &str, watch: Watch) -> Result<(Vec<Value>, i32)> {
+    let nodes = if packet.contains("--node-netns") { "" } else { watch.nodes() };
     let line = format!("check -o json {nodes} {packet}").replace('@', &lab.spec().prefix());
     let output = Command::new(binary().context("no egwtrace")?).args(line.split_whitespace()).output()?;
     let errors = String::from_utf8_lossy(&output.stderr);

@@ -214,6 +214,21 @@ pub const ENDS: &[Case] = &[
     )
     .of(FOUR, BOTH),
     lines(
+        "hairpin-off-masqueraded",
+        Probe::SvcLocal,
+        HAIRPIN,
+        &[
+            (
+                "node1",
+                "ipt -t nat -I KUBE-SERVICES -d 10.96.100.101 -p tcp -j DNAT --to-destination {visitor}:80",
+            ),
+            ("node1", "ipt -t nat -I POSTROUTING -s {visitor} -d {visitor} -j MASQUERADE"),
+            ("visitor", "serve http --listen 0.0.0.0:80"),
+        ],
+        &["hairpin-off"],
+    )
+    .of(FOUR, BOTH),
+    lines(
         "hairpin-unmasqueraded",
         Probe::SvcLocal,
         HAIRPIN,

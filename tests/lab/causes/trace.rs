@@ -71,13 +71,7 @@ impl Trace {
     /// # Errors
     /// When it does not start.
     pub fn start(lab: &Lab, name: &str, flow: &str, watch: Watch) -> Result<Self> {
-        let nodes = match watch {
-            Watch::Both => "--node-netns @node1 --node-netns @node2",
-            Watch::Node1 => "--node-netns @node1",
-            Watch::Node2 => "--node-netns @node2",
-        };
-        let prefix = lab.spec().prefix();
-        let words = format!("-o json {nodes} {flow}").replace('@', &prefix);
+        let words = format!("-o json {} {flow}", watch.nodes()).replace('@', &lab.spec().prefix());
         let mut command = Command::new(binary().context("no egwtrace")?);
         command.args(words.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped());
         if let Some(dir) = env::var_os("EGWT_RECORD") {

@@ -188,7 +188,7 @@ pub const WAYS: &[Case] = &[
             ("node1", "ip rule add from {visitor} lookup 55 pref 10"),
             ("node1", "ip route add default via 172.16.25.1 table 55"),
         ],
-        WRONG_ROUTE,
+        &["wrong-route", "route-preempted"],
     )
     .waiting(1500),
     lines(

@@ -82,23 +82,6 @@ pub enum Seen {
     Ext,
 }
 
-/// What came of verifying a fault.
-#[derive(Debug, Serialize)]
-pub struct Verdict {
-    /// The fault.
-    pub name: &'static str,
-    /// The family it was tried in.
-    pub family: Family,
-    /// What the client saw.
-    pub report: Report,
-    /// The causes that egwtrace named, where it was asked.
-    pub causes: Option<String>,
-    /// What came of typing the commands of the report, where it was asked.
-    pub fix: Option<String>,
-    /// What should have been otherwise.
-    pub wrong: Option<String>,
-}
-
 /// All faults, in the catalogue's order; a fault's number is its place, from 1.
 pub fn all() -> impl Iterator<Item = &'static Fault> {
     [
@@ -180,25 +163,6 @@ impl Fault {
     /// Whether nothing is wrong in it: the same as in a healthy lab.
     pub fn is_control(&self) -> bool {
         matches!(self.name, "calico-append" | "docker-ok" | "osm-ok")
-    }
-
-    /// Applies it to a fresh lab, makes its traffic, and compares.
-    ///
-    /// # Errors
-    /// When it cannot be applied or probed.
-    pub fn verify(&self, lab: &Lab, family: Family) -> Result<Verdict> {
-        self.apply(lab, family)?;
-        self.probed(lab, family)
-    }
-
-    /// Makes its traffic, it being applied, and compares.
-    ///
-    /// # Errors
-    /// When it cannot be probed.
-    pub fn probed(&self, lab: &Lab, family: Family) -> Result<Verdict> {
-        let report = self.probe.run(lab, family).with_context(|| format!("probing fault `{}`", self.name))?;
-        let wrong = self.expected(family).and_then(|expect| expect.differs(&report, family));
-        Ok(Verdict { name: self.name, family, report, causes: None, fix: None, wrong })
     }
 }
 

@@ -72,7 +72,7 @@ pub struct Finding {
     /// What else could be the cause by what was seen, and is not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ruled_out: Vec<String>,
-    /// Changes that may repair it; the model says which do.
+    /// Changes that may repair it; the model says which do: with `commands`, those that they make.
     #[serde(skip)]
     pub changes: Vec<(NetnsId, Change)>,
     /// What to know or do besides a repair by commands.
@@ -150,12 +150,21 @@ impl Finding {
         self
     }
 
+    /// The same, where there is one.
+    pub(crate) fn may_repair(self, netns: NetnsId, change: Option<Change>) -> Self {
+        match change {
+            Some(change) => self.change(netns, change),
+            None => self,
+        }
+    }
+
     /// A repair is looked for once for each fault: what was found for it before holds for it again.
     pub(crate) fn or_repaired_as(mut self, before: &Self) -> Self {
         if self.repairs_tried == 0 && before.repairs_tried > 0 {
             self.repairs_tried = before.repairs_tried;
             if !before.commands.is_empty() {
                 (self.fix, self.commands) = (before.fix.clone(), before.commands.clone());
+                self.changes.clone_from(&before.changes);
             }
         }
         self

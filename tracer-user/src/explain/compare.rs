@@ -159,14 +159,37 @@ pub(super) fn hold_against_model(
         }
         _ => {}
     }
-    let known = |finding: &&mut Finding| {
-        finding.certainty != Certainty::Possible
-            && prediction.ways.iter().flat_map(|way| &way.found).any(|known| {
-                known.finding.id == finding.id && known.finding.place.netns == finding.place.netns
-            })
+    repair_predicted(&prediction, snapshot, found);
+}
+
+/// Looks for what repairs the flow, where the model finds something wrong in the same namespace.
+pub(super) fn repair(opening: &Opening, snapshot: &mut Snapshot, found: &mut [Finding]) {
+    if let Some(prediction) = predict(opening, snapshot) {
+        repair_predicted(&prediction, snapshot, found);
+    }
+}
+
+/// A repair may be looked for.
+pub(super) fn is_repairable(finding: &Finding) -> bool {
+    finding.certainty != Certainty::Possible && !finding.is_note()
+}
+
+fn repair_predicted(prediction: &Prediction, snapshot: &mut Snapshot, found: &mut [Finding]) {
+    let known = || prediction.ways.iter().flat_map(|way| &way.found).map(|known| &known.finding);
+    let same = |finding: &Finding| {
+        is_repairable(finding) && known().any(|k| k.id == finding.id && k.place.netns == finding.place.netns)
     };
-    if let Some(finding) = found.iter_mut().find(known) {
-        search(snapshot, &prediction).put_into(finding);
+    // The model may have another name for it.
+    let near = |finding: &Finding| {
+        is_repairable(finding)
+            && finding.breaks()
+            && known().any(|k| k.breaks() && k.place.netns == finding.place.netns)
+    };
+    let at = found.iter().position(same).or_else(|| found.iter().position(near));
+    let Some(finding) = at.and_then(|at| found.get_mut(at)) else { return };
+    let searched = search(snapshot, prediction);
+    if same(finding) || !searched.loosens_a_check() {
+        searched.put_into(finding);
     }
 }
 

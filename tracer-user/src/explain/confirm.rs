@@ -8,7 +8,7 @@ use super::attribution;
 use super::context::View;
 use super::packet::before_hop;
 use super::tracking::sure;
-use crate::cause::Certainty::Certain;
+use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::firewall::{Backend, NatKind, PortRange, RuleRef, Table, Target, attribute_nat};
@@ -16,6 +16,8 @@ use crate::flow::{DropSite, Endpoint, Hop, Place as At};
 use crate::node::Hook;
 use crate::snapshot::TrackedConnection;
 
+/// A rule that may use fewer source ports is short of them.
+const FEW_PORTS: usize = 64;
 const INSERT_FAILED: &str = "Conntrack.insert_failed";
 
 /// A drop at POSTROUTING that no rule made.
@@ -64,11 +66,15 @@ pub(super) fn refused(view: &View<'_>, site: &DropSite) -> Option<Finding> {
             view.command(site.netns, "conntrack -S"),
         ),
     };
-    if translated.is_some() && taken >= all {
+    // The table was read some time before: of few ports the rest may be taken since.
+    let other = used.iter().find(|entry| entry.reply.dst == from && entry.original.src != end(before.src));
+    let nearly = all < FEW_PORTS && (other.is_none() || 2 * taken >= all);
+    if translated.is_some() && (taken >= all || nearly) {
+        let are = if taken >= all { "and all are taken" } else { "and its entry could not be inserted" };
         let finding = Finding::new(
             &c::NO_SNAT_PORT,
-            Certain,
-            format!("no free port is left on {name} to translate the source for {to}: {by} may use {all} of {}, and all are taken", from.ip()),
+            if taken >= all { Certain } else { Likely },
+            format!("no free port is left on {name} to translate the source for {to}: {by} may use {all} of {}, {are}", from.ip()),
         )
         .checked(format!("{taken} entries have ports of {} to {} for that destination", ports.first, ports.last), list);
         return Some(
@@ -77,7 +83,6 @@ pub(super) fn refused(view: &View<'_>, site: &DropSite) -> Option<Finding> {
                 .at(place),
         );
     }
-    let other = used.iter().find(|entry| entry.reply.dst == from && entry.original.src != end(before.src));
     let certain = other.is_some() || view.counted(site.netns, INSERT_FAILED) > 0;
     let title = match translated {
         Some(_) => format!(
@@ -104,7 +109,14 @@ pub(super) fn refused(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     };
     let finding =
         count(finding).fact("what is sent again passes: TCP waits a second for that, a DNS resolver five");
-    Some(finding.fix(spread(view, site, rule.as_ref(), to.port())).at(place).about(by))
+    // Among few ports none is free for long, however they are chosen.
+    let fix = match translated {
+        Some(_) if all < FEW_PORTS => {
+            "allow more source ports or addresses, or open fewer connections to one destination".to_owned()
+        }
+        _ => spread(view, site, rule.as_ref(), to.port()),
+    };
+    Some(finding.fix(fix).at(place).about(by))
 }
 
 /// The rule's own range, where it names one.

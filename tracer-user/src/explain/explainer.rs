@@ -138,7 +138,9 @@ impl Explainer {
             }
         }
         let opening = self.connections.flow(journey.flow).opening;
-        let new = found.iter().any(|found| found.breaks() && !self.ledger.knows(found));
+        let new = found
+            .iter()
+            .any(|found| (found.breaks() || compare::is_repairable(found)) && !self.ledger.knows(found));
         let unknown =
             journey.is_dropped() && found.is_empty() && !self.connections.flow(journey.flow).explained;
         if let (true, Some(evidence)) = (new || unknown, evidence) {
@@ -171,6 +173,20 @@ impl Explainer {
         }
         let mut snapshot = Snapshot::new(evidence, view.topology, &|netns| view.prefix(netns));
         compare::instead_of_guess(view, &opening, &mut snapshot, found)
+    }
+
+    /// With what repairs it by the model, where it is told for the first time.
+    fn repaired(&self, view: &View<'_>, found: Finding) -> Finding {
+        let opening = self.connections.opening(view.journey.flow);
+        let (Some(opening), Some(evidence)) = (opening, view.evidence) else { return found };
+        if !compare::is_repairable(&found) || self.ledger.knows(&found) {
+            return found;
+        }
+        let mut snapshot = Snapshot::new(evidence, view.topology, &|netns| view.prefix(netns));
+        let mut found = [found];
+        compare::repair(&opening, &mut snapshot, &mut found);
+        let [found] = found;
+        found
     }
 
     /// A packet of what is followed was seen: guesses about why there is none are over.
@@ -210,6 +226,7 @@ impl Explainer {
         let found = neighbour::pending(&view)?;
         let translation = self.connections.translation(&view);
         let found = translation.and_then(|t| t.explains(&view, &found)).unwrap_or(found);
+        let found = self.repaired(&view, found);
         self.connections.flow(journey.flow).explained = true;
         self.connections.askers.silence(&found, journey);
         self.ledger.expect(found, journey)
@@ -289,6 +306,7 @@ impl Explainer {
                 let found = self.by_model(&view, found);
                 let translation = self.connections.translation(&view);
                 let found = translation.and_then(|t| t.explains(&view, &found)).unwrap_or(found);
+                let found = self.repaired(&view, found);
                 self.connections.flow(journey.flow).explained = true;
                 self.connections.askers.silence(&found, &journey);
                 told.extend(self.ledger.tell(found, &journey));
@@ -299,7 +317,9 @@ impl Explainer {
             if found.certainty == Certainty::Possible && self.ledger.knows_a_break() {
                 continue;
             }
-            told.extend(self.ledger.tell(found, &Journey { flow, ..Journey::default() }));
+            let journey = Journey { flow, ..Journey::default() };
+            let found = self.repaired(&View::new(&journey, topology, names, evidence, odds), found);
+            told.extend(self.ledger.tell(found, &journey));
         }
         self.connections.askers.hear(now.asked, now.now_ns);
         self.connections.askers.hear_answers(now.answered, now.now_ns);

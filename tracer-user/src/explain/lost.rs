@@ -117,7 +117,7 @@ pub(super) fn dropped_again(view: &View<'_>, state: &mut FlowState) -> Option<Fi
                 format!("frames for {} are addressed to the sender's own MAC: ARP is switched off on its device (NOARP)", view.journey.packet.ends.dst.addr),
             )
             .checked(format!("dropped at {device} of {name}"), view.command(site.netns, format!("tcpdump -nei {device}")))
-            .fix("on the sending device: ip link set DEVICE arp on")
+            .fix("switch ARP on for the device that sends them (ip -d link show lists NOARP)")
             .at(view.place(site.netns, site.ifindex)),
         );
     }

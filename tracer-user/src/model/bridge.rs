@@ -108,6 +108,7 @@ impl Walker<'_> {
         )
         .checked(format!("hairpin is off on {device}"), host.command(format!("bridge -d link show dev {device}")))
         .fix(host.command(format!("bridge link set dev {device} hairpin on")))
+        .change(host.id, Change::HairpinOn(port.ifindex))
         .at(Self::place(host, port.ifindex))
     }
 

@@ -118,7 +118,16 @@ impl Segment {
 pub(super) fn port_blocked(host: &Host, port: &Link, other: Option<&Link>) -> Option<Finding> {
     let known = port.port?;
     let (device, name) = (host.device(port.ifindex), host.name());
-    let finding = if known.state != FORWARDING {
+    let finding = if !port.is_up() {
+        Finding::new(
+            &c::DEVICE_DOWN,
+            Certain,
+            format!("the bridge port {device} of {name} is down: nothing passes it"),
+        )
+        .checked(format!("{device} is down"), host.command(format!("ip link show {device}")))
+        .fix(host.command(format!("ip link set {device} up")))
+        .change(host.id, Change::DeviceUp(port.ifindex))
+    } else if known.state != FORWARDING {
         let state = ["disabled", "listening", "learning", "forwarding", "blocking"];
         let state = state.get(usize::from(known.state)).copied().unwrap_or("not forwarding");
         Finding::new(

@@ -206,8 +206,11 @@ fn reply_source(
             "replies that cross a bridge are translated only where iptables sees them",
             "sysctl net.bridge.bridge-nf-call-iptables net.bridge.bridge-nf-call-ip6tables",
         )
-        .fix("sysctl -w net.bridge.bridge-nf-call-iptables=1")
-        .change(host.id, Change::Sysctl { path: "net/bridge/bridge-nf-call-iptables".to_owned(), value: 1 })
+        .fix("let iptables see what crosses the bridge: net.bridge.bridge-nf-call-iptables = 1 on the node")
+        .may_repair(request.first_node.unwrap_or(host.id), {
+            let path = "net/bridge/bridge-nf-call-iptables".to_owned();
+            Some(Change::Sysctl { path, value: 1 })
+        })
         .at(Walker::place(host, 0)),
         End::Left(host, device) => Finding::new(
             &c::SERVICE_NOT_MASQUERADED,

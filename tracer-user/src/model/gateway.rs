@@ -2,7 +2,7 @@
 //! What a gateway makes of the packet: whose address it leaves with, and whether that address is answered for.
 
 use super::egress_sets::{nearest, policys_address, why};
-use super::judge::{ETH_P_ALL, Judge, hook_place, tables};
+use super::judge::{ETH_P_ALL, Judge, before_rule, hook_place, tables};
 use super::steps::Stage;
 use super::walker::{Found, Walker};
 use crate::cause::Certainty::{Certain, Likely};
@@ -11,6 +11,7 @@ use crate::cause::catalogue as c;
 use crate::cause::policies;
 use crate::cluster::egress::datapath::SNAT_CHAIN;
 use crate::node::Hook;
+use crate::snapshot::{Change, jumping};
 
 impl Judge<'_> {
     pub(crate) fn left_without_snat(&self) -> Option<Found> {
@@ -64,6 +65,9 @@ impl Judge<'_> {
             .steps()
             .filter(|(h, _)| h.id == host.id)
             .find_map(|(_, s)| s.nat.iter().find(|n| n.kind == "SNAT"));
+        let rule = || Box::new(jumping(SNAT_CHAIN));
+        let first = by.and_then(|nat| before_rule(host, &nat.rule));
+        let first = first.map(|place| Change::InsertRule { place, rule: rule() });
         let by = by.map(|nat| format!("{} acts first", nat.rule)).unwrap_or_default();
         let tables = tables(before);
         let finding = Finding::new(
@@ -74,6 +78,7 @@ impl Judge<'_> {
         .checked(format!("{SNAT_CHAIN} would give {wanted} ({set} matches)"), host.command(format!("{tables} -t nat -S {SNAT_CHAIN}")))
         .checked(by, host.command(format!("{tables} -t nat -vnL POSTROUTING --line-numbers")))
         .fix(format!("let the jump to {SNAT_CHAIN} be the first rule of nat POSTROUTING (restart the egressgateway agent), or remove the rule before it"))
+        .may_repair(host.id, first)
         .at(hook_place(host, "POSTROUTING"));
         let stage = if self.came_by_tunnel(host) { Stage::OtherNode } else { Stage::Passing };
         Some(Found { stage, finding })

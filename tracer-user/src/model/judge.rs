@@ -22,10 +22,11 @@ use crate::cause::policies::{self, Said};
 use crate::cause::policy_sets;
 use crate::cluster::egress::Objects;
 use crate::cluster::egress::datapath::{
-    REQUEST_CHAIN, expected_first, is_egress_tunnel, is_marked, is_node_mark,
+    MARK_DONE, REQUEST_CHAIN, expected_first, is_egress_tunnel, is_marked, is_node_mark,
 };
-use crate::firewall::PacketView;
+use crate::firewall::{Backend, Chain, PacketView, Rule, RuleRef, Table, Target};
 use crate::node::{Hook, Role};
+use crate::snapshot::{Change, accepting_mark};
 
 pub(crate) const ETH_P_ALL: u16 = 0x0003;
 
@@ -115,6 +116,8 @@ impl Judge<'_> {
         })?;
         let nat = step.nat.iter().find(|nat| nat.kind == "SNAT")?;
         let (tables, name) = (tables(self.start.src.0), host.name());
+        let spare = before_rule(host, &nat.rule)
+            .map(|place| Change::InsertRule { place, rule: Box::new(accepting_mark(MARK_DONE)) });
         let finding = Finding::new(
             &c::MASQUERADED_BEFORE_TUNNEL,
             Certain,
@@ -126,6 +129,7 @@ impl Judge<'_> {
         )
         .fact(expected_first())
         .fix("put the CNI's rules after EgressGateway's (Calico: FelixConfiguration chainInsertMode: Append); restart the egressgateway agent if its ACCEPT is gone")
+        .may_repair(host.id, spare)
         .at(hook_place(host, "POSTROUTING"));
         Some(Found { stage: Stage::Passing, finding })
     }
@@ -273,4 +277,30 @@ pub(crate) fn tables(address: IpAddr) -> &'static str {
 
 pub(crate) fn hook_place(host: &Host, hook: &str) -> crate::cause::Place {
     crate::cause::Place { hook: Some(hook.to_owned()), ..Walker::place(host, 0) }
+}
+
+/// The rule of a chain of POSTROUTING that translates as, or leads to, what this rule does: a place to insert before.
+pub(crate) fn before_rule(host: &Host, text: &str) -> Option<RuleRef> {
+    let nat = |chain: &&Chain| {
+        chain.base.as_ref().is_some_and(|base| base.hook == Hook::Postrouting && base.kind == "nat")
+    };
+    host.evidence.rulesets.iter().filter(|table| table.backend != Backend::Nft).find_map(|table| {
+        let base = table.chains.iter().find(nat)?;
+        base.rules
+            .iter()
+            .find(|rule| leads(table, base, rule, text, 5))
+            .map(|rule| table.rule_ref(base, rule))
+    })
+}
+
+/// It is that rule, or jumps to its chain.
+fn leads(table: &Table, chain: &Chain, rule: &Rule, text: &str, deep: usize) -> bool {
+    let there = rule.actions.iter().filter_map(|action| match action {
+        Target::Jump(to) | Target::Goto(to) if deep > 0 => table.chain(to),
+        _ => None,
+    });
+    table.rule_ref(chain, rule).to_string() == text
+        || there
+            .flat_map(|to| to.rules.iter().map(move |rule| (to, rule)))
+            .any(|(to, rule)| leads(table, to, rule, text, deep - 1))
 }

@@ -16,7 +16,7 @@ use crate::cause::diversion::{Diversion, hides_another, is_ordinary, removal};
 use crate::cause::{kube_proxy, nat_addresses, spared};
 use crate::firewall::{Backend, PacketView, RuleRef, TableFamily, Target};
 use crate::node::Hook;
-use crate::snapshot::Change;
+use crate::snapshot::{Change, accepting};
 
 impl Walker<'_> {
     /// Translations that a connection has from its first packet.
@@ -287,9 +287,21 @@ pub(crate) fn dropped(
     let finding =
         spared::tell(finding, &*host.evidence, &flight.packet, rule, &|command| host.command(command));
     // Where something else spares the packet, the rule is to stay.
+    if kind.id == c::POLICY.id {
+        return finding.change(host.id, accept_at_policy(rule, flight));
+    }
     if deletable && finding.fix == fix {
         finding.change(host.id, Change::DeleteRule(rule.clone()))
     } else {
         finding
     }
+}
+
+/// The flow's direction, accepted behind all rules of the chain.
+fn accept_at_policy(policy: &RuleRef, flight: &Flight) -> Change {
+    let packet = &flight.packet;
+    let ports =
+        if flight.inner().mode == Mode::Reply { (packet.src_port, None) } else { (None, packet.dst_port) };
+    let rule = accepting(policy.backend, (packet.src, packet.dst), packet.proto, ports);
+    Change::InsertRule { place: policy.clone(), rule: Box::new(rule) }
 }

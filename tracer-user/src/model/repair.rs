@@ -2,18 +2,19 @@
 //! The smallest set of changes with which a flow that fails arrives, and its reply; none that cuts off a flow that
 //! works now.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::peers;
 use super::run::{Prediction, Start, Way, predict_from};
+use super::standing::{ends, standing};
 use super::walker::End;
 use super::world::{Host, World};
 use crate::cause::Certainty::Possible;
 use crate::cause::Finding;
 use crate::cluster::egress::Objects;
-use crate::firewall::PacketView;
 use crate::node::rtnl::{Link, RouteAnswer, RouteQuestion};
 use crate::node::{NetnsId, Role};
 use crate::snapshot::Change;
@@ -22,17 +23,10 @@ use crate::snapshot::Change;
 const DEEPEST: usize = 3;
 /// Walks with a change, over one search.
 const MOST_TRIED: usize = 100;
-/// Of each host, flows that work now and have to work still.
-const STANDING: usize = 24;
-/// Somewhere on the Internet, for the default route. It is looked up and never sent to.
-const ANYWHERE: [IpAddr; 2] = [
-    IpAddr::V4(std::net::Ipv4Addr::new(9, 9, 9, 9)),
-    IpAddr::V6(std::net::Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe)),
-];
-
 /// Changes, in order, with the commands that make them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Repair {
+    changes: Vec<(NetnsId, Change)>,
     commands: Vec<String>,
     /// Who may write again what is changed.
     owners: Vec<&'static str>,
@@ -42,16 +36,37 @@ pub(crate) struct Repair {
 #[derive(Debug, Default)]
 pub(crate) struct Searched {
     pub(crate) repair: Option<Repair>,
+    /// Commands that do not suffice, and what has to be done besides.
+    partial: Option<String>,
+    /// Commands that do not suffice, and what is wrong with them.
+    useless: Vec<(String, String)>,
     /// Changes that were tried.
     pub(crate) tried: u32,
 }
 
 impl Searched {
-    /// Puts the repair into the finding that it is for.
+    /// The kernel would check less.
+    pub(crate) fn loosens_a_check(&self) -> bool {
+        let changes = self.repair.iter().flat_map(|repair| &repair.changes);
+        changes.into_iter().any(|(_, change)| change.loosens_a_check())
+    }
+
+    /// Puts the repair into the finding that it is for. A command of which the model says that it does not repair the flow
+    /// is not left as it stands.
     pub(crate) fn put_into(self, finding: &mut Finding) {
         finding.repairs_tried = self.tried;
-        let Some(Repair { commands, owners }) = self.repair else { return };
-        finding.fix = commands.join("; ");
+        let Some(Repair { changes, commands, owners }) = self.repair else {
+            finding.changes.clear();
+            if let Some(partial) = self.partial {
+                finding.fix = partial;
+            } else if let Some((command, why)) =
+                self.useless.iter().find(|(command, _)| finding.fix.starts_with(command))
+            {
+                finding.fix = format!("`{command}` is not enough: {why}");
+            }
+            return;
+        };
+        let lasting = std::mem::replace(&mut finding.fix, commands.join("; "));
         if !owners.is_empty() {
             // Writing to a String cannot fail.
             let _ = write!(finding.fix, " ({} wrote that, and may do so again)", owners.join(", "));
@@ -59,8 +74,20 @@ impl Searched {
         if !finding.besides.is_empty() {
             let _ = write!(finding.fix, "; {}", finding.besides);
         }
+        let restored = changes.iter().any(|(_, change)| change.restores());
+        if restored && !lasting.is_empty() && !is_command(&lasting) {
+            let _ = write!(finding.fix, "; lasting: {lasting}");
+        }
         finding.commands = commands;
+        finding.changes = changes;
     }
+}
+
+/// It can be typed, at least its beginning.
+fn is_command(fix: &str) -> bool {
+    ["ip ", "bridge ", "sysctl ", "iptables", "ip6tables", "nft ", "conntrack "]
+        .iter()
+        .any(|tool| fix.starts_with(tool))
 }
 
 /// A world with something else in it.
@@ -80,8 +107,23 @@ impl Changed<'_> {
         if after == *host.evidence {
             return false;
         }
+        if let Change::DeviceUp(ifindex) = change
+            && let Some(link) = host.link(*ifindex)
+        {
+            self.carrier(&host, link);
+        }
         self.hosts.insert(*id, Arc::new(host.with(after)));
         true
+    }
+
+    /// The other end of a veth has a carrier again, and its bridge lets it forward.
+    fn carrier(&mut self, host: &Host, link: &Link) {
+        let Some((there, ifindex)) = self.peer(host, link) else { return };
+        let up = there.link(ifindex).filter(|port| port.is_up());
+        if up.is_some_and(|port| port.port.is_some_and(|port| port.state == 0)) {
+            let after = Change::ForwardAtPort(ifindex).apply(&there.evidence);
+            self.hosts.insert(there.id, Arc::new(there.with(after)));
+        }
     }
 }
 
@@ -128,9 +170,12 @@ fn moved(start: &Start, world: &Changed<'_>) -> Start {
 pub(crate) fn search(world: &mut dyn World, prediction: &Prediction) -> Searched {
     let Prediction { start, packet, .. } = prediction;
     let mut searched = Searched::default();
+    let known: Vec<_> = claims(prediction).filter(|f| f.breaks()).map(name).collect();
+    // Where nothing is broken, what goes otherwise than it should has to be gone.
+    let harmless: Vec<_> = if known.is_empty() { claims(prediction).map(name).collect() } else { Vec::new() };
     // Breadth first: all single changes before all pairs. What fails next leads to the next change.
     let mut todo: Vec<Vec<(NetnsId, Change)>> =
-        candidates(prediction).into_iter().map(|change| vec![change]).collect();
+        candidates(world, prediction).into_iter().map(|change| vec![change]).collect();
     for _ in 0..DEEPEST {
         let mut deeper = Vec::new();
         for changes in todo {
@@ -144,21 +189,38 @@ pub(crate) fn search(world: &mut dyn World, prediction: &Prediction) -> Searched
             searched.tried += 1;
             let start = moved(start, &changed);
             let now = predict_from(&mut changed, start, packet.clone(), Vec::new());
-            if now.works() {
-                let hosts = changed.hosts;
-                if let Some(repair) = commands(world, &changes)
-                    && !cuts_off(world, &hosts)
-                {
+            let more = candidates(&changed, &now);
+            let hosts = changed.hosts;
+            let gone = claims(&now).all(|claim| !harmless.contains(&name(claim)));
+            if now.works() && gone {
+                let Some(repair) = commands(world, &changes) else { continue };
+                if !cuts_off(world, &hosts) {
                     searched.repair = Some(repair);
                     return searched;
                 }
+                let why = || "other flows, which work now, would be cut off".to_owned();
+                searched.useless.extend(repair.commands.into_iter().map(|command| (command, why())));
                 continue;
             }
-            for next in candidates(&now) {
+            for next in more {
                 // A check that is loosened to get further hides what the other change did not mend.
                 if !changes.contains(&next) && !next.1.loosens_a_check() {
                     deeper.push(changes.iter().cloned().chain([next]).collect());
                 }
+            }
+            let Some(repair) = commands(world, &changes) else { continue };
+            let left = claims(&now).find(|claim| claim.breaks());
+            let why = match left {
+                Some(left) => left.title.clone(),
+                None if now.is_open() => continue,
+                None => "the answer does not come back to who asked".to_owned(),
+            };
+            searched.useless.extend(repair.commands.iter().map(|command| (command.clone(), why.clone())));
+            let Some(left) = left else { continue };
+            let loosens = left.changes.iter().any(|(_, change)| change.loosens_a_check());
+            let further = !known.contains(&name(left)) && !left.fix.is_empty() && !loosens;
+            if searched.partial.is_none() && further && !cuts_off(world, &hosts) {
+                searched.partial = Some(format!("{}; then {}", repair.commands.join("; "), left.fix));
             }
         }
         todo = deeper;
@@ -167,7 +229,7 @@ pub(crate) fn search(world: &mut dyn World, prediction: &Prediction) -> Searched
 }
 
 fn commands(world: &dyn World, changes: &[(NetnsId, Change)]) -> Option<Repair> {
-    let mut repair = Repair::default();
+    let mut repair = Repair { changes: changes.to_vec(), ..Repair::default() };
     for (id, change) in changes {
         let host = world.host(*id)?;
         repair.commands.push(host.command(change.command(&host.evidence)?));
@@ -177,19 +239,40 @@ fn commands(world: &dyn World, changes: &[(NetnsId, Change)]) -> Option<Repair> 
     Some(repair)
 }
 
-fn candidates(prediction: &Prediction) -> Vec<(NetnsId, Change)> {
+/// What is wrong on the way, and more than possible.
+fn claims(prediction: &Prediction) -> impl Iterator<Item = &Finding> {
+    let found = prediction.ways.iter().flat_map(|way| &way.found).map(|found| &found.finding);
+    found.filter(|finding| finding.certainty != Possible)
+}
+
+/// Tells faults apart.
+fn name(finding: &Finding) -> (&'static str, &str, Option<&str>) {
+    (finding.id, &finding.place.netns, finding.place.device.as_deref())
+}
+
+fn candidates(world: &dyn World, prediction: &Prediction) -> Vec<(NetnsId, Change)> {
     let mut out: Vec<(NetnsId, Change)> = Vec::new();
-    for found in prediction.ways.iter().flat_map(|way| &way.found) {
-        for change in &found.finding.changes {
-            if !out.contains(change) {
-                out.push(change.clone());
-            }
+    let found = prediction.ways.iter().flat_map(|way| &way.found);
+    let named = found.flat_map(|found| found.finding.changes.iter().cloned());
+    // What leaves a node and is for a pod of another one lacks the route there.
+    let runs =
+        prediction.ways.iter().flat_map(|way| [Some(way.main()), way.later.as_ref(), way.reply.as_ref()]);
+    let nodes = world.watched();
+    let routes = runs.flatten().flat_map(|run| match &run.end {
+        End::Left(host, _) if run.flight.inside.is_none() => {
+            peers::route_to_pod(&nodes, host, run.flight.packet.dst)
+        }
+        _ => Vec::new(),
+    });
+    for change in named.chain(routes) {
+        if !out.contains(&change) {
+            out.push(change);
         }
     }
     out
 }
 
-/// A flow of the changed hosts that works now would no longer, or would leave elsewhere.
+/// A flow of the changed hosts that works now would no longer, or would leave elsewhere or with another source.
 fn cuts_off(world: &mut dyn World, hosts: &BTreeMap<NetnsId, Arc<Host>>) -> bool {
     let mut others = world.watched();
     others.retain(|host| !hosts.contains_key(&host.id));
@@ -197,12 +280,11 @@ fn cuts_off(world: &mut dyn World, hosts: &BTreeMap<NetnsId, Arc<Host>>) -> bool
         others.iter().flat_map(|host| &host.evidence.addresses).map(|a| a.address).collect();
     let changed: Vec<Arc<Host>> = hosts.keys().filter_map(|id| world.host(*id)).collect();
     for host in changed.into_iter().chain(others) {
-        for packet in standing(&host, &addresses) {
-            let before = ends(world, &host, &packet);
-            let Some(before) = before else { continue };
+        for (start, packet) in standing(&host, &addresses) {
+            let Some(before) = ends(world, start.clone(), &packet) else { continue };
             let mut after = Changed { world, hosts: hosts.clone() };
-            let host = after.now(host.clone());
-            if ends(&mut after, &host, &packet).as_ref() != Some(&before) {
+            let start = moved(&start, &after);
+            if ends(&mut after, start, &packet).as_ref() != Some(&before) {
                 return true;
             }
         }
@@ -210,43 +292,14 @@ fn cuts_off(world: &mut dyn World, hosts: &BTreeMap<NetnsId, Arc<Host>>) -> bool
     false
 }
 
-/// Pings to the host's neighbours and gateways, to the other hosts, and to somewhere far away.
-fn standing(host: &Host, others: &[IpAddr]) -> Vec<PacketView> {
-    let gateways = host.evidence.routes.iter().flat_map(|r| &r.next_hops).filter_map(|hop| hop.gateway);
-    let neighbours = host.evidence.neighbours.iter().filter(|n| !n.mac.is_empty()).map(|n| n.address);
-    let all = ANYWHERE.into_iter().chain(gateways).chain(others.iter().copied()).chain(neighbours);
-    let all = all.filter(|to| !to.is_loopback() && !to.is_multicast() && !host.owns(*to));
-    let mut seen = BTreeSet::new();
-    all.filter(|to| seen.insert(*to))
-        .take(STANDING)
-        .map(|to| {
-            let (proto, kind) = if to.is_ipv4() { (1, 8) } else { (58, 128) };
-            let mut packet = PacketView::new(proto, super::run::unspecified(to), to).mark(0);
-            packet.icmp = Some((kind, 0));
-            packet
-        })
-        .collect()
-}
-
-/// Where a packet that is sent here ends well: namespace, device, next hop; `None`: it does not.
-fn ends(
-    world: &mut dyn World,
-    host: &Arc<Host>,
-    packet: &PacketView,
-) -> Option<(NetnsId, u32, Option<IpAddr>)> {
-    let prediction = predict_from(world, Start::Sent(host.clone()), packet.clone(), Vec::new());
-    if !prediction.works() {
-        return None;
-    }
-    let run = prediction.ways.first()?.main();
-    match &run.end {
-        End::Left(host, device) => Some((host.id, *device, run.flight.next_hop)),
-        End::Delivered(host) => Some((host.id, 0, None)),
-        End::Stopped(_) | End::Unknown(_) => None,
-    }
-}
-
 impl Prediction {
+    /// Somewhere the model does not know how it goes on.
+    fn is_open(&self) -> bool {
+        let runs =
+            self.ways.iter().flat_map(|way| [Some(way.main()), way.later.as_ref(), way.reply.as_ref()]);
+        runs.flatten().any(|run| matches!(run.end, End::Unknown(_)))
+    }
+
     /// The request arrives or leaves for another machine, the reply comes back, and nothing is wrong on the way.
     pub(crate) fn works(&self) -> bool {
         !self.ways.is_empty() && self.ways.iter().all(|way| way.works(&self.start))

@@ -31,11 +31,11 @@ impl Walker<'_> {
         stage: Stage,
         mark: u32,
         way: &Way,
-        ip: &str,
+        to: IpAddr,
     ) -> bool {
         let name = host.name();
         let out = host.device(way.output);
-        let ipv6 = ip.ends_with('6');
+        let (ipv6, ip) = (to.is_ipv6(), ip_command(to));
         let own = |r: &&crate::node::rtnl::Rule| {
             r.ipv6 == ipv6 && r.mask == u32::MAX && r.mark == mark && !r.inverted && r.table == way.table
         };
@@ -71,6 +71,7 @@ impl Walker<'_> {
                 host.command(format!("{ip} route show table {mark}")),
             )
             .fix(format!("restart the egressgateway agent on {name}: it writes the route again"))
+            .may_repair(host.id, taken(host, way, to).cloned().map(Change::DeleteRoute))
         } else {
             return false;
         };
@@ -202,6 +203,16 @@ impl Walker<'_> {
     }
 }
 
+/// The route by which a packet goes.
+fn taken<'h>(host: &'h Host, used: &Way, to: IpAddr) -> Option<&'h Route> {
+    let taken = host.evidence.routes.iter().filter(|r| {
+        r.table == used.table
+            && r.destination.contains(to)
+            && r.next_hops.iter().any(|hop| hop.ifindex == used.output)
+    });
+    taken.max_by_key(|r| (r.destination.len(), std::cmp::Reverse(r.priority)))
+}
+
 fn detour(host: &Host, to: IpAddr, used: &Way, wrong: &str) -> Option<Finding> {
     let inside = |ifindex: u32| {
         host.link(ifindex).is_some_and(|l| l.vxlan.is_some() || l.is_kind("bridge"))
@@ -230,12 +241,7 @@ fn detour_by(
     let (name, ip) = (host.name(), ip_command(to));
     let out = host.device(used.output);
     let via = if used.gateway { format!(" via {}", used.next_hop) } else { String::new() };
-    let taken = host.evidence.routes.iter().filter(|r| {
-        r.table == used.table
-            && r.destination.contains(to)
-            && r.next_hops.iter().any(|hop| hop.ifindex == used.output)
-    });
-    let taken = taken.max_by_key(|r| (r.destination.len(), std::cmp::Reverse(r.priority)))?;
+    let taken = taken(host, used, to)?;
     if let Some(other) = other {
         let rule = host.evidence.rules.iter().find(|r| r.table == used.table && r.action == FR_ACT_TO_TBL);
         let rule = rule.filter(|_| used.table != other.table);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::packet_state::Flight;
+use super::peers;
 use super::preempted::Preempted;
 use super::route_words::{ip_command, words};
 use super::steps::{Place, Stage};
@@ -15,8 +16,8 @@ use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::cluster::egress::datapath::is_node_mark;
 use crate::fib::{Answer, Decision, Martian, Question, Refusal, RefusedBy};
-use crate::node::IpPrefix;
 use crate::node::rtnl::{Address, NextHop, Route, RouteAnswer, RouteQuestion, Rule};
+use crate::node::{IpPrefix, NetnsId};
 use crate::snapshot::Change;
 use crate::text::table_name;
 
@@ -300,13 +301,15 @@ impl Walker<'_> {
                     return finding;
                 }
                 let by = back.map_or_else(|| "another device".to_owned(), |way| host.device(way.output));
-                reverse_path(host, input, filter, &format!("the way back to {source} is by {by}"), get)
+                let routes = peers::way_back(&self.world.watched(), host, input, source);
+                reverse_path(host, input, filter, &format!("the way back to {source} is by {by}"), get, routes)
             }
             Martian::NoWayBack { filter, .. } => {
                 if let Some(finding) = self.way_back(host, input, source, None) {
                     return finding;
                 }
-                reverse_path(host, input, filter, &format!("there is no way back to {source}"), get)
+                let routes = peers::way_back(&self.world.watched(), host, input, source);
+                reverse_path(host, input, filter, &format!("there is no way back to {source}"), get, routes)
             }
         }
     }
@@ -328,7 +331,7 @@ impl Walker<'_> {
         let ip = if asked.destination.is_ipv6() { "ip -6" } else { "ip" };
         let out = host.device(way.output);
         let used = table_name(way.table);
-        if is_node_mark(mark) && self.wrong_table(host, stage, mark, &way, ip) {
+        if is_node_mark(mark) && self.wrong_table(host, stage, mark, &way, asked.destination) {
             return Ok(());
         }
         let rule = host.evidence.rules.iter().find(|r| leads(r, mark, asked.destination.is_ipv6()));
@@ -391,9 +394,9 @@ impl Walker<'_> {
             );
             let device = crate::cluster::egress::datapath::DEVICE;
             let finding = match host.evidence.link(device) {
-                _ if !is_node_mark(mark) => finding.fix(
-                    host.command(format!("{ip} route add default via GATEWAY dev DEVICE table {table}")),
-                ),
+                _ if !is_node_mark(mark) => {
+                    finding.fix(format!("whoever made that rule has to give table {table} a route"))
+                }
                 None => finding
                     .checked(
                         format!("{device} does not exist on {name}"),
@@ -403,6 +406,9 @@ impl Walker<'_> {
                         "restart the egressgateway agent on {name}: it makes {device} and the route again"
                     )),
                 Some(link) => {
+                    let nodes = self.world.watched();
+                    let routes = peers::default_by_tunnel(&nodes, host, link, table, asked.destination);
+                    let finding = routes.into_iter().fold(finding, |f, route| f.change(host.id, route));
                     let state = if link.is_up() { "is up" } else { "is down" };
                     finding
                         .checked(
@@ -505,7 +511,15 @@ fn no_route(host: &Host, asked: &Question, get: String) -> Finding {
 }
 
 /// `filter`: the greater of the device's rp_filter and the one for all.
-fn reverse_path(host: &Host, input: u32, filter: i64, way_back: &str, get: String) -> Finding {
+/// `routes`: what may be missing of the way back.
+fn reverse_path(
+    host: &Host,
+    input: u32,
+    filter: i64,
+    way_back: &str,
+    get: String,
+    routes: Vec<(NetnsId, Change)>,
+) -> Finding {
     let shown = host.device(input);
     let own =
         host.link(input).and_then(|link| host.sysctl(&format!("net/ipv4/conf/{}/rp_filter", link.name)));
@@ -521,6 +535,7 @@ fn reverse_path(host: &Host, input: u32, filter: i64, way_back: &str, get: Strin
         host.command(format!("sysctl net.ipv4.conf.{key}.rp_filter")),
     )
     .checked("the lookup refuses the packet", get);
+    let finding = routes.into_iter().fold(finding, |finding, (id, change)| finding.change(id, change));
     if filter == 1 {
         finding.fix(host.command(format!("sysctl -w net.ipv4.conf.{key}.rp_filter=2"))).change(
             host.id,

@@ -6,16 +6,18 @@ use std::sync::Arc;
 
 use super::link::{NUD_FAILED, NUD_INCOMPLETE};
 use super::packet_state::{Flight, Inside, Mode};
+use super::peers;
 use super::steps::{AtHook, Stage};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
 use crate::cause::Certainty::{Certain, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
-use crate::firewall::PacketView;
+use crate::cluster::egress::datapath::{CHAIN_PREFIX, MARK_DONE, MARK_MASK, is_node_mark};
+use crate::firewall::{PacketView, TableFamily};
 use crate::node::rtnl::Link;
 use crate::node::{Hook, Role};
-use crate::snapshot::Change;
+use crate::snapshot::{Change, replacing_mark};
 
 impl Walker<'_> {
     /// Into a VXLAN device.
@@ -111,6 +113,7 @@ impl Walker<'_> {
                 host.command(format!("{tables} -t mangle -S FORWARD; {ip} rule")),
             )
             .fix(format!("restore the rule at the top of mangle FORWARD that resets the mark (EgressGateway: restart its agent), so that {mark:#x} does not reach {device}"))
+            .may_repair(host.id, reset_of_mark(host, mark, ipv6))
             .at(Self::place(host, link.ifindex));
             return self.stop(host, stage, finding);
         }
@@ -168,6 +171,7 @@ impl Walker<'_> {
             )
             .checked("no entry, and nobody to ask", host.command(format!("ip neigh show {hop} dev {device}")))
             .fix(format!("the agent that owns {device} must add the peer (restart it, read its log)"))
+            .may_repair(host.id, peers::neighbour(&self.world.watched(), host, link, hop))
             .at(place)));
         };
         match own().find(|e| e.mac == mac).and_then(|e| e.remote).or(everyone) {
@@ -180,10 +184,8 @@ impl Walker<'_> {
                     format!("{device} of {} does not know behind which node its peer {hop} is: no FDB entry for {shown}", host.name()),
                 )
                 .checked("the neighbour entry has a MAC that no forwarding entry has", host.command(format!("bridge fdb show dev {device}")))
-                .fix(format!(
-                    "the agent that owns {device} must add the peer (restart it); by hand: {}",
-                    host.command(format!("bridge fdb append {shown} dev {device} dst NODE_IP self permanent"))
-                ))
+                .fix(format!("the agent that owns {device} must add the peer (restart it, read its log)"))
+                .may_repair(host.id, peers::forwarding(&self.world.watched(), host, link, &mac))
                 .at(place)))
             }
         }
@@ -281,4 +283,17 @@ fn unspecified(like: IpAddr) -> IpAddr {
     } else {
         std::net::Ipv6Addr::UNSPECIFIED.into()
     }
+}
+
+/// The rule of EgressGateway that resets the mark of what goes into its tunnel.
+fn reset_of_mark(host: &Host, mark: u32, ipv6: bool) -> Option<Change> {
+    let family = if ipv6 { TableFamily::Ip6 } else { TableFamily::Ip };
+    let table = host.evidence.tables("mangle").find(|table| {
+        table.family == family && table.chains.iter().any(|chain| chain.name.starts_with(CHAIN_PREFIX))
+    })?;
+    let chain = table.chain("FORWARD")?;
+    let place =
+        chain.rules.first().map_or_else(|| table.policy_ref(chain), |rule| table.rule_ref(chain, rule));
+    let rule = Box::new(replacing_mark((MARK_DONE, MARK_MASK), MARK_DONE));
+    is_node_mark(mark).then_some(Change::InsertRule { place, rule })
 }

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::model::NetnsEvidence;
-use crate::firewall::{Backend, RuleRef, TableFamily};
+use super::rule_insert::{insert_command, insert_rule};
+use crate::firewall::{Backend, Rule as FirewallRule, RuleRef, TableFamily};
 use crate::node::IpPrefix;
-use crate::node::rtnl::{Address, NextHop, Route, Rule};
-use crate::text::escape;
+use crate::node::rtnl::{Address, FdbEntry, Neighbour, NextHop, Route, Rule};
+use crate::text::{escape, mac as mac_words};
 
 // include/uapi/linux/rtnetlink.h
 const RTPROT_KERNEL: u8 = 2;
@@ -19,6 +20,9 @@ const RTPROT_BGP: u8 = 186;
 const RTPROT_FELIX: u8 = 80;
 const RT_SCOPE_LINK: u8 = 253;
 const IFF_LOWER_UP: u32 = 0x1_0000;
+const NUD_PERMANENT: u16 = 0x80;
+/// RTNH_F_ONLINK
+pub(crate) const ONLINK: u8 = 4;
 /// BR_STATE_FORWARDING
 const FORWARDING: u8 = 3;
 
@@ -34,6 +38,8 @@ pub enum Change {
     },
     /// Lets a bridge port forward.
     ForwardAtPort(u32),
+    /// Lets a frame leave by the bridge port that it came in by.
+    HairpinOn(u32),
     /// A bridge port that reaches other isolated ones again.
     EndIsolation(u32),
     /// By its path under /proc/sys.
@@ -50,12 +56,29 @@ pub enum Change {
         ifindex: u32,
         address: IpAddr,
     },
+    /// A neighbour entry that stays, as agents write them for the ends of their tunnels.
+    SetNeighbour {
+        ifindex: u32,
+        address: IpAddr,
+        mac: Vec<u8>,
+    },
+    /// The node that a vxlan device sends frames for this MAC to.
+    SetForwarding {
+        ifindex: u32,
+        mac: Vec<u8>,
+        remote: IpAddr,
+    },
     AddRoute(Route),
     DeleteRoute(Route),
     AddRoutingRule(Rule),
     DeleteRoutingRule(Rule),
     /// Of iptables or nftables.
     DeleteRule(RuleRef),
+    /// Before the rule at this place; number 0: behind all rules of the chain. The rule's text is what the tool takes.
+    InsertRule {
+        place: RuleRef,
+        rule: Box<FirewallRule>,
+    },
 }
 
 impl Change {
@@ -73,6 +96,7 @@ impl Change {
                 }
             }
             Self::ForwardAtPort(ifindex) => port(&mut after, *ifindex, |port| port.state = FORWARDING),
+            Self::HairpinOn(ifindex) => port(&mut after, *ifindex, |port| port.hairpin = Some(true)),
             Self::EndIsolation(ifindex) => port(&mut after, *ifindex, |port| port.isolated = false),
             Self::Sysctl { path, value } => {
                 Arc::make_mut(&mut after.sysctls).insert(path.clone(), value.to_string());
@@ -92,6 +116,28 @@ impl Change {
                 after.neighbours.retain(|entry| entry.ifindex != *ifindex || entry.address != *address);
             }
             Self::DeleteAddress { ifindex, address } => delete_address(&mut after, *ifindex, *address),
+            Self::SetNeighbour { ifindex, address, mac } => {
+                after.neighbours.retain(|entry| entry.ifindex != *ifindex || entry.address != *address);
+                after.neighbours.push(Neighbour {
+                    ifindex: *ifindex,
+                    address: *address,
+                    mac: mac.clone(),
+                    state: NUD_PERMANENT,
+                });
+            }
+            Self::SetForwarding { ifindex, mac, remote } => {
+                let same = |entry: &FdbEntry| entry.own && entry.ifindex == *ifindex && entry.mac == *mac;
+                after.fdb.retain(|entry| !same(entry));
+                after.fdb.push(FdbEntry {
+                    ifindex: *ifindex,
+                    master: None,
+                    mac: mac.clone(),
+                    vlan: None,
+                    remote: Some(*remote),
+                    own: true,
+                    state: NUD_PERMANENT,
+                });
+            }
             Self::AddRoute(route) => Arc::make_mut(&mut after.routes).push(route.clone()),
             Self::DeleteRoute(route) => Arc::make_mut(&mut after.routes).retain(|other| other != route),
             Self::AddRoutingRule(rule) => {
@@ -99,6 +145,7 @@ impl Change {
                 after.rules.sort_by_key(|rule| rule.priority);
             }
             Self::DeleteRoutingRule(rule) => after.rules.retain(|other| other != rule),
+            Self::InsertRule { place, rule } => insert_rule(&mut after, place, rule),
             Self::DeleteRule(gone) => {
                 for table in Arc::make_mut(&mut after.rulesets) {
                     let same = table.family == gone.family
@@ -128,6 +175,7 @@ impl Change {
             Self::ForwardAtPort(ifindex) => {
                 format!("bridge link set dev {} state {FORWARDING}", device(*ifindex)?)
             }
+            Self::HairpinOn(ifindex) => format!("bridge link set dev {} hairpin on", device(*ifindex)?),
             Self::EndIsolation(ifindex) => format!("bridge link set dev {} isolated off", device(*ifindex)?),
             Self::Sysctl { path, value } => format!("sysctl -w {}={value}", sysctl_name(path)),
             Self::DeleteNeighbour { ifindex, address } => {
@@ -138,17 +186,40 @@ impl Change {
                 let own = netns.addresses.iter().find(of)?;
                 format!("ip addr del {address}/{} dev {}", own.prefix_len, device(*ifindex)?)
             }
+            Self::SetNeighbour { ifindex, address, mac } => format!(
+                "ip neigh replace {address} lladdr {} dev {} nud permanent",
+                mac_words(mac),
+                device(*ifindex)?
+            ),
+            Self::SetForwarding { ifindex, mac, remote } => format!(
+                "bridge fdb replace {} dev {} dst {remote} self permanent",
+                mac_words(mac),
+                device(*ifindex)?
+            ),
             Self::AddRoute(route) => format!("{} route add {}", ip(route), route_words(netns, route)),
             Self::DeleteRoute(route) => format!("{} route del {}", ip(route), route_words(netns, route)),
             Self::AddRoutingRule(rule) => format!("{} rule add {}", family(rule.ipv6), rule_words(rule)?),
             Self::DeleteRoutingRule(rule) => format!("{} rule del {}", family(rule.ipv6), rule_words(rule)?),
             Self::DeleteRule(rule) => delete_rule(rule)?,
+            Self::InsertRule { place, rule } => insert_command(place, rule)?,
         })
     }
 
     /// The kernel checks less with it.
     pub fn loosens_a_check(&self) -> bool {
         matches!(self, Self::Sysctl { path, .. } if path.ends_with("/rp_filter"))
+    }
+
+    /// Puts back what an agent should have written, and will when it works again.
+    pub fn restores(&self) -> bool {
+        match self {
+            Self::SetNeighbour { .. } | Self::SetForwarding { .. } | Self::AddRoute(_) => true,
+            // One that names a flow is nobody's.
+            Self::InsertRule { rule, .. } => {
+                !rule.matches.iter().any(|m| matches!(m.what, crate::firewall::Criterion::Source(_)))
+            }
+            _ => false,
+        }
     }
 
     /// Whose state it is, where that shows: it may write it again.
@@ -274,9 +345,13 @@ pub fn route_words(netns: &NetnsEvidence, route: &Route) -> String {
     let device = netns.link_by_index(hop.ifindex).filter(|_| !kind.starts_with(['b', 'u', 'p', 't']));
     let device = device.map_or_else(String::new, |link| format!(" dev {}", escape(&link.name)));
     let metric = if route.priority == 0 { String::new() } else { format!(" metric {}", route.priority) };
+    if let Some(id) = route.nexthop_id {
+        return format!("{to} nhid {id}{metric} table {}", route.table);
+    }
     let main = route.table == u32::from(libc::RT_TABLE_MAIN);
     let table = if main { String::new() } else { format!(" table {}", route.table) };
-    format!("{kind}{to}{via}{device}{metric}{table}")
+    let onlink = if hop.flags & ONLINK != 0 { " onlink" } else { "" };
+    format!("{kind}{to}{via}{device}{onlink}{metric}{table}")
 }
 
 /// As `ip rule` takes it; `None`: it asks for what is not known.

@@ -19,19 +19,27 @@ use std::fs;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tracer_user::output::{ReplayText, TextOptions};
 use tracer_user::record::{Reader, replay};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
+/// Archives that were unpacked, for names of their own.
+static UNPACKED: AtomicUsize = AtomicUsize::new(0);
+
 /// Unpacked, gone when dropped.
-struct Unpacked(PathBuf);
+pub(crate) struct Unpacked(pub(crate) PathBuf);
 
 impl Unpacked {
     /// `None` where the tools are not.
-    fn new(name: &str) -> Option<Self> {
-        let dir = std::env::temp_dir().join(format!("egwtrace-{name}-{}", std::process::id()));
+    pub(crate) fn new(name: &str) -> Option<Self> {
+        let dir = std::env::temp_dir().join(format!(
+            "egwtrace-{name}-{}-{}",
+            std::process::id(),
+            UNPACKED.fetch_add(1, Ordering::Relaxed)
+        ));
         fs::create_dir_all(&dir).expect("makes a directory");
         let unpacked = Self(dir);
         let archive = Path::new(FIXTURES).join(format!("{name}.tar.xz"));
@@ -107,7 +115,7 @@ fn recordings_are_explained_as_before() {
 }
 
 /// Without the extension.
-fn names_in(directory: &Path, extension: &str) -> BTreeSet<String> {
+pub(crate) fn names_in(directory: &Path, extension: &str) -> BTreeSet<String> {
     let files = fs::read_dir(directory).expect("reads").map(|entry| entry.expect("an entry").path());
     files
         .filter(|path| path.extension().is_some_and(|e| e == extension))

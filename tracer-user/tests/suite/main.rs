@@ -34,6 +34,7 @@ mod json;
 mod kube_proxy_nft;
 mod leads;
 mod native_nft;
+mod no_harm;
 mod no_reply;
 mod node;
 mod paths;

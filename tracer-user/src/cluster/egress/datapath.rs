@@ -5,7 +5,7 @@ use crate::node::rtnl::Link;
 
 /// `feature.mark`: the prefix of every node's mark; alone, of packets that are done with.
 pub(crate) const MARK_DONE: u32 = 0x2600_0000;
-const MARK_MASK: u32 = 0xff00_0000;
+pub(crate) const MARK_MASK: u32 = 0xff00_0000;
 pub(crate) const DEVICE: &str = "egress.vxlan";
 pub(crate) const VNI: u32 = 100;
 pub(crate) const PORT: u16 = 7789;

@@ -76,6 +76,9 @@ pub struct Explainer {
 /// Requests that are listened for at once.
 const LISTENED: usize = 8;
 
+/// How often a guess about one flow is held against the model.
+const GUESSES_HELD: u8 = 3;
+
 /// Silence that is not explained by what is certain to refuse.
 const PATIENCE_NS: u64 = 1_000_000_000;
 
@@ -141,6 +144,11 @@ impl Explainer {
         let new = found
             .iter()
             .any(|found| (found.breaks() || compare::is_repairable(found)) && !self.ledger.knows(found));
+        // A guess was perhaps told before the node was read.
+        let state = self.connections.flow(journey.flow);
+        let again = state.guesses_held < GUESSES_HELD && found.iter().any(|f| f.breaks() && f.kind().guess);
+        state.guesses_held += u8::from(again);
+        let new = new || again;
         let unknown =
             journey.is_dropped() && found.is_empty() && !self.connections.flow(journey.flow).explained;
         if let (true, Some(evidence)) = (new || unknown, evidence) {

@@ -49,7 +49,7 @@ impl Walker<'_> {
             let command = |command: String| host.command(command);
             let finding = nat_addresses::loopback_source((&name, &device), ends, asked, &command);
             let stage = self.stage(host, Stage::Passing, flight);
-            return self.stop(host, stage, finding.at(Self::place(host, output)));
+            self.wrong(stage, finding.at(Self::place(host, output)));
         }
         self.fit(host, flight, &link);
         flight.asker = Some((host.id, output));

@@ -184,6 +184,12 @@ impl Walker<'_> {
                 let changes = self.missing_routes(host, asked.destination);
                 changes.into_iter().fold(finding, |finding, change| finding.change(host.id, change))
             }
+            // What sent it was told.
+            RefusedBy::Source(_) | RefusedBy::Destination
+                if self.found.iter().any(|found| found.finding.id == c::LOOPBACK_SOURCE.id) =>
+            {
+                return Next::End(super::walker::End::Stopped(host.clone()));
+            }
             RefusedBy::Source(martian) => self.martian(host, flight, asked, martian, get),
             RefusedBy::Destination => Finding::new(
                 &c::SIMPLE,

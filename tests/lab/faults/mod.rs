@@ -21,10 +21,14 @@ use serde::Serialize;
 
 use crate::{
     Lab,
+    causes::Says,
     client::Outcome,
     probe::{Probe, Report},
     topology::{self as t, Family, NODE1, NODE2},
 };
+
+/// The sidecar pod's flow.
+pub(crate) const MESH: &str = "--pod @mesh --dst {pod2}";
 
 /// A named fault.
 pub struct Fault {
@@ -38,6 +42,8 @@ pub struct Fault {
     pub expect: Expect,
     /// What the client sees over IPv6; `None` where the fault is of IPv4 only.
     pub expect6: Option<Expect>,
+    /// What is right to say of it.
+    pub says: Says,
     /// Does it to a healthy lab.
     pub apply: fn(&Lab, Family) -> Result<()>,
 }

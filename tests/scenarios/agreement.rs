@@ -100,7 +100,7 @@ fn of_setup(setup: &'static Setup) -> Row {
 }
 
 fn of_fault(case: Case) -> Row {
-    let attempt = Attempt { case, family: Family::V4, backend: Backend::Nft };
+    let attempt = Attempt { case, family: Family::V4, backend: Backend::Nft, strict: false };
     let ask = move || {
         let lab = attempt.up(None)?;
         let probe = attempt.apply(&lab)?;

@@ -18,7 +18,9 @@ use std::{
 use anyhow::Result;
 use tests::{
     Backend, Lab, Spec,
-    causes::{Attempt, Case, ENDS, HEALTHY, Trace, VARIANTS, WAYS, Watch, binary, catalogue, fill},
+    causes::{
+        Attempt, Case, ELSEWHERE, ENDS, HEALTHY, Trace, VARIANTS, WAYS, Watch, binary, catalogue, fill,
+    },
     skip_unless_root,
     topology::Family,
 };
@@ -118,6 +120,12 @@ fn each_wrong_way_is_named() -> Result<()> {
 #[ignore = "forty labs and more: three minutes; run with --ignored"]
 fn each_trouble_at_the_ends_is_named() -> Result<()> {
     try_all(ENDS.iter().copied(), None)
+}
+
+#[test]
+#[ignore = "thirty labs: two minutes; run with --ignored"]
+fn each_fault_elsewhere_is_named() -> Result<()> {
+    try_all(ELSEWHERE.iter().copied(), None)
 }
 
 #[test]

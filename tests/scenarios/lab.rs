@@ -241,7 +241,12 @@ fn every_fault_shows_its_client_what_the_catalogue_says() -> Result<()> {
     let mut wrong = Vec::new();
     let attempts = BOTH.into_iter().flat_map(|family| {
         let here = move |case: &causes::Case| case.families.contains(&family);
-        causes::catalogue().filter(here).map(move |case| Attempt { case, family, backend: Backend::Nft })
+        causes::catalogue().filter(here).map(move |case| Attempt {
+            case,
+            family,
+            backend: Backend::Nft,
+            strict: false,
+        })
     });
     let trials: Vec<Trial> = attempts.map(|attempt| Trial { attempt, causes: false }).collect();
     verify::run(&trials, 6, &Helper::find()?, |trial, result| {

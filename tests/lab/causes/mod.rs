@@ -2,6 +2,7 @@
 //! Which cause egwtrace names for a fault: cases, and how one is tried with the real binary.
 
 mod check;
+mod elsewhere;
 mod ends;
 mod healthy;
 mod says;
@@ -18,6 +19,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 pub use check::{check, check_on};
+pub use elsewhere::ELSEWHERE;
 pub use ends::ENDS;
 pub use healthy::{HEALTHY, HEALTHY_PACKETS};
 pub(crate) use says::says;
@@ -88,7 +90,7 @@ pub fn catalogue() -> impl Iterator<Item = Case> {
 
 /// All cases: the catalogue's faults first.
 pub fn all() -> impl Iterator<Item = Case> {
-    catalogue().chain([VARIANTS, WAYS, ENDS].into_iter().flatten().copied())
+    catalogue().chain([VARIANTS, WAYS, ENDS, ELSEWHERE].into_iter().flatten().copied())
 }
 
 /// Cases of which egwtrace does not say the right thing yet, and what is missing. One that is right by now is taken out.
@@ -97,6 +99,10 @@ pub const GAPS: &[(&str, &str)] = &[
     (
         "node-address-twice",
         "the refusal comes from the host that has the node's address too, and is taken for the node's",
+    ),
+    (
+        "service-rejected-at-the-endpoint",
+        "the trace does not look into the endpoint's own namespace: it says that a firewall there rejects, not which rule",
     ),
     ("ct-full", "the limit is the machine's: what is typed in a namespace has no effect"),
 ];
@@ -107,6 +113,8 @@ pub struct Attempt {
     pub case: Case,
     pub family: Family,
     pub backend: Backend,
+    /// Reverse path filters are strict, as they are not in the lab's own.
+    pub strict: bool,
 }
 
 impl Attempt {
@@ -114,7 +122,7 @@ impl Attempt {
     pub fn all(cases: impl IntoIterator<Item = Case>) -> impl Iterator<Item = Self> {
         cases.into_iter().flat_map(|case| {
             case.families.iter().flat_map(move |&family| {
-                case.backends.iter().map(move |&backend| Self { case, family, backend })
+                case.backends.iter().map(move |&backend| Self { case, family, backend, strict: false })
             })
         })
     }
@@ -123,7 +131,8 @@ impl Attempt {
     pub fn name(&self) -> String {
         let family = self.family.pick("", " v6");
         let backend = if self.backend == Backend::Legacy { " legacy" } else { "" };
-        format!("{}{family}{backend}", self.case.name)
+        let strict = if self.strict { " strict" } else { "" };
+        format!("{}{family}{backend}{strict}", self.case.name)
     }
 
     /// Puts a lab up, applies the fault, follows the traffic. `helper`: `None` for the lab's own.
@@ -148,6 +157,7 @@ impl Attempt {
     pub fn up(&self, helper: Option<&Helper>) -> Result<Lab> {
         let mut spec = Spec::unique().with_backend(self.backend);
         spec.ipv6 = self.family == Family::V6;
+        spec.strict = self.strict;
         match helper {
             Some(helper) => Lab::up_with(spec, helper.clone()),
             None => Lab::up(spec),

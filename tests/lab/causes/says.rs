@@ -45,6 +45,12 @@ impl Says {
         self
     }
 
+    /// A fix is not printed each time.
+    pub(crate) const fn any_fix(mut self) -> Self {
+        self.fix = Fix::Any;
+        self
+    }
+
     /// No fix can be typed, and why.
     pub(crate) const fn by_hand(mut self, why: &'static str) -> Self {
         self.fix = Fix::ByHand(why);

@@ -81,12 +81,6 @@ impl Case {
         self
     }
 
-    /// No fix can be typed, and why.
-    pub(super) const fn by_hand(mut self, why: &'static str) -> Self {
-        self.says = self.says.by_hand(why);
-        self
-    }
-
     /// All of the causes are to be named.
     pub(super) const fn all(mut self) -> Self {
         self.all = true;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{Expect, Fault};
+use super::{Expect, Fault, KUBE_PROXY, OBJECT, PASSES, SERVER};
 use crate::{
     Lab,
     causes::{NODEPORT, POD2, SVC, says},
@@ -21,7 +21,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Svc,
         expect: Expect::Unreachable,
         expect6: Some(Expect::Unreachable),
-        says: says(SVC, &["service-not-translated"]), // FIX svc-no-kubeproxy
+        says: says(SVC, &["service-not-translated"]).by_hand(KUBE_PROXY),
         apply: |lab, family| lab.iptables("node1", family, "-t nat -F KUBE-SERVICES").map(drop),
     },
     Fault {
@@ -30,7 +30,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::SvcEmpty,
         expect: Expect::Refused,
         expect6: Some(Expect::Refused),
-        says: says("--pod @visitor --dst {empty}", &["rejected-by-rule"]), // FIX svc-no-endpoints
+        says: says("--pod @visitor --dst {empty}", &["rejected-by-rule"]).by_hand(SERVER),
         apply: |_, _| Ok(()),
     },
     Fault {
@@ -39,7 +39,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Svc,
         expect: Expect::Refused,
         expect6: Some(Expect::Refused),
-        says: says(SVC, &["port-closed"]), // FIX svc-targetport
+        says: says(SVC, &["port-closed"]).by_hand(SERVER),
         apply: |lab, _| {
             lab.stop("http-pod2")?;
             serve_pod2(lab, "http-pod2", "http", 82, "pod2")
@@ -51,7 +51,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Closed,
         expect: Expect::Refused,
         expect6: Some(Expect::Refused),
-        says: says(POD2, &["port-closed"]), // FIX port-closed
+        says: says(POD2, &["port-closed"]).by_hand(SERVER),
         apply: |_, _| Ok(()),
     },
     Fault {
@@ -60,7 +60,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Overflow,
         expect: Expect::OnlyFirst(2),
         expect6: Some(Expect::OnlyFirst(2)),
-        says: says(POD2, &["accept-queue-full"]).checked(&[]), // FIX listen-overflow
+        says: says(POD2, &["accept-queue-full"]).checked(&[]).by_hand(SERVER),
         apply: |lab, _| serve_pod2(lab, "hold", "hold", 90, ""),
     },
     Fault {
@@ -69,7 +69,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Nodeport,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
-        says: says(NODEPORT, &["service-not-masqueraded"]), // FIX nodeport-nomasq
+        says: says(NODEPORT, &["service-not-masqueraded"]).by_hand(KUBE_PROXY),
         apply: |lab, family| {
             lab.iptables("node1", family, &format!("-t nat -D {KUBE_EXT} 1"))?;
             lab.iptables("node1", family, "-t nat -D FLANNEL-POSTRTG 6").map(drop)
@@ -81,7 +81,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Nodeport,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
-        says: says(NODEPORT, &["dropped-by-rule"]), // FIX nodeport-local
+        says: says(NODEPORT, &["dropped-by-rule"]).by_hand(OBJECT),
         apply: |lab, family| {
             let text = format!(
                 "*nat\n-F {KUBE_EXT}\nCOMMIT\n*filter\n\
@@ -97,7 +97,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Svc,
         expect: Expect::Answer,
         expect6: Some(Expect::Answer),
-        says: says(SVC, &[]), // FIX nft-ok
+        says: says(SVC, &[]).by_hand(PASSES),
         apply: |lab, family| lab.use_nftables_kube_proxy(family),
     },
     Fault {
@@ -106,7 +106,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::SvcEmpty,
         expect: Expect::Refused,
         expect6: Some(Expect::Refused),
-        says: says("--pod @visitor --dst {empty}", &["rejected-by-rule"]), // FIX nft-no-endpoints
+        says: says("--pod @visitor --dst {empty}", &["rejected-by-rule"]).by_hand(SERVER),
         apply: |lab, family| lab.use_nftables_kube_proxy(family),
     },
     Fault {
@@ -115,7 +115,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Svc,
         expect: Expect::Refused,
         expect6: Some(Expect::Refused),
-        says: says(SVC, &["rejected-by-rule"]), // FIX nft-no-port
+        says: says(SVC, &["rejected-by-rule"]).by_hand(OBJECT),
         apply: |lab, family| {
             lab.use_nftables_kube_proxy(family)?;
             let element = format!("service-ips {{ {} . tcp . 80 }}", t::cluster_ip(family));
@@ -128,7 +128,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Svc,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
-        says: says(SVC, &["dropped-by-rule"]), // FIX nft-source-ranges
+        says: says(SVC, &["dropped-by-rule"]).by_hand(OBJECT),
         apply: |lab, family| {
             lab.use_nftables_kube_proxy(family)?;
             let (ip, others) = (family.pick("ip", "ip6"), family.pick("203.0.113.0/25", "2001:db8::/64"));
@@ -150,7 +150,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Dns,
         expect: Expect::Refused,
         expect6: Some(Expect::Refused),
-        says: says(POD2, &["port-closed"]), // FIX dns-down
+        says: says(POD2, &["port-closed"]).by_hand(SERVER),
         apply: |lab, _| lab.stop("dns"),
     },
     Fault {
@@ -159,8 +159,9 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::StaleUdp,
         expect: Expect::TimesOutOrUnreachable,
         expect6: None,
-        says: says("--pod @visitor --dst 10.96.0.53", &["stale-connection-entry"])
-            .checked(&["neighbour-silent"]), // FIX stale-udp
+        says: says("--pod @visitor --dst 10.96.0.53", &["stale-connection-entry", "neighbour-silent"])
+            .checked(&["neighbour-silent"])
+            .any_fix(),
         apply: |lab, _| {
             lab.iptables(
                 "node1",

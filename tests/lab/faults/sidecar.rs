@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::{Expect, Fault, MESH, Seen, services::serve_pod2};
+use super::{Expect, Fault, MESH, PASSES, SERVER, Seen, services::serve_pod2};
 use crate::{Lab, causes::says, probe::Probe, topology::Family};
 
 pub(super) const FAULTS: &[Fault] = &[
@@ -13,7 +13,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::MeshOut,
         expect: Expect::SeenAs(Seen::Mesh),
         expect6: None,
-        says: says(MESH, &[]), // FIX osm-ok
+        says: says(MESH, &[]).by_hand(PASSES),
         apply: |lab, _| has_mesh(lab),
     },
     Fault {
@@ -22,7 +22,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::MeshOut,
         expect: Expect::Refused,
         expect6: None,
-        says: says(MESH, &["redirected-to-nobody"]), // FIX osm-envoy-down
+        says: says(MESH, &["redirected-to-nobody"]).by_hand(SERVER),
         apply: |lab, _| lab.stop("envoy-out"),
     },
     Fault {
@@ -31,7 +31,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::MeshOut,
         expect: Expect::SeenAs(Seen::Mesh),
         expect6: None,
-        says: says(MESH, &["sidecar-bypassed"]), // FIX osm-no-rules
+        says: says(MESH, &["sidecar-bypassed"]).by_hand(PASSES),
         apply: |lab, _| lab.iptables("mesh", Family::V4, "-t nat -F").map(drop),
     },
     Fault {
@@ -40,7 +40,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::MeshOut,
         expect: Expect::TimesOut,
         expect6: None,
-        says: says(MESH, &["redirect-loop"]), // FIX osm-uid
+        says: says(MESH, &["redirect-loop"]).by_hand(SERVER),
         apply: |lab, _| {
             lab.stop("envoy-out")?;
             lab.serve("envoy-out", "mesh", "proxy-out --listen 0.0.0.0:15001 --uid 1600")
@@ -52,7 +52,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::MeshPort,
         expect: Expect::Refused,
         expect6: None,
-        says: says(MESH, &["redirected-to-nobody"]), // FIX osm-port-excl
+        says: says(MESH, &["redirected-to-nobody"]).by_hand(SERVER),
         apply: |lab, _| {
             lab.stop("envoy-out")?;
             serve_pod2(lab, "redis", "http", 6379, "redis")

@@ -12,7 +12,7 @@ use crate::model::{
 };
 use crate::node::{Hook, Role};
 
-use crate::cause::catalogue::CauseKind;
+use crate::cause::catalogue::{self as c, CauseKind};
 use crate::cause::{Certainty, Fact, Finding};
 
 const ICMP: u8 = 1;
@@ -192,13 +192,18 @@ pub(super) fn instead_of_guess(
     }
     // A reply that came in would have been seen; one that was never sent would not.
     let here = matches!(view.journey.ending, Ending::Delivered { .. });
+    // Where it was delivered, an answer that finds no route is no packet that could be seen.
+    let unsent = |finding: &Finding| {
+        let Ending::Delivered { netns } = view.journey.ending else { return false };
+        finding.id == c::NO_ROUTE.id && finding.place.netns == view.netns(netns)
+    };
     let found = prediction.ways.iter().flat_map(|way| &way.found);
     let found = found.filter(|found| {
         let finding = &found.finding;
         finding.certainty != Certainty::Possible
             && !finding.kind().harmless
             // What else would have been seen: a neighbour that failed, a drop.
-            && !finding.kind().follows
+            && (!finding.kind().follows || unsent(finding))
             && (here || found.stage != Stage::Returning)
     });
     match compared.outcome {

@@ -42,7 +42,6 @@ const DIFFER: &[(&str, &str)] = &[
     ("redirect-outlives-router", "a learned next hop may be right: only the silence makes it a cause"),
     ("second-interface-bridged", "healthy; the check knows too little of who is behind a bridge's uplink"),
     ("tunnel-lost-address", "the check takes the tunnel's address from the uplink"),
-    ("connmark-before-dnat", "the trace names the address that is seen outside, not the mark that led there"),
 ];
 
 /// Causes with two names: of a packet that was seen, and of one that is asked about.

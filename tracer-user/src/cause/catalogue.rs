@@ -24,6 +24,8 @@ pub struct CauseKind {
     /// The model of the node computes all that it depends on: where the model says that the packet passes, it is no
     /// longer certain.
     pub modelled: bool,
+    /// Packets show it, and no state does: it stands beside what the model finds.
+    pub observed: bool,
     /// Ids of causes of which this one says all, and more, when both have the same device or subject.
     pub covers: &'static [(Same, &'static str)],
 }
@@ -47,6 +49,7 @@ impl CauseKind {
         reroutes: false,
         large_only: false,
         modelled: false,
+        observed: false,
         covers: &[],
     };
 
@@ -78,24 +81,30 @@ causes! {
     RULE "dropped-by-rule"
         "A firewall rule drops the packet."
         "Drop reason NETFILTER_DROP; hook and tables that stand between the positions before and after."
+        [observed: true]
     POLICY "dropped-by-policy"
         "No rule accepts the packet and the chain's policy is DROP."
         "As dropped-by-rule; the only chains that can have done it have policy DROP, or the walk through the rules ends there."
+        [observed: true]
     REJECTED "rejected-by-rule"
         "A firewall rule rejects the packet: the sender is told. kube-proxy does so for services without endpoints."
         "NETFILTER_DROP together with an ICMP error or RST sent for it at the same hook."
+        [observed: true]
     CONNTRACK_FULL "conntrack-full"
         "The connection table is full: new connections are refused."
         "NETFILTER_DROP by conntrack itself at PREROUTING or OUTPUT; the table's count and limit."
     CONNTRACK_INVALID "conntrack-invalid"
         "Conntrack takes the packet for INVALID: a rule drops it for that, or it passes without its translation and is reset."
         "Conntrack's state of the packet and its entry; its checksum as the kernel computed it; which directions were seen there, and when last; the window."
+        [observed: true]
     NO_SNAT_PORT "no-snat-port"
         "No free port is left for SNAT to this address and destination."
         "NETFILTER_DROP behind all rules of POSTROUTING; the rule's range of ports, and as many entries that have them."
+        [observed: true]
     INSERT_CLASH "conntrack-insert-clash"
         "Two connections got the same translated source, or two packets of one connection passed, at the same moment: the later one is dropped when its entry is inserted."
         "NETFILTER_DROP behind all rules of POSTROUTING, with free ports left; insert_failed; the entry that came first."
+        [observed: true]
     IPSEC_POLICY "ipsec-policy"
         "An IPsec policy wants the packet encrypted and it is not, or there is no state to do it with; or it blocks the packet."
         "Drop reason XFRM_POLICY; the policies and states of the namespace."
@@ -162,6 +171,7 @@ causes! {
     STALE_ENTRY "stale-connection-entry"
         "A conntrack entry goes on translating as a rule did that is gone, or that has changed since."
         "A translation that no rule makes any more; the drop, the refusal or the silence after it."
+        [observed: true]
     REPLY_LOST "reply-lost"
         "Answers leave this node again and again, and whoever asked does not get them."
         "The same answer is sent several times and leaves the node each time."
@@ -210,6 +220,7 @@ causes! {
     REDIRECT_LOOP "redirect-loop"
         "The proxy's own connections are redirected to itself."
         "Many connections in a short time, redirected to one local port."
+        [observed: true]
     SIDECAR_BYPASSED "sidecar-bypassed"
         "A proxy listens in the pod, but no rule redirects traffic to it."
         "Nothing was translated; a socket on a sidecar's port; no redirect rule."
@@ -229,7 +240,7 @@ causes! {
     QUEUE_FULL "queue-full"
         "The queue of a device is full: it is slower than what is sent."
         "QDISC_DROP, or a drop in a qdisc's enqueue function."
-        [covers: &[(Same::Device, "waits-in-queue"), (Same::Device, "slow-between-nodes"), (Same::Device, "lost-between")]]
+        [covers: &[(Same::Device, "waits-in-queue"), (Same::Device, "slow-between-nodes"), (Same::Device, "lost-between")], observed: true]
     WAITS_IN_QUEUE "waits-in-queue"
         "Packets wait long in the queue of a device."
         "Time between the hop before and leaving by the device."
@@ -277,6 +288,7 @@ causes! {
     UNTRACKED "egress-not-tracked"
         "An egress packet is not tracked by conntrack (NOTRACK), so that it cannot be given the egress IP."
         "As left-without-snat; no conntrack entry at POSTROUTING, and a rule that turns tracking off."
+        [observed: true]
     LEFT_WITHOUT_SNAT "left-without-snat"
         "An egress packet left its gateway with the pod's own address: replies cannot come back."
         "Out of the egress tunnel, out of the uplink, source unchanged."
@@ -330,13 +342,14 @@ causes! {
     SYN_QUEUE_FULL "syn-queue-full"
         "The server ignores SYNs because too many connections wait for their handshake's last ACK, and SYN cookies are off."
         "SYNs are delivered and nothing answers them; TcpExt.TCPReqQFullDrop; tcp_max_syn_backlog, tcp_syncookies."
+        [observed: true]
     PINGS_IGNORED "pings-ignored"
         "A host is told not to answer pings (icmp_echo_ignore_all)."
         "Echo requests are delivered and nothing answers them; the sysctl."
     PORTS_USED_UP "source-ports-used-up"
         "All source ports that a pod or node may use for one destination are taken: new connections fail in connect(2)."
         "As many connections to one address and port as net.ipv4.ip_local_port_range has ports, within a minute."
-        [harmless: true]
+        [harmless: true, observed: true]
     HAIRPIN_OFF "hairpin-off"
         "A pod asks for itself by a service's address, and its bridge port does not send frames back where they came from."
         "Freed in the bridge after a translation to the sender's own address."
@@ -346,9 +359,11 @@ causes! {
     FORGOTTEN "connection-forgotten"
         "One end does not know the connection any more, and resets it: it was restarted, or gave up without a word."
         "NO_SOCKET for a segment in the middle of a connection; no FIN or RST before."
+        [observed: true]
     DOES_NOT_READ "receiver-does-not-read"
         "A program does not read from its connection: its receive buffer is full and it takes no more."
         "Its side says window 0 for a second and more."
+        [observed: true]
     SLOW_ANSWER "slow-application"
         "A program takes long to answer; the network is not slow."
         "Time from the delivery of a request, acknowledged at once, to the first data of the answer."
@@ -368,7 +383,7 @@ causes! {
     ANSWER_ELSEWHERE "answer-elsewhere"
         "The server answers from another port or address than the one that was asked: no conntrack entry and no connected socket takes it."
         "Packets from that host to the port that asked, heard after the request; ICMP port-unreachable for them."
-        [follows: true]
+        [follows: true, observed: true]
     NO_ANSWER "no-answer"
         "Packets leave the node as they should and nothing comes back."
         "Sent more than once; no reply, no drop, no ICMP error."
@@ -376,6 +391,7 @@ causes! {
     PROGRAM "dropped-by-program"
         "An XDP program, a tc filter or a BPF program at tc drops the packet on a device."
         "Drop reason XDP, TC_INGRESS or TC_EGRESS, or a free in the function that runs XDP programs; what is attached to the device."
+        [observed: true]
     SIMPLE "dropped-in-kernel"
         "The kernel dropped the packet for a reason that it states."
         "The drop reason."

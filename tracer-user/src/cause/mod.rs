@@ -13,6 +13,7 @@ pub(crate) mod listening;
 pub(crate) mod nat_addresses;
 pub(crate) mod policies;
 pub(crate) mod policy_sets;
+pub(crate) mod service_translation;
 pub(crate) mod spared;
 
 pub use catalogue::{CATALOGUE, CauseKind, markdown};

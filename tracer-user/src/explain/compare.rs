@@ -2,17 +2,18 @@
 //! The model of the node beside what was seen: the same packet is walked over the snapshot of the moment, and both
 //! journeys are laid side by side, place by place.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use super::context::View;
 use crate::firewall::PacketView;
 use crate::flow::{Ending, Hop, Journey, Packet, Place as At};
 use crate::model::{
-    Direction, End, Place, Prediction, Run, Snapshot, Stage, Start, Way, World as _, predict_from, search,
+    Direction, End, Found, Place, Prediction, Run, Snapshot, Stage, Start, Way, World as _, predict_from,
+    search, stranger,
 };
 use crate::node::{Hook, Role};
 
-use crate::cause::catalogue::{self as c, CauseKind};
+use crate::cause::catalogue::{CauseKind, NO_ROUTE, TRANSLATED_ASTRAY};
 use crate::cause::{Certainty, Fact, Finding};
 
 const ICMP: u8 = 1;
@@ -25,6 +26,8 @@ const SYN_ACK_RST: u8 = 0x16;
 pub(super) struct Opening {
     packet: Packet,
     first: Hop,
+    /// It begins a connection; of any other packet rules and translations may depend on what was before.
+    begins: bool,
 }
 
 /// What the comparison of one journey says.
@@ -58,13 +61,24 @@ impl Opening {
             _ => true,
         };
         let first = *journey.hops.first()?;
-        (begins && !journey.reply && !journey.resumed).then_some(Self { packet, first })
+        (begins && !journey.reply && !journey.resumed).then_some(Self { packet, first, begins })
+    }
+
+    /// Of a packet whose flow's beginning was not seen, or whose way cannot be known beforehand.
+    pub(super) fn of_one(journey: &Journey) -> Option<Self> {
+        let packet = journey.packet;
+        let first = *journey.hops.first()?;
+        let whole = packet.icmp_error.is_none() && !packet.is_fragment && !journey.resumed;
+        whole.then_some(Self { packet, first, begins: false })
     }
 
     fn start(&self, snapshot: &Snapshot) -> Option<Start> {
         let host = snapshot.host(self.first.netns)?;
         match self.first.place {
             At::Device { ifindex, egress: false } if host.role == Role::Node => {
+                Some(Start::Arrives(host, ifindex))
+            }
+            At::Hook { hook: Hook::Prerouting, ifindex, .. } if host.role == Role::Node => {
                 Some(Start::Arrives(host, ifindex))
             }
             At::Device { egress: true, .. } | At::Hook { hook: Hook::Output | Hook::Postrouting, .. } => {
@@ -77,11 +91,12 @@ impl Opening {
 
     fn view(&self) -> PacketView {
         let packet = &self.packet;
-        let ends = packet.ends;
+        let ends = if self.begins { packet.ends } else { self.first.ends };
         let mut out = PacketView::new(packet.proto, ends.src.addr.ip(), ends.dst.addr.ip()).mark(packet.mark);
         if packet.has_ports() {
             out = out.ports(ends.src.port, ends.dst.port);
-            out.tcp_flags = packet.is_tcp().then_some(SYN);
+            let flags = if self.begins { SYN } else { packet.tcp_flags };
+            out.tcp_flags = packet.is_tcp().then_some(flags);
         } else if matches!(packet.proto, ICMP | ICMPV6) {
             out.icmp = Some((packet.echo_type(), 0));
         }
@@ -95,32 +110,56 @@ impl Opening {
 /// Asks the model about the flow of a journey.
 pub(super) fn predict(opening: &Opening, snapshot: &mut Snapshot) -> Option<Prediction> {
     let start = opening.start(snapshot)?;
-    Some(predict_from(snapshot, start, opening.view(), Vec::new()))
+    let mut packet = opening.view();
+    if let Start::Sent(host) = &start {
+        packet.uid = Some(stranger(host));
+    }
+    Some(predict_from(snapshot, start, packet, Vec::new()))
 }
 
-/// What was found from the evidence of the packets, held against the model: a cause that the model computes is not
-/// certain where the model lets the packet pass.
+/// What was found from the evidence of the packets, held against the model. Where both agree on where the packet ends,
+/// the cause is the model's; where the model lets the packet pass, what it computes is no longer certain.
 pub(super) fn hold_against_model(
     view: &View<'_>,
-    opening: &Opening,
+    opening: Option<Opening>,
     snapshot: &mut Snapshot,
-    found: &mut [Finding],
+    found: &mut Vec<Finding>,
 ) {
-    let Some(prediction) = predict(opening, snapshot) else { return };
-    let Some(compared) = compare(view, opening, &prediction) else { return };
-    let (Outcome::Passes { expected } | Outcome::Parts { expected }) = compared.outcome else { return };
-    if !compared.unknown.is_empty() {
-        return;
+    let Some((opening, prediction, compared)) = ask(view, opening, snapshot) else { return };
+    match compared.outcome {
+        Outcome::Wrong => {
+            let at = found.iter().position(gives_way);
+            let unknown = found.is_empty() && view.is_opening();
+            if (at.is_some() || unknown)
+                && let Some(mut cause) = stops_here(view, &opening, &prediction)
+                && !found.iter().any(|f| is_astray(f) && cause.kind().follows)
+                && (opening.begins || !cause.kind().observed)
+            {
+                // Both say the same, and nothing on the way is unknown.
+                let sure = !cause.kind().guess && cause.id != TRANSLATED_ASTRAY.id;
+                if !opening.begins {
+                    cause.certainty = Certainty::Likely;
+                } else if view.journey.is_dropped() && compared.unknown.is_empty() && sure {
+                    cause.certainty = Certainty::Certain;
+                }
+                found.retain(|f| !gives_way(f));
+                found.insert(at.unwrap_or(0).min(found.len()), cause.fact(seen(view)));
+            }
+        }
+        Outcome::Passes { expected } | Outcome::Parts { expected } if compared.unknown.is_empty() => {
+            for finding in found.iter_mut().filter(|finding| is_claim(finding)) {
+                finding.certainty = Certainty::Likely;
+                finding.evidence.push(Fact {
+                    text: format!(
+                        "not by what was read of the node: by that {expected}; it may have changed meanwhile"
+                    ),
+                    check: String::new(),
+                });
+            }
+        }
+        _ => {}
     }
-    for finding in found.iter_mut().filter(|finding| is_claim(finding)) {
-        finding.certainty = Certainty::Likely;
-        finding.evidence.push(Fact {
-            text: format!(
-                "not by what was read of the node: by that {expected}; it may have changed meanwhile"
-            ),
-            check: String::new(),
-        });
-    }
+    repair_predicted(&prediction, snapshot, found);
 }
 
 /// Looks for what repairs the flow, where the model finds something wrong in the same namespace.
@@ -128,24 +167,6 @@ pub(super) fn repair(opening: &Opening, snapshot: &mut Snapshot, found: &mut [Fi
     if let Some(prediction) = predict(opening, snapshot) {
         repair_predicted(&prediction, snapshot, found);
     }
-}
-
-/// The same for what a namespace cannot send at all.
-pub(super) fn repair_unsent(view: &View<'_>, to: IpAddr, finding: Finding) -> Finding {
-    let Some(evidence) = view.evidence else { return finding };
-    let mut snapshot = Snapshot::new(evidence, view.topology, &|netns| view.prefix(netns));
-    let watched = snapshot.watched();
-    let Some(host) = watched.into_iter().find(|host| host.name() == finding.place.netns) else {
-        return finding;
-    };
-    let any = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let mut packet = PacketView::new(6, any, to).mark(0);
-    packet.tcp_flags = Some(SYN);
-    let prediction = predict_from(&mut snapshot, Start::Sent(host), packet, Vec::new());
-    let mut found = [finding];
-    repair_predicted(&prediction, &mut snapshot, &mut found);
-    let [finding] = found;
-    finding
 }
 
 /// A repair may be looked for.
@@ -172,6 +193,63 @@ fn repair_predicted(prediction: &Prediction, snapshot: &mut Snapshot, found: &mu
     }
 }
 
+/// The model's answer about the packet's flow; where that has none for this packet, about the packet by itself.
+fn ask(
+    view: &View<'_>,
+    opening: Option<Opening>,
+    snapshot: &mut Snapshot,
+) -> Option<(Opening, Prediction, Compared)> {
+    let openings = [opening, Opening::of_one(view.journey).filter(|_| view.journey.is_dropped())];
+    openings.into_iter().flatten().find_map(|opening| {
+        let prediction = predict(&opening, snapshot)?;
+        let compared = compare(view, &opening, &prediction)?;
+        Some((opening, prediction, compared))
+    })
+}
+
+/// Another host or rule led it astray, and what the model finds follows from that.
+fn is_astray(finding: &Finding) -> bool {
+    finding.kind().reroutes && finding.certainty != Certainty::Possible
+}
+
+/// The model has its own words for it.
+fn gives_way(finding: &Finding) -> bool {
+    let kind = finding.kind();
+    finding.breaks() && !kind.observed && !kind.large_only
+}
+
+/// The first thing that the model finds wrong on this packet's way, where the packet ended as it says.
+fn stops_here(view: &View<'_>, opening: &Opening, prediction: &Prediction) -> Option<Finding> {
+    let ways = || prediction.ways.iter();
+    let way = ways().find(|way| leads_to(way, opening, view)).or_else(|| ways().next())?;
+    let run = run_of(way, view.journey, opening);
+    if let (Ending::Dropped(site), Some(run)) = (view.journey.ending, run)
+        && !matches!(&run.end, End::Stopped(host) if host.id == site.netns)
+    {
+        return None;
+    }
+    let fits = |found: &&Found| {
+        let finding = &found.finding;
+        finding.certainty != Certainty::Possible && !finding.kind().harmless
+    };
+    way.found.iter().find(fits).map(|found| found.finding.clone())
+}
+
+/// How the packet ended, in words.
+fn seen(view: &View<'_>) -> String {
+    match view.journey.ending {
+        Ending::Dropped(site) => {
+            let (reason, name) = (view.reason(&site), view.netns(site.netns));
+            let device = match site.ifindex {
+                0 => String::new(),
+                ifindex => format!(" ({})", view.device_name(site.netns, ifindex)),
+            };
+            format!("seen: the kernel dropped it in {name}{device}: {reason}")
+        }
+        _ => "seen: the packets go this way, and no answer came".to_owned(),
+    }
+}
+
 /// A guess about a request without an answer gives way to what the model finds on the same way; where the model finds
 /// nothing, it says what that rules out, or where the packet was not as expected.
 pub(super) fn instead_of_guess(
@@ -195,7 +273,7 @@ pub(super) fn instead_of_guess(
     // Where it was delivered, an answer that finds no route is no packet that could be seen.
     let unsent = |finding: &Finding| {
         let Ending::Delivered { netns } = view.journey.ending else { return false };
-        finding.id == c::NO_ROUTE.id && finding.place.netns == view.netns(netns)
+        finding.id == NO_ROUTE.id && finding.place.netns == view.netns(netns)
     };
     let found = prediction.ways.iter().flat_map(|way| &way.found);
     let found = found.filter(|found| {
@@ -204,7 +282,7 @@ pub(super) fn instead_of_guess(
             && !finding.kind().harmless
             // What else would have been seen: a neighbour that failed, a drop.
             && (!finding.kind().follows || unsent(finding))
-            && (here || found.stage != Stage::Returning)
+            && (here || view.journey.reply || found.stage != Stage::Returning)
     });
     match compared.outcome {
         Outcome::Wrong => match found.map(|found| found.finding.clone()).next() {
@@ -252,7 +330,7 @@ pub(super) fn compare(view: &View<'_>, opening: &Opening, prediction: &Predictio
                 None => Outcome::Passes { expected: told(run) },
             }
         }
-        None if wrong.is_empty() => return None,
+        None if wrong.iter().all(|finding| finding.certainty == Certainty::Possible) => return None,
         None => Outcome::Wrong,
     };
     Some(Compared { outcome, unknown })
@@ -260,7 +338,7 @@ pub(super) fn compare(view: &View<'_>, opening: &Opening, prediction: &Predictio
 
 /// The journey of the prediction that is this packet's.
 fn run_of<'p>(way: &'p Way, journey: &Journey, opening: &Opening) -> Option<&'p Run> {
-    if journey.reply {
+    if journey.reply && opening.begins {
         return way.reply.as_ref();
     }
     let first = journey.packet.proto != 6 || journey.packet.tcp_flags == opening.packet.tcp_flags;
@@ -322,7 +400,9 @@ fn lay_beside(view: &View<'_>, run: &Run) -> (Option<String>, usize) {
             Some((at, _)) => next = at + 1,
             None => {
                 // Behind where the model's journey ends, or in a namespace that it does not know.
-                if next >= run.steps.len() || !run.hosts.contains(&hop.netns) {
+                let all_met =
+                    run.steps.iter().skip(next).all(|step| matches!(step.place, Place::Route { .. }));
+                if all_met || !run.hosts.contains(&hop.netns) {
                     return (None, next);
                 }
                 let expected = run.steps.get(next).map(|step| place_of_step(&step.place, &step.netns));

@@ -51,8 +51,6 @@ pub(super) struct Entry {
     pub(super) netns: NetnsId,
     /// The tunnel device.
     pub(super) ifindex: u32,
-    /// The node that sent the outer packet, where it was seen.
-    pub(super) node: Option<Addr>,
 }
 
 /// A packet's leaving.
@@ -293,6 +291,12 @@ impl<'a> View<'a> {
     pub(super) fn is_syn_ack(&self) -> bool {
         let packet = &self.journey.packet;
         packet.is_tcp() && packet.tcp_flags & 0x12 == 0x12
+    }
+
+    /// A packet that may begin a connection, or answers one that does: what the model walks.
+    pub(super) fn is_opening(&self) -> bool {
+        let packet = &self.journey.packet;
+        packet.icmp_error.is_none() && (!packet.is_tcp() || packet.tcp_flags & 0x02 != 0)
     }
 
     pub(super) fn is_syn(&self) -> bool {

@@ -7,6 +7,9 @@ use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::flow::DropSite;
 
+/// What stands for kernels that give no reason there.
+pub(super) const ROUTING: &str = "ip_error";
+
 /// Reason, what it means (`{dev}`, `{ns}`), command that shows it, fix.
 const SIMPLE: &[(&str, &str, &str, &str)] = &[
     (
@@ -155,6 +158,66 @@ const SIMPLE: &[(&str, &str, &str, &str)] = &[
         "IPv6 is switched off on {dev} of {ns}",
         "sysctl net.ipv6.conf.{key}.disable_ipv6",
         "sysctl -w net.ipv6.conf.{key}.disable_ipv6=0",
+    ),
+    (
+        "IP_RPFILTER",
+        "the reverse path filter of {dev} refuses the packet's source: the way back to it is not by {dev}",
+        "sysctl net.ipv4.conf.{key}.rp_filter",
+        "let the way back lead by {dev}, or loosen its filter: sysctl -w net.ipv4.conf.{key}.rp_filter=2",
+    ),
+    (
+        "IP_INNOROUTES",
+        "{ns} has no route for the packet",
+        "ip route show table all",
+        "add a route for its destination, or correct the rule that chooses the table",
+    ),
+    (
+        "IP_OUTNOROUTES",
+        "{ns} has no route for the packet",
+        "ip route show table all",
+        "add a route for its destination, or correct the rule that chooses the table",
+    ),
+    (
+        "IP_INADDRERRORS",
+        "{ns} does not take or forward what comes in by {dev} for this address",
+        "sysctl net.ipv4.ip_forward",
+        "see whether {ns} forwards, and whose address that is",
+    ),
+    (
+        ROUTING,
+        "routing in {ns} refuses the packet",
+        "ip route show table all",
+        "see which route or ip rule refuses it, or whether {ns} forwards at all",
+    ),
+    (
+        "NO_TX_TARGET",
+        "{dev} does not know which node to send the frame to",
+        "bridge fdb show dev {dev}",
+        "restart the agent that writes the entries of {dev}",
+    ),
+    (
+        "VXLAN_NO_REMOTE",
+        "{dev} does not know which node to send the frame to",
+        "bridge fdb show dev {dev}",
+        "restart the agent that writes the entries of {dev}",
+    ),
+    (
+        "VXLAN_VNI_NOT_FOUND",
+        "no tunnel device of {ns} has the packet's VNI",
+        "ip -d link show type vxlan",
+        "give both ends of the tunnel the same VNI",
+    ),
+    (
+        "XFRM_POLICY",
+        "an IPsec policy of {ns} refuses the packet",
+        "ip xfrm policy",
+        "correct that policy, or let the sender encrypt",
+    ),
+    (
+        "NO_SOCKET",
+        "no socket of {ns} takes the packet",
+        "ss -lntu",
+        "start the server there, or correct the address and port",
     ),
     (
         "IP_LOCALNET",

@@ -9,8 +9,7 @@ use crate::cause::Certainty::{self, Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::flow::{DropSite, Ending, Place as At};
-use crate::node::rtnl::Route;
-use crate::node::{Device, DeviceKind, IpPrefix, Namespace, NetnsId, Role};
+use crate::node::{Device, Namespace, NetnsId};
 
 /// A packet came in with a source that the host has itself: it went round in circles, or another one has it too.
 pub(super) fn own_source(view: &View<'_>, site: &DropSite) -> Option<Finding> {
@@ -103,96 +102,6 @@ fn owners<'a>(view: &View<'a>, address: IpAddr) -> impl Iterator<Item = (&'a Nam
         let device = ns.devices.values().find(own)?;
         Some((ns, device))
     })
-}
-
-/// This host took the packet for itself, and a pod that is watched has the address as well.
-pub(super) fn taken(view: &View<'_>, netns: NetnsId, address: IpAddr) -> Option<Finding> {
-    let (_, own) = owners(view, address).find(|(ns, _)| ns.id == netns)?;
-    let Some((pod, theirs)) = owners(view, address).find(|(ns, _)| ns.id != netns) else {
-        return of_bridge(view, netns, own, address).or_else(|| routed_elsewhere(view, netns, own, address));
-    };
-    if pod.role != Role::Pod && view.role_of(netns) != Some(Role::Pod) {
-        return None;
-    }
-    let (name, device) = (view.netns(netns), view.device_name(netns, own.ifindex));
-    let (other, there) = (view.netns(pod.id), view.device_name(pod.id, theirs.ifindex));
-    Some(
-        Finding::new(
-            &c::DUPLICATE_ADDRESS,
-            Certain,
-            format!("two hosts have {address}: {name} on {device}, and {other} on {there}; {name} took the packet for itself"),
-        )
-        .checked(
-            format!("{address} is on {device} of {name}"),
-            view.command(netns, format!("ip addr show to {address}")),
-        )
-        .checked(
-            format!("and on {there} of {other}"),
-            view.command(pod.id, format!("ip addr show to {address}")),
-        )
-        .fix(view.command(netns, format!("ip addr del {address} dev {device}")) + ", if that one is wrong")
-        .about(address)
-        .at(view.place(netns, own.ifindex)),
-    )
-}
-
-/// A node has an address on one device that belongs to the network of its pods' bridge.
-fn of_bridge(view: &View<'_>, netns: NetnsId, own: &Device, address: IpAddr) -> Option<Finding> {
-    let evidence = view.of(netns)?;
-    let whole = if address.is_ipv4() { 32 } else { 128 };
-    let bridge = evidence.addresses.iter().find(|a| {
-        let network = IpPrefix::new(a.address, a.prefix_len);
-        a.ifindex != own.ifindex
-            && a.prefix_len < whole
-            && network.is_some_and(|n| n.contains(address))
-            && view.device(netns, a.ifindex).is_some_and(|d| d.kind == DeviceKind::Bridge)
-    })?;
-    let (name, device) = (view.netns(netns), view.device_name(netns, own.ifindex));
-    let pods = view.device_name(netns, bridge.ifindex);
-    Some(
-        Finding::new(
-            &c::DUPLICATE_ADDRESS,
-            Likely,
-            format!("{name} has {address} itself, on {device}, though it is of the pods' network of {pods}: it takes for itself what is for the pod"),
-        )
-        .checked(
-            format!("{address} is on {device}, and {}/{} on {pods}", bridge.address, bridge.prefix_len),
-            view.command(netns, format!("ip addr show to {address}")),
-        )
-        .fix(view.command(netns, format!("ip addr del {address} dev {device}")) + ", if a pod has that address")
-        .about(address)
-        .at(view.place(netns, own.ifindex)),
-    )
-}
-
-/// A host has an address on itself that its own routes place behind another node.
-fn routed_elsewhere(view: &View<'_>, netns: NetnsId, own: &Device, address: IpAddr) -> Option<Finding> {
-    const RT_TABLE_MAIN: u32 = 254;
-    let evidence = view.of(netns)?;
-    let beyond = |r: &&Route| {
-        r.table == RT_TABLE_MAIN
-            && !r.destination.is_empty()
-            && !r.destination.is_host()
-            && r.destination.contains(address)
-            && r.next_hops.iter().all(|hop| hop.gateway.is_some() && hop.ifindex != own.ifindex)
-    };
-    let route = evidence.routes.iter().filter(beyond).max_by_key(|r| r.destination.len())?;
-    let (network, hop) = (route.destination, route.next_hops.first()?);
-    let (name, device) = (view.netns(netns), view.device_name(netns, own.ifindex));
-    let way = format!("{} via {}", view.device_name(netns, hop.ifindex), hop.gateway?);
-    let ip = if address.is_ipv6() { "ip -6" } else { "ip" };
-    Some(
-        Finding::new(
-            &c::DUPLICATE_ADDRESS,
-            Likely,
-            format!("{name} has {address} itself, on {device}, though its routes place {network} behind {way}: it takes for itself what is for a host there"),
-        )
-        .checked(format!("{address} is on {device}"), view.command(netns, format!("ip addr show to {address}")))
-        .checked(format!("{network} is routed to {way}"), view.command(netns, format!("{ip} route show {network}")))
-        .fix(view.command(netns, format!("ip addr del {address} dev {device}")) + ", if a host there has that address")
-        .about(address)
-        .at(view.place(netns, own.ifindex)),
-    )
 }
 
 /// An answer that came to another watched host than the one that asked: both have the source of the question.

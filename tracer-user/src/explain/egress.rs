@@ -20,16 +20,12 @@ const CONNTRACK_PRIORITY: i32 = -200;
 
 /// Where the packet came in by an egress tunnel.
 pub(super) fn came_by_tunnel(view: &View<'_>) -> Option<Entry> {
-    let hops = &view.journey.hops;
-    let (at, netns, ifindex) = hops.iter().enumerate().find_map(|(at, h)| match h.place {
+    view.journey.hops.iter().find_map(|h| match h.place {
         At::Device { ifindex, egress: false } if h.encap.is_none() && is_tunnel(view, h.netns, ifindex) => {
-            Some((at, h.netns, ifindex))
+            Some(Entry { netns: h.netns, ifindex })
         }
         _ => None,
-    })?;
-    let outer = hops[..at].iter().rev().find_map(|h| h.encap);
-    let node = outer.and_then(|i| view.journey.encaps.get(usize::from(i))).map(|outer| outer.src.addr);
-    Some(Entry { netns, ifindex, node })
+    })
 }
 
 /// The first divergence from the egress path that the journey itself proves.

@@ -15,8 +15,7 @@ use super::drop_rate::Odds;
 use super::flow_history::Connections;
 use super::ledger::{Ledger, Told};
 use super::{
-    drops, egress, egress_policy_match, neighbour, never_sent, no_reply, programs, service_nat, slow,
-    split_routing,
+    drops, egress, egress_policy_match, neighbour, never_sent, no_reply, programs, slow, split_routing,
 };
 use crate::cause::{Certainty, Finding};
 use crate::flow::{Ending, Journey, Names};
@@ -76,6 +75,9 @@ pub struct Explainer {
 
 /// Requests that are listened for at once.
 const LISTENED: usize = 8;
+
+/// How often a guess about one flow is held against the model.
+const GUESSES_HELD: u8 = 3;
 
 /// Silence that is not explained by what is certain to refuse.
 const PATIENCE_NS: u64 = 1_000_000_000;
@@ -138,17 +140,20 @@ impl Explainer {
                 }
             }
         }
-        if let (Some(opening), Some(evidence)) = (self.connections.flow(journey.flow).opening, evidence)
-            && found.iter().any(compare::is_claim)
-        {
-            let mut snapshot = Snapshot::new(evidence, topology, &|netns| view.prefix(netns));
-            compare::hold_against_model(&view, &opening, &mut snapshot, &mut found);
-        }
         let opening = self.connections.flow(journey.flow).opening;
-        let new = found.iter().any(|found| compare::is_repairable(found) && !self.ledger.knows(found));
-        if let (true, Some(opening), Some(evidence)) = (new, opening, evidence) {
+        let new = found
+            .iter()
+            .any(|found| (found.breaks() || compare::is_repairable(found)) && !self.ledger.knows(found));
+        // A guess was perhaps told before the node was read.
+        let state = self.connections.flow(journey.flow);
+        let again = state.guesses_held < GUESSES_HELD && found.iter().any(|f| f.breaks() && f.kind().guess);
+        state.guesses_held += u8::from(again);
+        let new = new || again;
+        let unknown =
+            journey.is_dropped() && found.is_empty() && !self.connections.flow(journey.flow).explained;
+        if let (true, Some(evidence)) = (new || unknown, evidence) {
             let mut snapshot = Snapshot::new(evidence, topology, &|netns| view.prefix(netns));
-            compare::repair(&opening, &mut snapshot, &mut found);
+            compare::hold_against_model(&view, opening, &mut snapshot, &mut found);
         }
         if found.iter().any(Finding::breaks) {
             self.connections.flow(journey.flow).explained = true;
@@ -171,7 +176,7 @@ impl Explainer {
         else {
             return found;
         };
-        if view.journey.reply || self.ledger.knows(&found) {
+        if self.ledger.knows(&found) {
             return found;
         }
         let mut snapshot = Snapshot::new(evidence, view.topology, &|netns| view.prefix(netns));
@@ -345,8 +350,6 @@ impl Explainer {
         for (netns, risen) in now.counters {
             for destination in now.destinations {
                 if let Some(found) = never_sent::nowhere_to_go(&view, *netns, *destination, risen) {
-                    let new = !self.ledger.knows(&found);
-                    let found = if new { compare::repair_unsent(&view, *destination, found) } else { found };
                     told.extend(self.ledger.tell(found, &nobody));
                 }
             }
@@ -357,7 +360,6 @@ impl Explainer {
                 for finding in never_sent::refused_at_once(&view, *destination) {
                     let early = finding.certainty == Certainty::Possible && waited < PATIENCE_NS;
                     if !early && !self.ledger.knows(&finding) {
-                        let finding = compare::repair_unsent(&view, *destination, finding);
                         told.extend(self.ledger.tell(finding, &nobody));
                     }
                 }
@@ -408,7 +410,6 @@ fn explain(view: &View<'_>) -> Vec<Finding> {
     } else {
         found.extend(programs::suspect(view));
         found.extend(egress_policy_match::sidecar_bypassed(view));
-        found.extend(service_nat::not_translated(view));
     }
     if found.iter().any(|f| f.kind().reroutes) {
         found.retain(|f| !f.kind().follows);

@@ -72,6 +72,8 @@ pub(super) struct FlowState {
     /// Where the last packet of the forward direction left a node without an outer header.
     pub(super) exit: Option<Exit>,
     pub(super) programs: application::Programs,
+    /// How often a guess about it was held against the model.
+    pub(super) guesses_held: u8,
     /// How it began here, for the model.
     pub(super) opening: Option<Opening>,
     /// Where its first packet was for.

@@ -9,34 +9,6 @@ use crate::firewall::NatKind;
 use crate::flow::{Addr, DropSite, Endpoint, Hop};
 use crate::node::NetnsId;
 
-/// Freed in the bridge: its destination is now behind the port that it came in by.
-pub(super) fn off(view: &View<'_>, site: &DropSite) -> Option<Finding> {
-    let port = view.device(site.netns, site.ifindex)?;
-    let bridge = view.device_name(site.netns, port.master?);
-    let (_, asked, pod) = to_itself(view)?;
-    let device = view.device_name(site.netns, site.ifindex);
-    Some(
-        Finding::new(
-            &c::HAIRPIN_OFF,
-            Certain,
-            format!("{pod} asks for {asked} and was chosen to answer itself: {bridge} does not send a frame back by {device}, where it came from"),
-        )
-        .checked(
-            format!("freed in the bridge: hairpin is off on {device}"),
-            view.command(site.netns, format!("bridge -d link show dev {device}")),
-        )
-        .checked(
-            format!("{asked} was translated to the sender's own address"),
-            view.command(site.netns, format!("{} -t nat -S", view.iptables())),
-        )
-        .fix(format!(
-            "{}; then masquerade what a pod sends to itself, so that its answer comes back here (both are the CNI's: hairpinMode)",
-            view.command(site.netns, format!("bridge link set dev {device} hairpin on"))
-        ))
-        .at(view.place(site.netns, site.ifindex)),
-    )
-}
-
 /// It came back to the pod with the pod's own address as its source.
 pub(super) fn not_masqueraded(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let (node, asked, pod) = to_itself(view)?;

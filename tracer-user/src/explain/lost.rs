@@ -3,7 +3,7 @@
 
 use super::context::View;
 use super::flow_history::FlowState;
-use super::{drops, duplicate, egress_reply, neighbour_entries, tunnel, unanswered};
+use super::{drops, duplicate, egress_reply, neighbour_entries, unanswered};
 use crate::cause::Certainty::{Certain, Likely, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
@@ -150,8 +150,7 @@ pub(super) fn unheard(view: &View<'_>, state: &mut FlowState) -> Option<Finding>
     if state.explained || journey.start_ns.saturating_sub(first) < REPEATED_NS {
         return None;
     }
-    let found = tunnel::wrong_peer(view).or_else(|| tunnel::not_back(view)).or_else(|| never_arrived(view));
-    let found = found.or_else(|| egress_reply::reply_not_marked(view));
+    let found = never_arrived(view).or_else(|| egress_reply::reply_not_marked(view));
     found.or_else(|| Some(reply_lost(view)))
 }
 

@@ -5,8 +5,7 @@
 use std::net::IpAddr;
 
 use super::context::View;
-use super::{neighbour_owner, tunnel};
-use crate::cause::Certainty::{Certain, Likely, Possible};
+use crate::cause::Certainty::{Likely, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::firewall::NatKind;
@@ -119,33 +118,19 @@ fn rerouted(view: &View<'_>, netns: NetnsId) -> bool {
 
 /// Why nobody answers. `seen`: what shows it.
 pub(super) fn explain(view: &View<'_>, question: &Question, seen: String) -> Finding {
-    let Question { netns, ifindex, next, is_gateway, .. } = *question;
+    let Question { netns, ifindex, next, .. } = *question;
     let device = view.device_name(netns, ifindex);
     let check = view.command(netns, format!("ip neigh show {next} dev {device}"));
     if let Some(finding) = preempted(view, question) {
         return finding.checked(seen, check);
     }
-    if view.is_vxlan(netns, ifindex) {
-        return of_tunnel(view, question, seen);
-    }
-    if let Some(finding) = tunnel::wrong_peer(view).filter(|_| !is_gateway) {
-        return finding.checked(seen, check);
-    }
-    if let Some(finding) = neighbour_owner::explain(view, question) {
-        return finding.checked(seen, check);
-    }
-    let translated = translated(view, question);
     let Some((mut world, asked)) = asked(view, question) else {
         return unread(view, question, seen, check);
     };
     if let Some(finding) = asked.reason(&mut world) {
         return finding.checked(seen, check);
     }
-    let finding = asked.unexplained(&mut world).checked(seen, check);
-    match translated {
-        Some(fix) => finding.fix(fix),
-        None => finding,
-    }
+    asked.unexplained(&mut world).checked(seen, check)
 }
 
 /// The question as the model of the node takes it.
@@ -181,20 +166,6 @@ fn unread(view: &View<'_>, question: &Question, seen: String, check: String) -> 
     .at(view.place(netns, ifindex))
 }
 
-/// What is asked for came from a translation.
-fn translated(view: &View<'_>, question: &Question) -> Option<String> {
-    let next = question.next;
-    let entry = view.journey.conntrack.iter().find(|e| e.reply.src.addr.ip() == next && e.translates());
-    let entry = entry.filter(|_| !question.is_gateway)?;
-    let changed = |h: &&Hop| h.nat.is_some_and(|n| matches!(n.kind, NatKind::Dnat | NatKind::Both));
-    let at = view.journey.hops.iter().find(changed).map_or(question.netns, |h| h.netns);
-    let delete = view.command(at, format!("conntrack -D -d {}", entry.original.dst.addr));
-    Some(format!(
-        "{next} is where {} is translated to: if that endpoint is gone, remove its rule and `{delete}`",
-        entry.original.dst
-    ))
-}
-
 /// It is asked for where another program's rule or route leads.
 fn preempted(view: &View<'_>, question: &Question) -> Option<Finding> {
     let (netns, asked) = view.way_out().filter(|(netns, _)| *netns == question.netns)?;
@@ -203,39 +174,4 @@ fn preempted(view: &View<'_>, question: &Question) -> Option<Finding> {
     let certainty = preempted.after_silence(&host);
     (certainty != Possible)
         .then(|| preempted.say(&host, certainty, &format!("{} does not answer there", question.next)))
-}
-
-pub(super) fn ip_command(address: IpAddr) -> &'static str {
-    if address.is_ipv6() { "ip -6" } else { "ip" }
-}
-
-/// A tunnel has nobody to ask: its agent writes the entries.
-fn of_tunnel(view: &View<'_>, question: &Question, seen: String) -> Finding {
-    let Question { netns, ifindex, next, .. } = *question;
-    let device = view.device_name(netns, ifindex);
-    let known: Vec<String> = view.of(netns).map_or_else(Vec::new, |e| {
-        let here = e.neighbours.iter().filter(|n| n.ifindex == ifindex && !n.mac.is_empty());
-        here.filter(|n| n.address.is_ipv6() == next.is_ipv6())
-            .map(|n| n.address.to_string())
-            .take(4)
-            .collect()
-    });
-    let finding = Finding::new(
-        &c::TUNNEL_NEIGHBOUR_MISSING,
-        Certain,
-        format!("{device} has no neighbour entry for its peer {next}: that node was not made known to it"),
-    )
-    .checked(seen, view.command(netns, format!("ip neigh show dev {device}")));
-    let finding = if known.is_empty() {
-        finding
-    } else {
-        finding.checked(
-            format!("the peers that {device} knows: {}; is {next} the right one?", known.join(", ")),
-            view.command(netns, format!("{} route show table all dev {device}", ip_command(next))),
-        )
-    };
-    finding
-        .fix(format!("the agent that owns {device} must add the peer (restart it, read its log), or correct the route that names {next}"))
-        .about(next)
-        .at(view.place(netns, ifindex))
 }

@@ -5,20 +5,14 @@ use super::came_back;
 use super::context::View;
 use super::flow_history::Connections;
 use super::unanswered;
-use super::{attribution, packet};
-use super::{
-    delivered_unanswered, drops, duplicate, lost, neighbour_entries, remote_errors, tunnel, unmasqueraded,
-    wrong_route,
-};
+use super::{delivered_unanswered, duplicate, lost, neighbour_entries, remote_errors};
 use crate::cause::Certainty::{Certain, Likely, Possible};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
-use crate::cause::early_mark;
-use crate::cause::ipsec::NodeState;
 use crate::firewall::NatKind;
 use crate::flow::{Ending, NoteKind, Place as At};
 use crate::model::Preempted;
-use crate::node::{NetnsId, PathRole};
+use crate::node::PathRole;
 
 /// Nothing came back for so long after the first packet.
 const PATIENCE_NS: u64 = 900_000_000;
@@ -63,7 +57,7 @@ fn say(view: &View<'_>, seen: &mut Connections, count: u32) -> Option<Finding> {
     if came_back::is_answered(journey, &came) {
         return None;
     }
-    if let Some(found) = drops::loopback_left(view).or_else(|| came_back::explain(view, &came)) {
+    if let Some(found) = came_back::explain(view, &came) {
         return Some(found);
     }
     match journey.ending {
@@ -71,7 +65,6 @@ fn say(view: &View<'_>, seen: &mut Connections, count: u32) -> Option<Finding> {
             .or_else(|| preempted(view, "nothing came back from there"))
             .or_else(|| unclaimed(view, seen))
             .or_else(|| contested(view, seen))
-            .or_else(|| tunnel::wrong_peer(view))
             .or_else(|| lost::never_arrived(view))
             .or_else(|| remote_errors::redirected(view, seen.redirected_by(journey.flow), None))
             .or_else(|| Some(after_leaving(view, count))),
@@ -147,44 +140,10 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
     let device = view.device_name(netns, ifindex);
     let place = view.place(netns, ifindex);
     let ends = last.map_or(journey.packet.ends, |h| h.ends);
-    let bare = view.bare_exit().is_some();
-    let from_pod = view.is_pod_address(ends.src.addr.ip());
     if let Some((netns, ifindex, next)) = duplicate::next_hop(view)
         && let Some(found) = neighbour_entries::written(view, netns, ifindex, next)
     {
         return found;
-    }
-    if bare && let Some(found) = marked_before_dnat(view, netns) {
-        return found.at(place);
-    }
-    if bare && let Some(found) = detoured(view, netns, ends.dst.addr.ip()) {
-        return found;
-    }
-    if bare
-        && from_pod
-        && let Some(found) = unmasqueraded::explain(view, netns, ifindex)
-    {
-        return found;
-    }
-    if bare && from_pod {
-        let to = ends.dst.addr;
-        return Finding::new(
-            &c::POD_ADDRESS_ON_THE_WIRE,
-            Likely,
-            format!("packets to {to} leave {device} with the pod's own address {}: nobody out there knows the way back", ends.src.addr),
-        )
-        .checked(
-            "no rule in nat POSTROUTING took it",
-            view.command(netns, format!("{} -t nat -vnL POSTROUTING", view.iptables())),
-        )
-        .checked(
-            format!("it went by {device}, not by a tunnel; packets without answer so far: {count}"),
-            view.command(netns, format!("{} route get {to}", view.ip_command())),
-        )
-        .fix(format!(
-            "if {to} is a pod: restore the route to its node; else let the CNI masquerade it (Calico: no ippool may contain {to})"
-        ))
-        .at(place);
     }
     let packets = if count == 1 { "1 packet".to_owned() } else { format!("{count} packets") };
     let tunnelled = last.is_some_and(|h| h.encap.is_some());
@@ -217,32 +176,6 @@ fn after_leaving(view: &View<'_>, count: u32) -> Finding {
             )
         })
         .at(place)
-}
-
-/// They leave by the route of a mark that they got for their destination before DNAT.
-fn marked_before_dnat(view: &View<'_>, netns: NetnsId) -> Option<Finding> {
-    let at = view.journey.hops.iter().position(|h| {
-        h.netns == netns && h.mark_change.is_some() && h.nat.is_some_and(|n| n.kind == NatKind::Dnat)
-    })?;
-    let packet = attribution::first_packet(&packet::before_hop(view, at)?);
-    let (evidence, name) = (view.of(netns)?, view.netns(netns));
-    let command = |command: String| view.command(netns, command);
-    early_mark::find(&NodeState { evidence, name: &name, command: &command }, &packet)
-}
-
-/// A pod's packets leave by another route than the one made for them.
-fn detoured(view: &View<'_>, netns: NetnsId, to: std::net::IpAddr) -> Option<Finding> {
-    let lookup = view.last_lookup(netns, false).filter(|l| l.error == 0)?;
-    if let Some(found) = wrong_route::of_network(view, netns, to, &lookup) {
-        return Some(found);
-    }
-    let first = view.journey.hops.iter().find(|h| h.netns == netns).map(|h| h.ends)?;
-    let way = (lookup.in_ifindex, Some(first.src.addr.ip()));
-    let found = wrong_route::find(view, netns, way, to, lookup.mark)?;
-    if found.used.table != lookup.table {
-        return None;
-    }
-    Some(found.say(view, netns, to, "they leave the node as they are, and nothing came back"))
 }
 
 /// Somebody out there wants to answer, asks for the MAC of the packet's source, and nobody has it.

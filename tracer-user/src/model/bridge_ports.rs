@@ -9,6 +9,10 @@ use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::node::rtnl::Link;
+use crate::snapshot::Change;
+
+/// BR_STATE_FORWARDING, include/uapi/linux/if_bridge.h.
+const FORWARDING: u8 = 3;
 
 /// A bridge, and the port of it by which the asker's frames come; `None`: the asker is the bridge's own host.
 pub(crate) struct Segment {
@@ -48,6 +52,13 @@ impl Segment {
     pub(crate) fn owner(&self, world: &mut dyn World, address: IpAddr) -> Option<Arc<Host>> {
         let port = self.port_of(world, address)?.clone();
         world.peer(&self.host, &port).map(|(owner, _)| owner)
+    }
+
+    /// The asker's port, or the one behind which the address is, does not forward.
+    pub(crate) fn blocked(&self, world: &mut dyn World, address: IpAddr) -> Option<Finding> {
+        let other = self.port_of(world, address).cloned();
+        let own = self.port.as_ref().and_then(|port| port_blocked(&self.host, port, None));
+        own.or_else(|| port_blocked(&self.host, other.as_ref()?, self.port.as_ref()))
     }
 
     /// Questions go to all: a port to which the bridge does not flood them hears none.
@@ -101,4 +112,51 @@ impl Segment {
                 }),
         )
     }
+}
+
+/// A port that does not forward, or that is isolated from the other one.
+pub(super) fn port_blocked(host: &Host, port: &Link, other: Option<&Link>) -> Option<Finding> {
+    let known = port.port?;
+    let (device, name) = (host.device(port.ifindex), host.name());
+    let finding = if !port.is_up() {
+        Finding::new(
+            &c::DEVICE_DOWN,
+            Certain,
+            format!("the bridge port {device} of {name} is down: nothing passes it"),
+        )
+        .checked(format!("{device} is down"), host.command(format!("ip link show {device}")))
+        .fix(host.command(format!("ip link set {device} up")))
+        .change(host.id, Change::DeviceUp(port.ifindex))
+    } else if known.state != FORWARDING {
+        let state = ["disabled", "listening", "learning", "forwarding", "blocking"];
+        let state = state.get(usize::from(known.state)).copied().unwrap_or("not forwarding");
+        Finding::new(
+            &c::PORT_BLOCKED,
+            Certain,
+            format!("the bridge port {device} of {name} is {state}: nothing passes it"),
+        )
+        .checked(format!("state {state}"), host.command(format!("bridge -d link show dev {device}")))
+        .fix(
+            host.command(format!("bridge link set dev {device} state 3"))
+                + " (or wait for the spanning tree; or find what blocks it)",
+        )
+        .change(host.id, Change::ForwardAtPort(port.ifindex))
+    } else {
+        let isolated = |link: &&Link| link.port.is_some_and(|port| port.isolated);
+        let other = other.filter(|_| known.isolated).filter(isolated)?;
+        let one = host.device(other.ifindex);
+        Finding::new(
+            &c::PORT_BLOCKED,
+            Certain,
+            format!("{one} and {device} are isolated ports of the same bridge on {name}: nothing passes between them"),
+        )
+        .checked("both ports are isolated", host.command("bridge -d link show"))
+        .fix(host.command(format!("bridge link set dev {device} isolated off")))
+        .change(host.id, Change::EndIsolation(port.ifindex))
+    };
+    Some(finding.at(crate::cause::Place {
+        netns: name,
+        device: Some(device),
+        ..crate::cause::Place::default()
+    }))
 }

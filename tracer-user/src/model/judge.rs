@@ -28,8 +28,6 @@ use crate::firewall::{Backend, Chain, PacketView, Rule, RuleRef, Table, Target};
 use crate::node::{Hook, Role};
 use crate::snapshot::{Change, accepting_mark};
 
-pub(crate) const SERVICES: &str = "KUBE-SERVICES";
-
 pub(crate) const ETH_P_ALL: u16 = 0x0003;
 
 pub(crate) const PROXY_PORTS: [u16; 3] = [15001, 15003, 15006];
@@ -123,10 +121,10 @@ impl Judge<'_> {
         let finding = Finding::new(
             &c::MASQUERADED_BEFORE_TUNNEL,
             Certain,
-            format!("{name} translates the source {} to {} before the tunnel: the gateway does not know it as the pod's", nat.from, nat.to),
+            format!("{name} translates the source {} before the tunnel: the gateway does not know it as the pod's", self.start.src.0),
         )
         .checked(
-            format!("{} acts on the way into {device}", nat.rule),
+            format!("{} makes it {} on the way into {device}", nat.rule, nat.to),
             host.command(format!("{tables} -t nat -S POSTROUTING")),
         )
         .fact(expected_first())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::packet_state::{Flight, Mode};
 use super::silence::SilentHop;
-use super::steps::{Direction, Stage};
+use super::steps::{Direction, Place, Stage, Step};
 use super::walker::{End, Next, Walker};
 use super::world::Host;
 use crate::cause::Certainty::Certain;
@@ -49,7 +49,7 @@ impl Walker<'_> {
             let command = |command: String| host.command(command);
             let finding = nat_addresses::loopback_source((&name, &device), ends, asked, &command);
             let stage = self.stage(host, Stage::Passing, flight);
-            return self.stop(host, stage, finding.at(Self::place(host, output)));
+            self.wrong(stage, finding.at(Self::place(host, output)));
         }
         self.fit(host, flight, &link);
         flight.asker = Some((host.id, output));
@@ -250,26 +250,45 @@ impl Walker<'_> {
         if flight.seen.iter().filter(|seen| **seen == here).count() <= TIMES {
             return None;
         }
+        let finding = self
+            .circles(host, flight)
+            .fact("the expected path comes to the same device again and again, until the TTL is used up")
+            .at(Self::place(host, device));
+        let stage = self.stage(host, Stage::Routing, flight);
+        Some(self.stop(host, stage, finding))
+    }
+
+    /// This packet came to the host before, and was sent on.
+    pub(crate) fn was_routed_by(&self, host: &Host) -> bool {
+        let routed = |step: &Step| matches!(step.place, Place::Route { local: false, .. });
+        self.steps.iter().zip(&self.hosts).any(|(step, id)| *id == host.id && routed(step))
+    }
+
+    pub(crate) fn circles(&self, host: &Host, flight: &Flight) -> Finding {
         let to = flight.packet.dst;
         let mut by: Vec<String> = Vec::new();
-        for (id, ifindex) in flight.seen.iter().rev().take(4) {
-            if let Some(other) = self.world.host(*id) {
-                let text = format!("{} of {}", other.device(*ifindex), other.name());
-                if !by.contains(&text) {
-                    by.push(text);
-                }
+        let mut told = Vec::new();
+        for (step, id) in self.steps.iter().zip(&self.hosts) {
+            let Place::Route { device, via, local: false, .. } = &step.place else { continue };
+            let is_node = self.world.host(*id).is_some_and(|host| host.role == Role::Node);
+            // The first of each host: others may be of the outer packet.
+            if !is_node || told.contains(id) || told.len() == 3 {
+                continue;
             }
+            told.push(*id);
+            let next = via.as_ref().map_or_else(String::new, |via| format!("to {via} "));
+            by.push(format!("{} sends them {next}by {device}", step.netns));
         }
         let marks: Vec<u32> =
             self.steps.iter().rev().take(12).flat_map(|s| &s.marks).filter_map(|m| m.to).collect();
         let egress = marks.iter().any(|m| crate::cluster::egress::datapath::is_node_mark(*m));
-        let finding = Finding::new(
+        Finding::new(
             &c::ROUTING_LOOP,
             Certain,
-            format!("packets to {to} go round in circles by {} until their TTL is used up", by.join(" and ")),
+            format!("packets to {to} go round in circles: {}", by.join(", ")),
         )
         .checked(
-            "the expected path comes to the same device again and again",
+            format!("the way it takes from {}", host.name()),
             host.command(format!("ip rule; {}", host.command(format!("ip route get {to}")))),
         )
         .fix(if egress {
@@ -277,8 +296,7 @@ impl Walker<'_> {
         } else {
             "two hosts route to each other: correct the route (or the mark that chooses it) on one of them"
         })
-        .at(Self::place(host, device));
-        let stage = self.stage(host, Stage::Routing, flight);
-        Some(self.stop(host, stage, finding))
+        .about(to)
+        .at(Self::place(host, 0))
     }
 }

@@ -26,6 +26,7 @@ mod run;
 mod silence;
 #[cfg(test)]
 mod silence_tests;
+mod silent_owner;
 mod snapshot;
 mod standing;
 mod start;
@@ -41,9 +42,12 @@ pub(crate) use packet_state::{Flight, Mode};
 pub(crate) use preempted::Preempted;
 pub(crate) use repair::search;
 pub use run::Question;
-pub(crate) use run::{Prediction, Run, Start, Way, first_tuple, first_view, predict, predict_from, shown};
-pub(crate) use silence::{SilentHop, no_usable_address};
+pub(crate) use run::{
+    Prediction, Run, Start, Way, first_tuple, first_view, predict, predict_from, refused_at_home, shown,
+};
+pub(crate) use silence::SilentHop;
 pub use snapshot::Snapshot;
+pub(crate) use start::stranger;
 pub use steps::{Direction, Encap, Ending, MarkChange, MarkOf, Place, Stage, Step, Translation};
 pub(crate) use walker::{End, Found};
 pub use world::{Host, World};

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::bridge_ports::port_blocked;
 use super::link::{NUD_FAILED, NUD_INCOMPLETE};
 use super::packet_state::{Flight, Mode};
 use super::silence::SilentHop;
@@ -17,8 +18,6 @@ use crate::node::rtnl::Link;
 use crate::snapshot::Change;
 use crate::text::mac;
 
-/// BR_STATE_FORWARDING, include/uapi/linux/if_bridge.h.
-const FORWARDING: u8 = 3;
 /// include/uapi/linux/neighbour.h
 const NUD_PERMANENT: u16 = 0x80;
 
@@ -102,50 +101,14 @@ impl Walker<'_> {
 
     /// The bridge does not forward at this port, or not between it and the one that the frame came in by.
     pub(crate) fn blocked(&mut self, host: &Arc<Host>, flight: &Flight, port: &Link) -> Option<Next> {
-        let known = port.port?;
-        let (device, name) = (host.device(port.ifindex), host.name());
-        let place = Self::place(host, port.ifindex);
         let before = flight.seen.iter().rev().find(|(id, ifindex)| {
             *id == host.id
                 && *ifindex != port.ifindex
                 && host.link(*ifindex).is_some_and(|l| l.master == port.master)
         });
         let other = before.and_then(|(_, ifindex)| host.link(*ifindex)).filter(|_| self.bridging);
-        let finding = if !port.is_up() {
-            Finding::new(
-                &c::DEVICE_DOWN,
-                Certain,
-                format!("the bridge port {device} of {name} is down: nothing passes it"),
-            )
-            .checked(format!("{device} is down"), host.command(format!("ip link show {device}")))
-            .fix(host.command(format!("ip link set {device} up")))
-            .change(host.id, Change::DeviceUp(port.ifindex))
-        } else if known.state != FORWARDING {
-            let state = ["disabled", "listening", "learning", "forwarding", "blocking"];
-            let state = state.get(usize::from(known.state)).copied().unwrap_or("not forwarding");
-            Finding::new(
-                &c::PORT_BLOCKED,
-                Certain,
-                format!("the bridge port {device} of {name} is {state}: nothing passes it"),
-            )
-            .checked(format!("state {state}"), host.command(format!("bridge -d link show dev {device}")))
-            .fix(
-                host.command(format!("bridge link set dev {device} state 3"))
-                    + " (or wait for the spanning tree; or find what blocks it)",
-            )
-            .change(host.id, Change::ForwardAtPort(port.ifindex))
-        } else if known.isolated
-            && let Some(other) = other.filter(|other| other.port.is_some_and(|port| port.isolated))
-        {
-            let one = host.device(other.ifindex);
-            Finding::new(&c::PORT_BLOCKED, Certain, format!("{one} and {device} are isolated ports of the same bridge on {name}: nothing passes between them"))
-                .checked("both ports are isolated", host.command("bridge -d link show"))
-                .fix(host.command(format!("bridge link set dev {device} isolated off")))
-                .change(host.id, Change::EndIsolation(port.ifindex))
-        } else {
-            return None;
-        };
+        let finding = port_blocked(host, port, other)?;
         let stage = self.stage(host, Stage::Passing, flight);
-        Some(self.stop(host, stage, finding.at(place)))
+        Some(self.stop(host, stage, finding))
     }
 }

@@ -16,9 +16,12 @@ use crate::cause::catalogue as c;
 use crate::cluster::egress::datapath::is_egress_tunnel;
 use crate::fib::Question;
 use crate::node::Role;
-use crate::node::rtnl::{NextHop, Route};
+use crate::node::rtnl::{NextHop, Route, Rule};
 use crate::snapshot::Change;
 use crate::text::table_name;
+
+/// include/uapi/linux/fib_rules.h
+const FR_ACT_TO_TBL: u8 = 1;
 
 impl Walker<'_> {
     /// An egress mark's rule and table, and where they lead. True: wrong, and told.
@@ -123,19 +126,8 @@ impl Walker<'_> {
         back: Option<Way>,
     ) -> Option<Finding> {
         let (name, device) = (host.name(), host.device(input));
-        if let Some(own_index) = host.owner(source) {
-            let own = host.device(own_index);
-            return Some(
-                Finding::new(
-                    &c::DUPLICATE_ADDRESS,
-                    Certain,
-                    format!("two hosts have {source}: {name} on {own}, and the sender of this packet; {name} refuses packets from an address that is its own"),
-                )
-                .checked(format!("{source} is on {own} of {name}"), host.command(format!("ip addr show to {source}")))
-                .fix(host.command(format!("ip addr del {source} dev {own}")) + ", if that one is wrong")
-                .change(host.id, Change::DeleteAddress { ifindex: own_index, address: source })
-                .at(Self::place(host, input)),
-            );
+        if let Some(finding) = self.duplicate(host, input, source) {
+            return Some(finding);
         }
         let refusing = host
             .evidence
@@ -185,6 +177,32 @@ impl Walker<'_> {
     }
 }
 
+impl Walker<'_> {
+    /// The host has the source of a packet that came in, and so does another one.
+    pub(crate) fn duplicate(&self, host: &Host, input: u32, source: IpAddr) -> Option<Finding> {
+        let own_index = host.owner(source)?;
+        let (name, own) = (host.name(), host.device(own_index));
+        let other =
+            self.world.watched().into_iter().find(|other| other.id != host.id && other.owns(source))?;
+        let there = other.device(other.owner(source)?);
+        Some(
+            Finding::new(
+                &c::DUPLICATE_ADDRESS,
+                Certain,
+                format!("two hosts have {source}: {name} on {own}, and {} on {there}; {name} refuses packets from an address that is its own", other.name()),
+            )
+            .checked(format!("{source} is on {own} of {name}"), host.command(format!("ip addr show to {source}")))
+            .checked(
+                format!("{} has it too", other.name()),
+                other.command(format!("ip addr show to {source}")),
+            )
+            .fix(host.command(format!("ip addr del {source} dev {own}")) + ", if that one is wrong")
+            .change(host.id, Change::DeleteAddress { ifindex: own_index, address: source })
+            .at(Self::place(host, input)),
+        )
+    }
+}
+
 /// The route by which a packet goes.
 fn taken<'h>(host: &'h Host, used: &Way, to: IpAddr) -> Option<&'h Route> {
     let taken = host.evidence.routes.iter().filter(|r| {
@@ -225,24 +243,51 @@ fn detour_by(
     let via = if used.gateway { format!(" via {}", used.next_hop) } else { String::new() };
     let taken = taken(host, used, to)?;
     if let Some(other) = other {
-        return Some(
-            Finding::new(
-                &c::WRONG_ROUTE,
-                Likely,
-                format!(
-                    "{name} routes {to} by {}, not by {}: {wrong}",
-                    words(host, taken),
-                    words(host, other)
-                ),
-            )
-            .checked(
-                format!("both routes fit {to}"),
-                host.command(format!("{ip} route show table all match {to}")),
-            )
-            .fix(host.command(format!("{ip} route del {}", words(host, taken))))
-            .change(host.id, Change::DeleteRoute(taken.clone()))
-            .at(Walker::place(host, used.output)),
-        );
+        let rule = host.evidence.rules.iter().find(|r| r.table == used.table && r.action == FR_ACT_TO_TBL);
+        let rule = rule.filter(|_| used.table != other.table);
+        let why = match (rule, taken.destination.len() > other.destination.len()) {
+            (Some(rule), _) => format!(
+                "ip rule {} ({}) asks table {} first",
+                rule.priority,
+                rule.selector(),
+                table_name(used.table)
+            ),
+            (None, true) => "it is the more precise one".to_owned(),
+            (None, false) => format!("its metric {} is lower than {}", taken.priority, other.priority),
+        };
+        let finding = Finding::new(
+            &c::WRONG_ROUTE,
+            Likely,
+            format!("{name} routes {to} by {}, not by {}: {wrong}", words(host, taken), words(host, other)),
+        )
+        .checked(
+            format!("both routes fit {to}, and {why}"),
+            host.command(format!("{ip} route show table all match {to}")),
+        )
+        .about(to)
+        .at(Walker::place(host, used.output));
+        // The table of a rule is somebody's: what it has for others stays.
+        return Some(match rule.and_then(|rule| rule.priority.checked_sub(1)) {
+            Some(priority) => {
+                let before = Rule {
+                    priority,
+                    ipv6: to.is_ipv6(),
+                    action: FR_ACT_TO_TBL,
+                    table: other.table,
+                    destination: Some(other.destination),
+                    ..Rule::default()
+                };
+                let command = format!(
+                    "{ip} rule add priority {priority} to {} lookup {}",
+                    other.destination,
+                    table_name(other.table)
+                );
+                finding.fix(host.command(command)).change(host.id, Change::AddRoutingRule(before))
+            }
+            None => finding
+                .fix(host.command(format!("{ip} route del {}", words(host, taken))))
+                .change(host.id, Change::DeleteRoute(taken.clone())),
+        });
     }
     let network = host.evidence.addresses.iter().find_map(|a| {
         let network = crate::node::IpPrefix::new(a.address, a.prefix_len)?;
@@ -251,6 +296,23 @@ fn detour_by(
             .then_some((network, a.ifindex))
     });
     let (network, bridge) = network?;
+    if host.link(bridge).is_some_and(|link| !link.is_up()) {
+        let index = bridge;
+        let bridge = host.device(bridge);
+        return Some(
+            Finding::new(
+                &c::POD_ROUTE_MISSING,
+                Certain,
+                format!("{bridge} of {name}, which has the network {network} of {to}, is down: its route is gone, and the packet leaves by {out}{via}"),
+            )
+            .checked(format!("{bridge} is down"), host.command(format!("ip -d addr show dev {bridge}")))
+            .checked("the kernel's own lookup finds it", host.command(format!("{ip} route get {to}")))
+            .fix(host.command(format!("ip link set {bridge} up")))
+            .change(host.id, Change::DeviceUp(index))
+            .about(to)
+            .at(Walker::place(host, index)),
+        );
+    }
     let missing = Route {
         destination: network,
         next_hops: vec![NextHop { ifindex: bridge, ..NextHop::default() }],

@@ -184,6 +184,12 @@ impl Walker<'_> {
                 let changes = self.missing_routes(host, asked.destination);
                 changes.into_iter().fold(finding, |finding, change| finding.change(host.id, change))
             }
+            // What sent it was told.
+            RefusedBy::Source(_) | RefusedBy::Destination
+                if self.found.iter().any(|found| found.finding.id == c::LOOPBACK_SOURCE.id) =>
+            {
+                return Next::End(super::walker::End::Stopped(host.clone()));
+            }
             RefusedBy::Source(martian) => self.martian(host, flight, asked, martian, get),
             RefusedBy::Destination => Finding::new(
                 &c::SIMPLE,
@@ -199,6 +205,16 @@ impl Walker<'_> {
                 "loopback addresses, and broadcast addresses of other networks, are not taken from outside",
                 get,
             )
+            .fix(match asked.destination.is_loopback() && asked.destination.is_ipv4() {
+                true => format!(
+                    "translate to an address of the node instead of 127.0.0.0/8, or: {}",
+                    host.command(format!(
+                        "sysctl -w net.ipv4.conf.{}.route_localnet=1",
+                        host.device(input).replace('.', "/")
+                    ))
+                ),
+                false => String::new(),
+            })
             .at(Self::place(host, input)),
             RefusedBy::ForeignSource => Finding::new(
                 &c::SIMPLE,
@@ -262,6 +278,11 @@ impl Walker<'_> {
             Finding::new(kind, Certain, title).checked("the lookup refuses the packet", get.clone())
         };
         match martian {
+            Martian::Own if host.role == crate::node::Role::Node && self.was_routed_by(host) => self.circles(host, flight).checked(
+                format!("{name} sent it, and it comes back by {device} with {name}'s own address as its source"),
+                get,
+            ),
+            Martian::Own if let Some(finding) = self.duplicate(host, input, source) => finding,
             Martian::Own => said(
                 &c::OWN_SOURCE,
                 format!("{name} drops the packet: its source {source} is an address of {name} itself, and it came in by {device}"),
@@ -338,6 +359,22 @@ impl Walker<'_> {
             }
             return Ok(());
         };
+        if way.table != rule.table
+            && is_node_mark(mark)
+            && let Some(first) = before(host, rule, asked, way.table)
+        {
+            let (priority, own) = (first.priority, rule.priority);
+            let finding = Finding::new(
+                &c::FWMARK_RULE_PREEMPTED,
+                Certain,
+                format!("ip rule {priority} ({}) of {name} comes before rule {own} of mark {mark:#x}: table {used} sends the packet out of {out}", first.selector()),
+            )
+            .checked(format!("table {} is never asked", rule.table), host.command(format!("{ip} rule show")))
+            .fix(format!("delete ip rule {priority}, or give it a priority number above {own}"))
+            .change(host.id, Change::DeleteRoutingRule(first.clone()));
+            self.wrong(stage, finding.at(Self::place(host, way.output)));
+            return Ok(());
+        }
         let empty = !host
             .evidence
             .routes
@@ -345,10 +382,17 @@ impl Walker<'_> {
             .any(|r| r.table == rule.table && r.destination.is_ipv6() == asked.destination.is_ipv6());
         if way.table != rule.table && (empty || is_node_mark(mark)) {
             let table = rule.table;
+            let tunnel = host.evidence.link(crate::cluster::egress::datapath::DEVICE);
+            let why = match tunnel {
+                _ if !is_node_mark(mark) => String::new(),
+                None => format!(": {} does not exist", crate::cluster::egress::datapath::DEVICE),
+                Some(link) if !link.is_up() => format!(": {} is down", host.device(link.ifindex)),
+                Some(_) => ": its route is missing".to_owned(),
+            };
             let finding = Finding::new(
                 &c::FWMARK_TABLE_EMPTY,
                 Certain,
-                format!("the routing table of mark {mark:#x} has no route for it on {name}: the packet leaks out of {out}"),
+                format!("the routing table of mark {mark:#x} on {name} has no route for it{why}; the packet leaks out of {out}"),
             )
             .checked(
                 format!("an ip rule leads it to table {table}, and table {used} answers"),
@@ -524,6 +568,17 @@ pub(crate) fn leads(rule: &Rule, mark: u32, ipv6: bool) -> bool {
         && !rule.inverted
         && rule.mark != 0
         && mark & rule.mask == rule.mark
+}
+
+/// The rule that comes before the one of the packet's mark, and leads to the table in use.
+fn before<'h>(host: &'h Host, own: &Rule, asked: &Question, table: u32) -> Option<&'h Rule> {
+    let mark = asked.mark.unwrap_or(0);
+    host.evidence.rules.iter().find(|rule| {
+        rule.priority <= own.priority
+            && rule.table == table
+            && *rule != own
+            && rule.matches(asked.source.unwrap_or(asked.destination), asked.destination, mark)
+    })
 }
 
 fn way(route: &Route, to: IpAddr) -> Way {

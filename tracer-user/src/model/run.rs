@@ -110,6 +110,35 @@ pub(crate) fn predict_from(
     Prediction { packet, start, assumed, ways, cut }
 }
 
+/// Why the asked one's own devices, addresses, rules and routes let it send nothing at all; `None` where it can.
+pub(crate) fn refused_at_home(world: &mut dyn World, question: &Question) -> Option<Finding> {
+    let mut packet = view(question);
+    let start = start(world, question, &mut packet, &mut Vec::new()).ok()?;
+    let Start::Sent(host) = &start else { return None };
+    let mut of_user = |uid: Option<u32>| {
+        let packet = PacketView { uid, ..packet.clone() };
+        let run = walk(world, &mut Chances::default(), &start, Flight::new(packet, Mode::First));
+        let stopped = matches!(&run.end, End::Stopped(at) if at.id == host.id);
+        // A packet that its firewall drops is seen.
+        let unseen = run.steps.iter().all(|step| matches!(step.place, Place::Route { .. }));
+        run.found.into_iter().next_back().map(|found| found.finding).filter(|_| stopped && unseen)
+    };
+    // Who sends is not known.
+    of_user(packet.uid).or_else(|| {
+        let rules = host.evidence.rules.iter();
+        rules.filter(|rule| rule.ipv6 == question.destination.is_ipv6()).find_map(|rule| {
+            let (first, _) = rule.conditions.users?;
+            let mut found = of_user(Some(first))?;
+            found.certainty = Possible;
+            Some(found.fact(format!(
+                "ip rule {} concerns only what fits {}: does the program that connects? (id -u)",
+                rule.priority,
+                rule.selector()
+            )))
+        })
+    })
+}
+
 /// All about one choice of chance.
 pub(crate) struct Way {
     pub(crate) request: Run,

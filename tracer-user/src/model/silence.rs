@@ -52,13 +52,16 @@ impl SilentHop {
             return Some(found);
         }
         let Some(segment) = Segment::of(world, &self.asker, self.ifindex) else {
-            return self.proxy(world);
+            return self.proxy(world).or_else(|| self.silent_owner(world));
         };
-        self.solicitation_dropped(&segment)
+        segment
+            .blocked(world, self.address)
+            .or_else(|| self.solicitation_dropped(&segment))
             .or_else(|| segment.unheard(world, self.address))
             .or_else(|| self.unusable(world, &segment))
             .or_else(|| self.wrong_mask(&segment))
             .or_else(|| self.wrong_gateway(&segment))
+            .or_else(|| self.silent_owner(world))
     }
 
     fn no_carrier(&self) -> Option<Finding> {

@@ -133,7 +133,7 @@ fn names_users(host: &Host) -> bool {
 }
 
 /// A user that no rule of the host names.
-fn stranger(host: &Host) -> u32 {
+pub(crate) fn stranger(host: &Host) -> u32 {
     let taken: Vec<(u32, u32)> = owner_rules(host).collect();
     let free = |uid: &u32| !taken.iter().any(|(first, last)| (*first..=*last).contains(uid));
     (1..=NOBODY).rev().find(free).unwrap_or(NOBODY)

@@ -4,8 +4,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::egress_sets::{chain_rules, why};
-use super::judge::{Judge, PROXY_PORTS, SERVICES, hook_place, tables};
+use super::egress_sets::why;
+use super::judge::{Judge, PROXY_PORTS, hook_place, tables};
+use super::route_words::ip_command;
 use super::routes::leads;
 use super::steps::{Direction, MarkOf, Place, Stage, Step};
 use super::walker::{End, Found, Walker};
@@ -13,7 +14,10 @@ use super::world::Host;
 use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
-use crate::firewall::{Criterion, IpRange, Miss, Rule, Target, near_misses};
+use crate::cause::ipsec::NodeState;
+use crate::cause::service_translation;
+use crate::cluster::egress::datapath::CHAIN_PREFIX;
+use crate::firewall::{Criterion, Match, Matched, NearMiss, PacketView, Target, near_misses, walk_hook};
 use crate::node::{Hook, Role};
 
 impl Judge<'_> {
@@ -54,43 +58,25 @@ impl Judge<'_> {
         Some(Found { stage: Stage::Passing, finding })
     }
 
-    /// An address of the services' network that leaves as it is.
+    /// A service's address that leaves as it is.
     pub(crate) fn not_translated(&self) -> Option<Found> {
         let (host, device) = self.bare_exit()?;
-        let to = self.start.dst.0;
         if self.is_translated(host) {
             return None;
         }
-        let mut services: Vec<(IpRange, &Rule)> = Vec::new();
-        for table in ["nat", "filter"] {
-            for rule in chain_rules(&host.evidence, table, SERVICES) {
-                services.extend(rule.matches.iter().filter(|m| !m.negated).flat_map(|m| match &m.what {
-                    Criterion::Destination(ranges) => ranges.iter().map(|r| (*r, rule)).collect(),
-                    _ => Vec::new(),
-                }));
+        let (hook, input) = self.steps().find_map(|(at, step)| match &step.place {
+            Place::Hook { hook: "PREROUTING", input, .. } if at.id == host.id => {
+                Some((Hook::Prerouting, input.clone()))
             }
-        }
-        let near = services.iter().find(|(range, _)| same_network(range.first, to))?;
-        let own = services.iter().find(|(range, _)| range.contains(to));
+            Place::Hook { hook: "OUTPUT", .. } if at.id == host.id => Some((Hook::Output, String::new())),
+            _ => None,
+        })?;
         let name = host.name();
-        let finding = Finding::new(
-            &c::SERVICE_NOT_TRANSLATED,
-            Likely,
-            match own {
-                Some(_) => format!("{name} knows the service {to}, but not with this port or protocol: the packet leaves untranslated"),
-                None => format!("{name} does not translate {to}, which is on the services' network: kube-proxy has no rule for it"),
-            },
-        )
-        .checked(
-            format!("{SERVICES} has rules for {} and none that takes this packet", own.unwrap_or(near).0),
-            host.command(format!("{} -t nat -S {SERVICES}", tables(to))),
-        )
-        .fix(match own {
-            Some(_) => "ask a port that the service has".to_owned(),
-            None => format!("see whether the service exists and kube-proxy runs on {name}; restart it and read its log"),
-        })
-        .at(Walker::place(host, device));
-        Some(Found { stage: Stage::Marking, finding })
+        let node =
+            NodeState { evidence: &host.evidence, name: &name, command: &|command| host.command(command) };
+        let packet = PacketView { input: Some(input), ..self.packet.clone() };
+        let finding = service_translation::missing(&node, hook, &packet)?;
+        Some(Found { stage: Stage::Marking, finding: finding.at(Walker::place(host, device)) })
     }
 
     /// A pod's own address on the wire, towards somebody who does not know the pods' networks.
@@ -107,30 +93,98 @@ impl Judge<'_> {
             return None;
         }
         let to = entry.after.dst.0;
+        if let Some(found) = self.route_missing(host, device, to) {
+            return Some(found);
+        }
         let default = self.steps().rev_route(host).is_some_and(|via| via);
         let packet = &self.run.flight.packet;
+        // EgressGateway's are for policies, kube-proxy's for services.
+        let general = |near: &NearMiss| {
+            ![CHAIN_PREFIX, "KUBE-"].iter().any(|theirs| near.rule.chain.starts_with(theirs))
+        };
+        let translates =
+            |near: &NearMiss| near.action.starts_with("MASQUERADE") || near.action.starts_with("SNAT");
         let spared = near_misses(&*host.evidence, Hook::Postrouting, "nat", packet)
             .into_iter()
-            .find(|n| n.action.starts_with("MASQUERADE") && matches!(&n.miss, Miss::Failed { .. }));
+            .find(|near| translates(near) && general(near));
         let on_link = !default && spared.is_some();
         // A specific route through another host is how networks without tunnels look.
         if !on_link && !self.by_default_route(host, to) {
             return None;
         }
-        let gone = host.device(device);
-        let mut finding = Finding::new(
+        let (gone, name, tables) = (host.device(device), host.name(), tables(source));
+        let spares = spared.as_ref().map_or_else(String::new, |near| {
+            format!(
+                ", and no answer finds the way back: {} does not translate them, {}",
+                near.rule,
+                why(near)
+            )
+        });
+        let finding = Finding::new(
             &c::POD_ADDRESS_ON_THE_WIRE,
             Likely,
-            format!("packets to {to} leave {gone} of {} with the pod's own address {source}: whoever is out there must know the way back to it", host.name()),
-        )
-        .checked("no rule in nat POSTROUTING takes it", host.command(format!("{} -t nat -vnL POSTROUTING", tables(source))));
-        if let Some(near) = &spared {
-            finding = finding.fact(why(near));
-        }
+            format!("packets to {to} leave {gone} of {name} with the pod's own address {source}{spares}"),
+        );
+        let finding = match &spared {
+            Some(near) => finding
+                .checked(
+                    format!("{} is the rule that would have", near.rule),
+                    host.command(format!("{tables} -t nat -vnL {} --line-numbers", near.rule.chain)),
+                )
+                .fix(format!("let {} apply to {to} (Calico: no ippool may contain {to}, or its address is not masqueraded)", near.rule)),
+            None => finding
+                .checked("no rule in nat POSTROUTING takes it", host.command(format!("{tables} -t nat -vnL POSTROUTING")))
+                .fact("whoever is out there must know the way back to it")
+                .fix(format!("if {to} is a pod: restore the route to its node; else let the CNI masquerade it")),
+        };
         let finding = finding
-            .checked(format!("it goes by {gone}, not by a tunnel"), host.command(format!("ip route get {to}")))
-            .fix(format!("if {to} is a pod: restore the route to its node; else let the CNI masquerade it (Calico: no ippool may contain {to})"))
+            .checked(
+                format!("it goes by {gone}, not by a tunnel"),
+                host.command(format!("ip route get {to}")),
+            )
             .at(Walker::place(host, device));
+        Some(Found { stage: Stage::Passing, finding })
+    }
+
+    /// A rule spares the destination from masquerading, as one of the cluster's, and only the default route leads there.
+    fn route_missing(&self, host: &Host, device: u32, to: IpAddr) -> Option<Found> {
+        if !self.by_default_route(host, to) {
+            return None;
+        }
+        let gone = host.device(device);
+        let packet = self.run.flight.packet.clone().devices("", &gone);
+        let walk = walk_hook(host, Hook::Postrouting, i32::MIN..i32::MAX, &packet);
+        let spares = walk.trace.iter().find(|step| {
+            let names = |m: &Match| {
+                !m.negated && matches!(&m.what, Criterion::Destination(r) if r.iter().any(|r| r.contains(to)))
+            };
+            step.matched == Matched::Yes
+                && step.at.table.name == "nat"
+                && step.at.rule.is_some_and(|rule| {
+                    matches!(rule.target(), Some(Target::Return | Target::Accept))
+                        && rule.matches.iter().any(names)
+                })
+        })?;
+        let (rule, name, tables) = (spares.at.name(), host.name(), tables(to));
+        let down = host.evidence.links.iter().find(|link| link.vxlan.is_some() && !link.is_up());
+        let down = down.map_or_else(String::new, |link| {
+            format!(" ({} is down, and routes go with their device)", host.device(link.ifindex))
+        });
+        let finding = Finding::new(
+            &c::POD_ROUTE_MISSING,
+            Likely,
+            format!("{name} has no route to the pods' network of {to}{down}: packets leave {gone} for the default gateway as they are"),
+        )
+        .checked(
+            format!("the lookup finds only the default route for {to}"),
+            host.command(format!("{} route get {to}", ip_command(to))),
+        )
+        .checked(
+            format!("{to} is one of the cluster's addresses: {rule} spares it from masquerading"),
+            host.command(format!("{tables} -t nat -vnL {} --line-numbers", rule.chain)),
+        )
+        .fix(format!("let the CNI write its routes again (flannel, Calico: restart its agent on {name}); see that the other node is registered"))
+        .at(Walker::place(host, device));
         Some(Found { stage: Stage::Passing, finding })
     }
 
@@ -226,10 +280,4 @@ impl<'a, I: Iterator<Item = (&'a Arc<Host>, &'a Step)>> LastRoute for I {
             })
             .last()
     }
-}
-
-/// Services' networks are not smaller than that.
-fn same_network(a: IpAddr, b: IpAddr) -> bool {
-    let length = if a.is_ipv4() { 16 } else { 112 };
-    crate::node::IpPrefix::new(a, length).is_some_and(|net| net.contains(b))
 }

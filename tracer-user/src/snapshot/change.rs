@@ -360,7 +360,7 @@ fn rule_words(rule: &Rule) -> Option<String> {
         return None;
     }
     let does = match (rule.action, rule.goto) {
-        (1, _) => format!("lookup {}", rule.table),
+        (1, _) => format!("lookup {}", crate::text::table_name(rule.table)),
         (2, Some(to)) => format!("goto {to}"),
         _ => rule.does().to_owned(),
     };

@@ -39,7 +39,6 @@ const CIRCLES: &[Circle] = &[
         ],
         "causes of several packets call causes of one",
     ),
-    ("explain", &["neighbour", "neighbour_owner"], "causes call causes"),
     ("model", &["egress_sets", "follow_up", "judge", "run", "start"], "the run's parts know the run"),
 ];
 

@@ -2,19 +2,15 @@
 //! Packets to a service address that no rule of kube-proxy translated. Names of chains are facts of kube-proxy
 //! (pkg/proxy/iptables, pkg/proxy/nftables).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use super::context::View;
-use super::packet::before_hop;
-use crate::cause::Certainty::{self, Certain, Likely};
-use crate::cause::catalogue as c;
-use crate::cause::{Finding, Place};
+use super::Certainty::{self, Certain, Likely};
+use super::Finding;
+use super::catalogue as c;
+use super::ipsec::NodeState;
 use crate::cluster::egress::datapath::cluster_set;
-use crate::firewall::{
-    Criterion, IpRange, Match, MemberField, Miss, NatKind, PacketView, Rule, Target, near_misses,
-};
-use crate::flow::Place as At;
-use crate::node::{Hook, NetnsId};
+use crate::firewall::{Criterion, IpRange, Match, MemberField, Miss, PacketView, Rule, Target, near_misses};
+use crate::node::Hook;
 use crate::snapshot::NetnsEvidence;
 
 const SERVICES: &str = "KUBE-SERVICES";
@@ -29,86 +25,53 @@ enum KnownService {
     Cluster { set: String },
 }
 
-/// Left its node for a service's own address, as if that were a host somewhere.
-pub(super) fn not_translated(view: &View<'_>) -> Option<Finding> {
-    let journey = view.journey;
-    if journey.reply || journey.packet.icmp_error.is_some() {
+/// A packet that left its node for a service's own address, as if that were a host somewhere. `hook`: where it would have
+/// been translated, `packet`: as it came there.
+pub(crate) fn missing(node: &NodeState<'_>, hook: Hook, packet: &PacketView) -> Option<Finding> {
+    let NodeState { evidence, name, command } = node;
+    if !has_kube_proxy(evidence) {
         return None;
     }
-    let exit = view.bare_exit()?;
-    let translated = |kind| matches!(kind, NatKind::Dnat | NatKind::Both);
-    if journey.hops.iter().any(|h| h.nat.is_some_and(|n| translated(n.kind))) {
-        return None;
-    }
-    let evidence = view.of(exit.netns)?;
-    let address = exit.ends.dst.addr.ip();
-    if view.owner(address).is_some() || !has_kube_proxy(evidence) {
-        return None;
-    }
-    let at = journey.hops.iter().position(|h| {
-        h.netns == exit.netns
-            && h.encap.is_none()
-            && matches!(h.place, At::Hook { hook: Hook::Prerouting | Hook::Output, .. })
-    })?;
-    let packet = before_hop(view, at)?;
-    let known = known(evidence, address, &packet)?;
-    let hook = match journey.hops[at].place {
-        At::Hook { hook, .. } => hook,
-        _ => return None,
-    };
-    Some(say(view, exit.netns, evidence, hook, &packet, &known))
-}
-
-fn say(
-    view: &View<'_>,
-    netns: NetnsId,
-    evidence: &NetnsEvidence,
-    hook: Hook,
-    packet: &PacketView,
-    known: &KnownService,
-) -> Finding {
-    let name = view.netns(netns);
-    let ends = view.journey.packet.ends;
-    let to = ends.dst;
-    let list = view.command(netns, format!("{} -t nat -S {SERVICES}", view.iptables()));
-    let place = Place { hook: Some(hook.name().to_owned()), ..view.place(netns, 0) };
-    let (certainty, what): (Certainty, String) = match known {
+    let known = known(evidence, packet.dst, packet)?;
+    let (address, port) = (packet.dst, packet.dst_port.unwrap_or(0));
+    let list =
+        command(format!("{} -t nat -S {SERVICES}", if address.is_ipv6() { "ip6tables" } else { "iptables" }));
+    let (certainty, what): (Certainty, String) = match &known {
         KnownService::Named { port: false, .. } => (
             Likely,
             format!(
-                "the service at {} has no port {}: kube-proxy translates only its other ports",
-                to.addr, to.port
+                "the service at {address} has no port {port}: kube-proxy translates only its other ports"
             ),
         ),
-        KnownService::Named { .. } => (Certain, why(evidence, hook, packet, &name)),
-        KnownService::Cluster { .. } => (Likely, why(evidence, hook, packet, &name)),
+        KnownService::Named { .. } => (Certain, why(evidence, hook, packet, name)),
+        KnownService::Cluster { .. } => (Likely, why(evidence, hook, packet, name)),
     };
+    let to = SocketAddr::new(address, port);
     let finding = Finding::new(
         &c::SERVICE_NOT_TRANSLATED,
         certainty,
         format!("{to} is a service's address, and {name} sends it out untranslated: {what}"),
     );
-    let finding = match known {
+    let finding = match &known {
         KnownService::Named { rule, .. } => {
-            finding.checked(format!("kube-proxy knows {}: {rule}", to.addr), list)
+            finding.checked(format!("kube-proxy knows {address}: {rule}"), list)
         }
         KnownService::Cluster { set } => finding.checked(
-            format!("{} is in the range of {set} that other services have their addresses from", to.addr),
+            format!("{address} is in the range of {set} that other services have their addresses from"),
             list,
         ),
     };
-    finding
-        .fact("no conntrack entry translates it, and it left by an uplink")
-        .fix(match known {
-            KnownService::Named { port: false, .. } => {
-                format!("ask for a port that the service has (kubectl get service), or add {} to it", to.port)
-            }
-            _ => format!(
+    let fix = match &known {
+        KnownService::Named { port: false, .. } => {
+            format!("ask for a port that the service has (kubectl get service), or add {port} to it")
+        }
+        _ => {
+            format!(
                 "see whether kube-proxy runs on {name} and read its log; restart it: it writes its rules again"
-            ),
-        })
-        .about(to)
-        .at(place)
+            )
+        }
+    };
+    Some(finding.fix(fix).about(to))
 }
 
 /// What kept the packet from its translation.

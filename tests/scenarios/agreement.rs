@@ -44,9 +44,6 @@ const DIFFER: &[(&str, &str)] = &[
     ("tunnel-lost-address", "the check takes the tunnel's address from the uplink"),
 ];
 
-/// Causes with two names: of a packet that was seen, and of one that is asked about.
-const SAME: &[(&str, &str)] = &[("pod-route-missing", "pod-address-on-the-wire")];
-
 /// What one of them says: the causes that are more than possible, the surest first.
 #[derive(Debug, Default)]
 struct Said(Vec<(String, String)>);
@@ -59,8 +56,7 @@ impl Said {
     }
 
     fn has(&self, id: &str) -> bool {
-        let same = |a: &str, b: &str| a == b || SAME.contains(&(a, b));
-        self.0.iter().any(|(other, _)| same(id, other))
+        self.0.iter().any(|(other, _)| id == other)
     }
 }
 

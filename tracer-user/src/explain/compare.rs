@@ -6,14 +6,15 @@ use std::net::IpAddr;
 
 use super::context::View;
 use crate::firewall::PacketView;
-use crate::flow::{Ending, Hop, Journey, Packet, Place as At};
+use crate::flow::{Encap, Ending, Hop, Journey, Packet, Place as At};
 use crate::model::{
     Direction, End, Found, Place, Prediction, Run, Snapshot, Stage, Start, Way, World as _, predict_from,
     search, stranger,
 };
+use crate::node::rtnl::Link;
 use crate::node::{Hook, Role};
 
-use crate::cause::catalogue::{CauseKind, TRANSLATED_ASTRAY};
+use crate::cause::catalogue::{CauseKind, NO_ROUTE, TRANSLATED_ASTRAY};
 use crate::cause::{Certainty, Fact, Finding};
 
 const ICMP: u8 = 1;
@@ -25,7 +26,10 @@ const SYN_ACK_RST: u8 = 0x16;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Opening {
     packet: Packet,
+    /// The first sighting outside of a tunnel: on a gateway the model is asked about what comes out of it.
     first: Hop,
+    /// It was seen in this packet only.
+    outer: Option<Encap>,
     /// It begins a connection; of any other packet rules and translations may depend on what was before.
     begins: bool,
 }
@@ -60,20 +64,32 @@ impl Opening {
             6 => packet.tcp_flags & SYN_ACK_RST == SYN,
             _ => true,
         };
-        let first = *journey.hops.first()?;
-        (begins && !journey.reply && !journey.resumed).then_some(Self { packet, first, begins })
+        let (first, outer) = Self::first(journey)?;
+        (begins && !journey.reply && !journey.resumed).then_some(Self { packet, first, outer, begins })
     }
 
     /// Of a packet whose flow's beginning was not seen, or whose way cannot be known beforehand.
     pub(super) fn of_one(journey: &Journey) -> Option<Self> {
         let packet = journey.packet;
-        let first = *journey.hops.first()?;
+        let (first, outer) = Self::first(journey)?;
         let whole = packet.icmp_error.is_none() && !packet.is_fragment && !journey.resumed;
-        whole.then_some(Self { packet, first, begins: false })
+        whole.then_some(Self { packet, first, outer, begins: false })
+    }
+
+    fn first(journey: &Journey) -> Option<(Hop, Option<Encap>)> {
+        let first = *journey.hops.iter().find(|hop| hop.encap.is_none()).or(journey.hops.first())?;
+        Some((first, first.encap.and_then(|i| journey.encaps.get(usize::from(i))).copied()))
     }
 
     fn start(&self, snapshot: &Snapshot) -> Option<Start> {
         let host = snapshot.host(self.first.netns)?;
+        if let Some(outer) = &self.outer {
+            let takes = |link: &&Link| {
+                link.vxlan.as_ref().is_some_and(|v| v.vni == outer.vni && v.port == outer.dst.port)
+            };
+            let device = host.evidence.links.iter().find(takes)?.ifindex;
+            return host.owns(outer.dst.addr.ip()).then_some(Start::Arrives(host, device));
+        }
         match self.first.place {
             At::Device { ifindex, egress: false } if host.role == Role::Node => {
                 Some(Start::Arrives(host, ifindex))
@@ -273,13 +289,18 @@ pub(super) fn instead_of_guess(
     }
     // A reply that came in would have been seen; one that was never sent would not.
     let here = matches!(view.journey.ending, Ending::Delivered { .. });
+    // Where it was delivered, an answer that finds no route is no packet that could be seen.
+    let unsent = |finding: &Finding| {
+        let Ending::Delivered { netns } = view.journey.ending else { return false };
+        finding.id == NO_ROUTE.id && finding.place.netns == view.netns(netns)
+    };
     let found = prediction.ways.iter().flat_map(|way| &way.found);
     let found = found.filter(|found| {
         let finding = &found.finding;
         finding.certainty != Certainty::Possible
             && !finding.kind().harmless
             // What else would have been seen: a neighbour that failed, a drop.
-            && !finding.kind().follows
+            && (!finding.kind().follows || unsent(finding))
             && (here || view.journey.reply || found.stage != Stage::Returning)
     });
     match compared.outcome {
@@ -386,7 +407,9 @@ fn is_same(step: &Place, ifindex: u32, hop: &Hop) -> bool {
 /// is none, with the step that was expected; and how many steps were passed.
 fn lay_beside(view: &View<'_>, run: &Run) -> (Option<String>, usize) {
     let mut next = 0usize;
-    for hop in view.journey.hops.iter().filter(|hop| !matches!(hop.place, At::Route { .. })) {
+    // In its tunnel it is not the packet that the model was asked about.
+    let hops = view.journey.hops.iter().skip_while(|hop| hop.encap.is_some());
+    for hop in hops.filter(|hop| !matches!(hop.place, At::Route { .. })) {
         let found = run
             .steps
             .iter()
@@ -400,6 +423,9 @@ fn lay_beside(view: &View<'_>, run: &Run) -> (Option<String>, usize) {
                 // Behind where the model's journey ends, or in a namespace that it does not know.
                 let all_met =
                     run.steps.iter().skip(next).all(|step| matches!(step.place, Place::Route { .. }));
+                if all_met && is_behind_the_end(run, hop) {
+                    return (Some("no further than that".to_owned()), next);
+                }
                 if all_met || !run.hosts.contains(&hop.netns) {
                     return (None, next);
                 }
@@ -409,6 +435,18 @@ fn lay_beside(view: &View<'_>, run: &Run) -> (Option<String>, usize) {
         }
     }
     (None, next)
+}
+
+/// The model stops the packet before this hook.
+fn is_behind_the_end(run: &Run, hop: &Hop) -> bool {
+    let At::Hook { hook: hook @ (Hook::Input | Hook::Forward | Hook::Postrouting), .. } = hop.place else {
+        return false;
+    };
+    let mut steps = run.steps.iter().zip(&run.hosts);
+    matches!(&run.end, End::Stopped(host) if host.id == hop.netns)
+        && !steps.any(|(step, netns)| {
+            *netns == hop.netns && matches!(step.place, Place::Hook { hook: own, .. } if own == hook.name())
+        })
 }
 
 /// The packet was seen behind the place where the model stops it.

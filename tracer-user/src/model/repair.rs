@@ -321,7 +321,10 @@ impl Way {
         };
         let back = self.reply.as_ref().is_none_or(|reply| match (&reply.end, start) {
             (End::Delivered(host), Start::Sent(client)) => host.id == client.id,
-            (End::Left(host, device), Start::Arrives(first, by)) => host.id == first.id && device == by,
+            (End::Left(host, device), Start::Arrives(first, by)) => {
+                let tunnel = reply.flight.inside.as_ref().map(|inside| &inside.device);
+                host.id == first.id && (device == by || tunnel == first.link(*by).map(|link| &link.name))
+            }
             _ => false,
         });
         there && back && !self.found.iter().any(wrong)

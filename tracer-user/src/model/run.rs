@@ -11,7 +11,7 @@ use super::judge::Judge;
 use super::packet_state::{Flight, Mode, Tuple};
 use super::start::start;
 use super::steps::{Direction, Place, Stage, Step};
-use super::walker::{End, Found, Next, Walker};
+use super::walker::{End, Found, Walker};
 use super::world::{Host, World};
 use crate::cause::Certainty::{Likely, Possible};
 use crate::cause::Finding;
@@ -272,7 +272,7 @@ pub(crate) fn walk(world: &mut dyn World, chances: &mut Chances, start: &Start, 
     let mut walker = Walker::new(world, chances);
     let next = match start {
         Start::Sent(host) => walker.send(host, &mut flight),
-        Start::Arrives(host, device) => Next::Receive(host.clone(), *device),
+        Start::Arrives(host, device) => walker.arrive(host, *device, &mut flight),
     };
     let end = walker.follow(&mut flight, next);
     let Walker { steps, hosts, mut found, unknown, first_node, tunnelled, other_node, diverted, .. } = walker;

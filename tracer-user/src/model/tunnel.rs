@@ -20,6 +20,37 @@ use crate::node::{Hook, Role};
 use crate::snapshot::{Change, replacing_mark};
 
 impl Walker<'_> {
+    /// Where a packet comes by a VXLAN device: inside another one, from the only peer, or from the one that has its MAC.
+    pub(crate) fn arrive(&mut self, host: &Arc<Host>, device: u32, flight: &mut Flight) -> Next {
+        let evidence = &host.evidence;
+        let outer = host.link(device).and_then(|link| {
+            let vxlan = link.vxlan.as_ref()?;
+            let sender = flight.packet.mac;
+            let is_sender = |mac: &[u8]| sender.is_none_or(|sender| sender.as_slice() == mac);
+            let mut peers = evidence.fdb.iter().filter(|e| {
+                e.ifindex == device
+                    && e.mac.iter().any(|b| *b != 0)
+                    && e.remote.is_some()
+                    && is_sender(&e.mac)
+            });
+            let (peer, None) = (peers.next()?, peers.next()) else { return None };
+            let remote = peer.remote?;
+            let fib = host.fib();
+            let back = fib.lookup(&crate::fib::Question::to(remote));
+            let uplink = back.routed()?.hops.first()?.ifindex;
+            let mut packet = PacketView::new(17, remote, vxlan.local?).mark(0);
+            packet.dst_port = Some(vxlan.port);
+            let from = peer.mac.first_chunk().copied()?;
+            Some((uplink, packet, from, vxlan.vni, link.mac.clone(), link.name.clone()))
+        });
+        let Some((uplink, packet, from, vni, to, device_name)) = outer else {
+            return Next::Receive(host.clone(), device);
+        };
+        let inner = std::mem::replace(flight, Flight::new(packet, Mode::First));
+        flight.inside = Some(Inside { flight: Box::new(inner), vni, from, to, device: device_name });
+        Next::Receive(host.clone(), uplink)
+    }
+
     /// Into a VXLAN device.
     pub(crate) fn encapsulate(&mut self, host: &Arc<Host>, flight: &mut Flight, link: &Link) -> Next {
         let Some(vxlan) = link.vxlan.clone() else { return Next::End(End::Left(host.clone(), link.ifindex)) };

@@ -202,9 +202,8 @@ impl Judge<'_> {
     pub(crate) fn not_masqueraded(&self) -> Option<Found> {
         let first = self.run.hosts.first().and_then(|id| self.hosts.iter().find(|h| h.id == *id))?;
         let entry = self.run.flight.inner().entries.get(&first.id)?;
-        let Place::Device { device, direction: Direction::In } = &self.run.steps.first()?.place else {
-            return None;
-        };
+        let step = self.run.steps.first().filter(|step| step.encap.is_none())?;
+        let Place::Device { device, direction: Direction::In } = &step.place else { return None };
         let uplink = first.evidence.link(device).is_some_and(|l| first.uplinks.contains(&l.ifindex));
         let elsewhere = match &self.run.end {
             End::Left(host, _) => host.id == first.id,

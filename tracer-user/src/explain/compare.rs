@@ -146,11 +146,13 @@ pub(super) fn hold_against_model(
     match compared.outcome {
         Outcome::Wrong => {
             let at = found.iter().position(gives_way);
-            let unknown = found.is_empty() && view.is_opening();
+            let unknown = found.iter().all(|f| !f.breaks()) && view.is_opening();
+            let silent = at.is_some_and(|at| found[at].kind().guess);
             if (at.is_some() || unknown)
                 && let Some(mut cause) = stops_here(view, &opening, &prediction)
                 && !found.iter().any(|f| is_astray(f) && cause.kind().follows)
                 && (opening.begins || !cause.kind().observed)
+                && (at.is_some() || view.journey.is_dropped() || cause.kind().intent)
             {
                 // Both say the same, and nothing on the way is unknown.
                 let sure = !cause.kind().guess && cause.id != TRANSLATED_ASTRAY.id;
@@ -160,7 +162,7 @@ pub(super) fn hold_against_model(
                     cause.certainty = Certainty::Certain;
                 }
                 found.retain(|f| !gives_way(f));
-                found.insert(at.unwrap_or(0).min(found.len()), cause.fact(seen(view)));
+                found.insert(at.unwrap_or(0).min(found.len()), cause.fact(seen(view, silent)));
             }
         }
         Outcome::Passes { expected } | Outcome::Parts { expected } if compared.unknown.is_empty() => {
@@ -252,13 +254,13 @@ fn stops_here(view: &View<'_>, opening: &Opening, prediction: &Prediction) -> Op
     }
     let fits = |found: &&Found| {
         let finding = &found.finding;
-        finding.certainty != Certainty::Possible && !finding.kind().harmless
+        finding.certainty != Certainty::Possible && (!finding.kind().harmless || finding.kind().intent)
     };
     way.found.iter().find(fits).map(|found| found.finding.clone())
 }
 
 /// How the packet ended, in words.
-fn seen(view: &View<'_>) -> String {
+fn seen(view: &View<'_>, silent: bool) -> String {
     match view.journey.ending {
         Ending::Dropped(site) => {
             let (reason, name) = (view.reason(&site), view.netns(site.netns));
@@ -268,7 +270,8 @@ fn seen(view: &View<'_>) -> String {
             };
             format!("seen: the kernel dropped it in {name}{device}: {reason}")
         }
-        _ => "seen: the packets go this way, and no answer came".to_owned(),
+        _ if silent => "seen: the packets go this way, and no answer came".to_owned(),
+        _ => "seen: the packet goes this way".to_owned(),
     }
 }
 

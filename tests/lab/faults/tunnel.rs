@@ -78,7 +78,8 @@ pub(super) const FAULTS: &[Fault] = &[
         says: says(EGW, &["routing-loop"]).by_hand(AGENT),
         apply: |lab, _| {
             for place in ["node1", "node2"] {
-                lab.ns(place).sysctl(&[("ipv4/conf/flannel.1/rp_filter", "0")])?;
+                lab.ns(place)
+                    .sysctl(&[("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/flannel.1/rp_filter", "0")])?;
             }
             let from_peer = format!("-i egress.vxlan -m mac --mac-source {}", NODE2.tunnel_mac);
             let mark = NODE2.mark;

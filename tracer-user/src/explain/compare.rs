@@ -143,6 +143,7 @@ pub(super) fn hold_against_model(
     snapshot: &mut Snapshot,
     found: &mut Vec<Finding>,
 ) {
+    let flow = opening;
     let Some((opening, prediction, compared)) = ask(view, opening, snapshot) else { return };
     match compared.outcome {
         Outcome::Wrong => {
@@ -182,7 +183,12 @@ pub(super) fn hold_against_model(
     if let Some(finding) = found.iter_mut().find(|finding| finding.breaks()) {
         finding.compared = compared.places;
     }
-    repair_predicted(&prediction, snapshot, found);
+    // What repairs a lone packet may not be what the connection needs.
+    match flow {
+        _ if opening.begins => repair_predicted(&prediction, snapshot, found),
+        Some(flow) => repair(&flow, snapshot, found),
+        None => {}
+    }
 }
 
 /// Looks for what repairs the flow, where the model finds something wrong in the same namespace.

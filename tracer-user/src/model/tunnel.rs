@@ -195,15 +195,7 @@ impl Walker<'_> {
             if everyone.is_some() && !dead {
                 return Ok((Vec::new(), None));
             }
-            return Err(Box::new(Finding::new(
-                &c::TUNNEL_NEIGHBOUR_MISSING,
-                Certain,
-                format!("{device} of {} has no neighbour entry for its peer {hop}: that node was not made known to it", host.name()),
-            )
-            .checked("no entry, and nobody to ask", host.command(format!("ip neigh show {hop} dev {device}")))
-            .fix(format!("the agent that owns {device} must add the peer (restart it, read its log)"))
-            .may_repair(host.id, peers::neighbour(&self.world.watched(), host, link, hop))
-            .at(place)));
+            return Err(Box::new(peers::no_neighbour(&self.world.watched(), host, link, hop)));
         };
         match own().find(|e| e.mac == mac).and_then(|e| e.remote).or(everyone) {
             Some(remote) => Ok((mac, Some(remote))),

@@ -12,7 +12,6 @@ use tracer_common::Tuple;
 use crate::{
     emit::count,
     frozen,
-    judge::Hit,
     maps::{CONFIG, COUNTERS},
 };
 

@@ -52,8 +52,8 @@ pub(crate) fn sent_to_gateway(
     let (source, to) = (bare.source, bare.destination);
     let rule = rules(bare.node).find(|rule| selects(bare.node, rule, source, to))?;
     let (what, network) = of_cluster(bare.node, others, to)?;
-    let sets = rule.matches.iter().filter_map(|m| set_of(m).map(|name| (name, m.negated)));
-    let (set, negated) = sets.filter(|(name, _)| !name.starts_with("egress-src-")).last()?;
+    let mut sets = rule.matches.iter().filter_map(|m| set_of(m).map(|name| (name, m.negated)));
+    let (set, negated) = sets.rfind(|(name, _)| !name.starts_with("egress-src-"))?;
     let said = if negated { "does not contain" } else { "contains" };
     let finding = Finding::new(
         &c::EGRESS_TAKES_CLUSTER,

@@ -57,13 +57,13 @@ pub(super) fn own_source(view: &View<'_>, site: &DropSite) -> Option<Finding> {
         (Some(mac), Some(true)) => (
             &c::OWN_SOURCE,
             Certain,
-            format!("it is a packet of {name} itself that came back: the frame has its MAC {}", crate::text::mac(&mac)),
+            format!("it is a packet of {name} itself that came back: the frame has its MAC {}", crate::text::mac(mac)),
             "find what sends its frames back: a loop of bridges or switches, a port in hairpin mode, a mirror port".to_owned(),
         ),
         (Some(mac), _) => (
             &c::OWN_SOURCE,
             Likely,
-            format!("another host, with MAC {}, sent it: a router that sent {name}'s own packet back, or one that uses {source} too", crate::text::mac(&mac)),
+            format!("another host, with MAC {}, sent it: a router that sent {name}'s own packet back, or one that uses {source} too", crate::text::mac(mac)),
             format!("see whose that MAC is: if it is a router's, correct its route to {}; if not, take {source} off that host", view.journey.packet.ends.dst.addr),
         ),
         _ => (

@@ -47,7 +47,7 @@ impl TrackingHistory {
         if packet.is_tcp() {
             self.began |= packet.tcp_flags & (SYN | ACK) == SYN;
             let newer = |known: u32| (packet.ack.wrapping_sub(known) as i32) > 0;
-            let invalid = journey.hops.iter().any(|hop| is_invalid(hop));
+            let invalid = journey.hops.iter().any(is_invalid);
             if packet.tcp_flags & (ACK | RST) == ACK && !invalid && self.acked[way].is_none_or(newer) {
                 self.acked[way] = Some(packet.ack);
             }

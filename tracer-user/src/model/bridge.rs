@@ -34,10 +34,10 @@ impl Walker<'_> {
         {
             return next;
         }
-        self.to_port(host, flight, bridge, hop, answer)
+        self.by_port(host, flight, bridge, hop, answer)
     }
 
-    fn to_port(
+    fn by_port(
         &mut self,
         host: &Arc<Host>,
         flight: &mut Flight,
@@ -249,7 +249,7 @@ impl Walker<'_> {
                 return next;
             }
         }
-        self.to_port(host, flight, bridge, hop, answer)
+        self.by_port(host, flight, bridge, hop, answer)
     }
 
     /// From a port to the bridge's own host.

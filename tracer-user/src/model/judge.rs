@@ -220,8 +220,7 @@ impl Judge<'_> {
         let (host, _) = self.marked()?;
         let name = host.name();
         let (source, destination) = (self.start.src.0, self.start.dst.0);
-        let bare =
-            Bare { node: &*host.evidence, name: &name, source, destination, left_as: source, left: "" };
+        let bare = Bare { node: &host.evidence, name: &name, source, destination, left_as: source, left: "" };
         let found = sent_to_gateway(&bare, &self.other_nodes(host), &|command| host.command(command))?;
         Some(Found { stage: Stage::Marking, finding: found.at(hook_place(host, "PREROUTING")) })
     }

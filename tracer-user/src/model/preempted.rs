@@ -37,7 +37,7 @@ const RTPROT_KERNEL: u8 = 2;
 
 enum By {
     /// A rule that leads to a table of its own. `all`: it takes whatever comes.
-    Rule { rule: Rule, all: bool },
+    Rule { rule: Box<Rule>, all: bool },
     /// The network of a bridge without ports.
     EmptyBridge { network: IpPrefix },
     /// A next hop that no table has.
@@ -99,7 +99,7 @@ impl Preempted {
                 evidence.rules.iter().filter(|r| r.table != rule.table || !own_table(r)).cloned().collect();
             let fib = evidence.fib_with(&others, &evidence.routes, &addresses);
             let instead = elsewhere(&fib.lookup_unchecked(question))?;
-            return Some(found(By::Rule { rule: rule.clone(), all: takes_all(rule) }, instead));
+            return Some(found(By::Rule { rule: Box::new(rule.clone()), all: takes_all(rule) }, instead));
         }
         let link = host.link(hop.ifindex).filter(|link| link.is_kind("bridge"))?;
         if hop.gateway.is_some() || evidence.links.iter().any(|l| l.master == Some(link.ifindex)) {

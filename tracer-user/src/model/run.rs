@@ -214,7 +214,10 @@ impl Way {
         let astray = |f: &Found| f.finding.kind().reroutes;
         if found.iter().any(astray) {
             let sure = found.iter().any(|f| astray(f) && f.finding.certainty != Possible);
-            found.retain(|f| !(sure && f.finding.kind().follows) && !f.finding.kind().large_only);
+            found.retain(|f| {
+                let kind = f.finding.kind();
+                !(kind.large_only || sure && kind.follows)
+            });
         }
         way.found = found;
         way

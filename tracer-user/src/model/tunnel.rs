@@ -299,7 +299,7 @@ pub(crate) fn taken_by<'h>(
                 Certain,
                 format!(
                     "the other node sends to MAC {}, but {} of {name} has {}",
-                    crate::text::mac(&to),
+                    crate::text::mac(to),
                     host.device(link.ifindex),
                     crate::text::mac(&link.mac)
                 ),

@@ -83,7 +83,7 @@ pub(super) fn receive<'b>(socket: &OwnedFd, buffer: &'b mut [u8]) -> Option<(Fro
     let length @ 1.. = usize::try_from(read).ok()? else { return None };
     let from = From {
         ifindex: address.sll_ifindex.unsigned_abs(),
-        outgoing: address.sll_pkttype == libc::PACKET_OUTGOING as u8,
+        outgoing: address.sll_pkttype == libc::PACKET_OUTGOING,
         protocol: u16::from_be(address.sll_protocol),
     };
     Some((from, &buffer[..length.min(buffer.len())]))

@@ -185,6 +185,9 @@ pub struct VerifyOptions {
     /// With iptables-legacy, those which can be had there.
     #[arg(long)]
     pub legacy: bool,
+    /// With strict reverse path filters.
+    #[arg(long)]
+    pub strict: bool,
     /// So many at a time.
     #[arg(long, default_value_t = 2)]
     pub jobs: usize,
@@ -213,11 +216,11 @@ pub fn verify(options: &VerifyOptions, helper: &Helper) -> Result<()> {
     if !causes && !options.no_causes {
         eprintln!("no egwtrace (cargo xtask build makes it): causes are not checked");
     }
-    let wanted = |case: &&causes::Case| {
+    let wanted = |case: &causes::Case| {
         let named = options.names.is_empty() || options.names.iter().any(|name| name == case.name);
-        named && case.families.contains(&family) && (case.backends.contains(&backend) || case.is_fault())
+        named && case.families.contains(&family) && case.backends.contains(&backend)
     };
-    let attempt = |case| Attempt { case, family, backend };
+    let attempt = |case| Attempt { case, family, backend, strict: options.strict };
     let trials: Vec<Trial> =
         causes::all().filter(wanted).map(|case| Trial { attempt: attempt(case), causes }).collect();
     let began = Instant::now();

@@ -62,9 +62,10 @@ impl Trial {
         let (report, traced) = self.trace(&lab)?;
         let mut wrong: Vec<String> = attempt.unexpected(&report).into_iter().collect();
         wrong.extend(attempt.wrong(&traced).map(|why| format!("trace: {why}")));
+        wrong.extend(attempt.wrong_check(&checked).map(|why| format!("check: {why}")));
         let said = Some([traced.to_string(), titles(&checked)]);
         let mut fixes = Vec::new();
-        if attempt.case.causes.is_empty() || probe.passes(&report, attempt.family) {
+        if attempt.case.says.traced.is_empty() || probe.passes(&report, attempt.family) {
             fixes.push(("", Mended::NoCommands("the traffic passes all the same".to_owned())));
         } else {
             let bare = |lab: &Lab, causes: &[Value]| -> Vec<String> {
@@ -90,6 +91,8 @@ impl Trial {
                 lab.down()?;
             }
         }
+        let mended = fixes.iter().any(|(_, fix)| matches!(fix, Mended::Yes(_)));
+        wrong.extend(attempt.case.says.fix.differs(mended));
         for (by, fix) in &fixes {
             if let Mended::No(why) = fix {
                 wrong.push(format!("the fix of {by} to mend: {why}"));
@@ -101,7 +104,7 @@ impl Trial {
     fn trace(&self, lab: &Lab) -> Result<(Report, Found)> {
         let Attempt { case, family, .. } = self.attempt;
         let name = self.attempt.name().replace(' ', "-");
-        let trace = Trace::start(lab, &name, &fill(case.flow, family), case.watch)?;
+        let trace = Trace::start(lab, &name, &fill(case.says.flow, family), case.watch)?;
         let began = Instant::now();
         let report = self.attempt.probe()?.run(lab, family)?;
         thread::sleep(self.attempt.patience());

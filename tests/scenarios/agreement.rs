@@ -19,9 +19,8 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 use tests::{
-    Lab, Spec,
-    causes::{CASES, Case, Trace, Watch, binary, check, fill},
-    faults,
+    Backend, Lab,
+    causes::{Attempt, Case, Trace, Watch, binary, catalogue, check, fill},
     setups::Setup,
     skip_unless_root,
     topology::Family,
@@ -43,9 +42,6 @@ const DIFFER: &[(&str, &str)] = &[
     ("redirect-outlives-router", "a learned next hop may be right: only the silence makes it a cause"),
 ];
 
-/// Causes with two names: of a packet that was seen, and of one that is asked about.
-const SAME: &[(&str, &str)] = &[("pod-route-missing", "pod-address-on-the-wire")];
-
 /// What one of them says: the causes that are more than possible, the surest first.
 #[derive(Debug, Default)]
 struct Said(Vec<(String, String)>);
@@ -58,8 +54,7 @@ impl Said {
     }
 
     fn has(&self, id: &str) -> bool {
-        let same = |a: &str, b: &str| a == b || SAME.contains(&(a, b));
-        self.0.iter().any(|(other, _)| same(id, other))
+        self.0.iter().any(|(other, _)| id == other)
     }
 }
 
@@ -97,17 +92,17 @@ fn of_setup(setup: &'static Setup) -> Row {
     Row { name: setup.name, ask: Box::new(ask) }
 }
 
-fn of_fault(case: &'static Case) -> Option<Row> {
-    let asked = case.asked?;
+fn of_fault(case: Case) -> Row {
+    let attempt = Attempt { case, family: Family::V4, backend: Backend::Nft, strict: false };
     let ask = move || {
-        let fault = faults::find(case.name)?;
-        let lab = Lab::up(Spec::unique())?;
-        fault.apply(&lab, Family::V4)?;
-        let flow = fill(case.flow, Family::V4);
-        let traffic = || fault.probe.run(&lab, Family::V4).map(drop);
-        both(&lab, case.name, asked.packet, &flow, Duration::from_millis(400), &traffic)
+        let lab = attempt.up(None)?;
+        let probe = attempt.apply(&lab)?;
+        let packet = attempt.packet().context("no packet")?;
+        let flow = fill(case.says.flow, Family::V4);
+        let traffic = || probe.run(&lab, Family::V4).map(drop);
+        both(&lab, case.name, &packet, &flow, Duration::from_millis(400), &traffic)
     };
-    Some(Row { name: case.name, ask: Box::new(ask) })
+    Row { name: case.name, ask: Box::new(ask) }
 }
 
 /// What check says of the packet, then what the trace says of the traffic.
@@ -182,14 +177,14 @@ fn trace_and_check_agree_on_each_setup() -> Result<()> {
 #[test]
 #[ignore = "sixty labs: three minutes; run with --ignored"]
 fn trace_and_check_agree_on_each_fault() -> Result<()> {
-    agree(CASES.iter().filter_map(of_fault))
+    agree(catalogue().map(of_fault))
 }
 
 #[test]
 fn each_listed_difference_is_a_row() {
     for (name, why) in DIFFER {
         let known =
-            Setup::all().any(|setup| setup.name == *name) || CASES.iter().any(|case| case.name == *name);
+            Setup::all().any(|setup| setup.name == *name) || catalogue().any(|case| case.name == *name);
         assert!(known && !why.is_empty(), "{name}");
     }
 }

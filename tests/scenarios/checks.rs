@@ -6,7 +6,6 @@
 
 use std::{
     env,
-    net::IpAddr,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -14,13 +13,13 @@ use std::{
     thread,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::Value;
 use tests::{
-    Lab, Spec,
-    causes::{self, CASES, Case, HEALTHY_PACKETS, binary},
-    faults, skip_unless_root,
-    topology::{self as t, Family, NODE1},
+    Backend, Lab, Spec,
+    causes::{self, Attempt, Case, HEALTHY_PACKETS, binary},
+    skip_unless_root,
+    topology::Family,
 };
 
 /// The causes by id with their titles, and the exit code.
@@ -43,81 +42,42 @@ fn judge(causes: &[&str], found: &[(String, String)], code: i32) -> bool {
 
 #[test]
 fn each_fault_is_found_before_traffic() -> Result<()> {
-    found(Family::V4, tests::Backend::Nft, &|case| {
-        case.asked.map(|asked| (asked.packet.to_owned(), asked.causes))
-    })
+    found(Family::V4, Backend::Nft)
 }
 
 #[test]
 fn each_fault_of_ipv6_is_found_on_the_other_back_end() -> Result<()> {
-    found(Family::V6, tests::Backend::Legacy, &|case| {
-        let fault = faults::find(case.name).ok()?;
-        fault.expected(Family::V6)?;
-        let asked = case.asked?;
-        let causes =
-            SIX.iter().find(|(name, _)| *name == case.name).map_or(asked.causes, |(_, causes)| causes);
-        Some((in_ipv6(asked.packet), causes))
-    })
+    found(Family::V6, Backend::Legacy)
 }
 
-/// Faults that are another one over IPv6, or that cannot be known there.
-const SIX: &[(&str, &[&str])] = &[
-    // The agent answers neighbour solicitations by a raw socket, which many programs have.
-    ("eip-no-arp", &[]),
-];
-
-/// The same packet between the same hosts.
-fn in_ipv6(packet: &str) -> String {
-    let mut out = packet.to_owned();
-    for address in [t::ext, t::ext2, t::pod2, t::cluster_ip, t::empty_service, t::dns_service]
-        .into_iter()
-        .chain([(|family| t::of(&t::PODS[1].ip, family)) as fn(Family) -> IpAddr, |family| NODE1.ip(family)])
-    {
-        let (four, six) = (address(Family::V4).to_string(), format!("[{}]", address(Family::V6)));
-        for end in [":", " ", ""] {
-            let whole = format!("{four}{end}");
-            let at_end = !end.is_empty() || out.ends_with(&four);
-            if at_end && out.contains(&whole) {
-                out = out.replace(&whole, &format!("{six}{end}"));
-            }
-        }
-    }
-    out
-}
-
-type Asked<'a> = (String, &'a [&'static str]);
-
-fn found(
-    family: Family,
-    backend: tests::Backend,
-    asked: &(dyn Fn(&'static Case) -> Option<Asked<'static>> + Sync),
-) -> Result<()> {
+fn found(family: Family, backend: Backend) -> Result<()> {
     skip_unless_root!();
     if binary().is_none() {
         println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
         return Ok(());
     }
     let only = env::var("EGWT_ONLY").ok();
-    let wanted =
-        |case: &&Case| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == case.name));
-    let cases: Vec<(&Case, Asked<'_>)> =
-        CASES.iter().filter(wanted).filter_map(|case| Some((case, asked(case)?))).collect();
+    let wanted = |case: &Case| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == case.name));
+    let attempts: Vec<Attempt> = causes::catalogue()
+        .filter(wanted)
+        .filter(|case| case.families.contains(&family))
+        .map(|case| Attempt { case, family, backend, strict: false })
+        .collect();
     let jobs = env::var("EGWT_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(3);
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let run = |case: &Case, packet: &str| -> Result<(Vec<(String, String)>, i32)> {
-        let mut spec = Spec::unique().with_backend(backend);
-        spec.ipv6 = family == Family::V6;
-        let lab = Lab::up(spec)?;
-        faults::find(case.name)?.apply(&lab, family)?;
-        check(&lab, packet)
+    let run = |attempt: &Attempt| -> Result<(Vec<(String, String)>, i32)> {
+        let lab = attempt.up(None)?;
+        attempt.apply(&lab)?;
+        check(&lab, &attempt.packet().context("no packet")?)
     };
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                while let Some((case, (packet, causes))) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (right, text) = match run(case, packet) {
+                while let Some(attempt) = attempts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let case = &attempt.case;
+                    let (right, text) = match run(attempt) {
                         Ok((found, code)) => (
-                            judge(causes, &found, code),
+                            judge(attempt.checked().unwrap_or_default(), &found, code),
                             found
                                 .iter()
                                 .map(|(id, title)| format!("{id} [{title}]"))
@@ -135,15 +95,18 @@ fn found(
         }
     });
     let wrong = wrong.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    assert!(wrong.is_empty(), "{} of {}: {wrong:?}", wrong.len(), cases.len());
+    assert!(wrong.is_empty(), "{} of {}: {wrong:?}", wrong.len(), attempts.len());
     Ok(())
 }
 
 #[test]
-fn the_table_has_every_fault() {
-    for fault in faults::all() {
-        let case = CASES.iter().find(|case| case.name == fault.name);
-        assert!(case.is_some_and(|case| case.asked.is_some()), "{} is not in the table", fault.name);
+fn each_fault_has_a_packet_and_each_gap_is_a_case() {
+    for case in causes::catalogue() {
+        let attempt = Attempt { case, family: Family::V4, backend: Backend::Nft, strict: false };
+        assert!(attempt.packet().is_some() && attempt.checked().is_some(), "{}", case.name);
+    }
+    for (gap, why) in causes::GAPS {
+        assert!(causes::all().any(|case| case.name == *gap) && !why.is_empty(), "{gap}");
     }
 }
 
@@ -155,7 +118,7 @@ fn nothing_is_wrong_with_healthy_paths() -> Result<()> {
         return Ok(());
     }
     let mut wrong = Vec::new();
-    for (backend, strict) in [(tests::Backend::Nft, true), (tests::Backend::Legacy, false)] {
+    for (backend, strict) in [(Backend::Nft, true), (Backend::Legacy, false)] {
         let mut spec = Spec::unique().with_ipv6().with_backend(backend);
         spec.strict = strict;
         let lab = Lab::up(spec)?;

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use tests::{
     Backend, Lab, Spec,
-    causes::{self, Attempt, CASES},
+    causes::{self, Attempt},
     client::{self, Outcome},
     drops::{By, DropAt, Hook, Traffic},
     faults::{self, Expect},
@@ -240,10 +240,13 @@ fn every_fault_shows_its_client_what_the_catalogue_says() -> Result<()> {
     skip_unless_root!();
     let mut wrong = Vec::new();
     let attempts = BOTH.into_iter().flat_map(|family| {
-        let here = move |case: &&causes::Case| {
-            faults::find(case.name).is_ok_and(|fault| fault.expected(family).is_some())
-        };
-        CASES.iter().filter(here).map(move |case| Attempt { case, family, backend: Backend::Nft })
+        let here = move |case: &causes::Case| case.families.contains(&family);
+        causes::catalogue().filter(here).map(move |case| Attempt {
+            case,
+            family,
+            backend: Backend::Nft,
+            strict: false,
+        })
     });
     let trials: Vec<Trial> = attempts.map(|attempt| Trial { attempt, causes: false }).collect();
     verify::run(&trials, 6, &Helper::find()?, |trial, result| {

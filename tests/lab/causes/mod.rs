@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which cause egwtrace names for a fault: cases, and how one is tried with the real binary.
 
-mod cases;
 mod check;
+mod elsewhere;
 mod ends;
+mod healthy;
+mod says;
 mod trace;
 mod variants;
 mod ways;
@@ -14,11 +16,16 @@ use std::{
 };
 
 use anyhow::Result;
+use serde_json::Value;
 
-pub use cases::{CASES, HEALTHY, HEALTHY_PACKETS};
 pub use check::{check, check_on};
+pub use elsewhere::ELSEWHERE;
 pub use ends::ENDS;
+pub use healthy::{HEALTHY, HEALTHY_PACKETS};
+pub(crate) use says::says;
+pub use says::{Fix, Says};
 pub use trace::{Found, Trace, binary};
+pub(crate) use variants::{BOTH, EACH, EGW, EGW2, FOUR, NODEPORT, POD2, PODB, SVC};
 pub use variants::{VARIANTS, What};
 pub use ways::WAYS;
 
@@ -48,22 +55,17 @@ impl Watch {
     }
 }
 
-/// A fault, the traffic that is followed, and the causes that are right: at least one of these is named, and
-/// none besides. None of them: nothing may be named.
-#[derive(Debug)]
+/// A fault, or a variant of one, and what is right to say of it.
+#[derive(Clone, Copy, Debug)]
 pub struct Case {
     pub name: &'static str,
     pub what: What,
-    /// Of egwtrace; `@` stands for the lab's prefix, `{ext}` and others for addresses.
-    pub flow: &'static str,
+    pub says: Says,
     pub watch: Watch,
     pub families: &'static [Family],
     pub backends: &'static [Backend],
-    pub causes: &'static [&'static str],
     /// All of the causes must be named.
     pub all: bool,
-    /// What a check says before any traffic, where it is tried.
-    pub asked: Option<Asked>,
 }
 
 impl Case {
@@ -73,25 +75,46 @@ impl Case {
     }
 }
 
-/// A packet that a check is asked about, and what is right for its first cause; none: no cause may be named.
-#[derive(Clone, Copy, Debug)]
-pub struct Asked {
-    /// Arguments of `egwtrace check`, over IPv4; `@` stands for the lab's prefix.
-    pub packet: &'static str,
-    pub causes: &'static [&'static str],
+/// The catalogue's faults.
+pub fn catalogue() -> impl Iterator<Item = Case> {
+    faults::all().map(|fault| Case {
+        name: fault.name,
+        what: What::Fault(fault.name),
+        says: fault.says,
+        watch: Watch::Both,
+        families: if fault.expect6.is_some() { EACH } else { FOUR },
+        backends: BOTH,
+        all: false,
+    })
 }
 
 /// All cases: the catalogue's faults first.
-pub fn all() -> impl Iterator<Item = &'static Case> {
-    [CASES, VARIANTS, WAYS, ENDS].into_iter().flatten()
+pub fn all() -> impl Iterator<Item = Case> {
+    catalogue().chain([VARIANTS, WAYS, ENDS, ELSEWHERE].into_iter().flatten().copied())
 }
 
 /// Cases of which egwtrace does not say the right thing yet, and what is missing. One that is right by now is taken out.
 pub const GAPS: &[(&str, &str)] = &[
+    (
+        "svc-accept-before",
+        "the refusal of a router is told, not that the service's address went out untranslated behind an ACCEPT",
+    ),
+    (
+        "svc-untracked",
+        "that a packet is not tracked, so not translated, is not told: only that nothing comes back",
+    ),
+    (
+        "masqueraded-elsewhere",
+        "the tunnel's address as source is taken for the pod's own, where the node that masqueraded is not watched",
+    ),
     ("src-miss-one-node", "that no policy selects the pod is only possible where the gateway is not watched"),
     (
         "node-address-twice",
         "the refusal comes from the host that has the node's address too, and is taken for the node's",
+    ),
+    (
+        "service-rejected-at-the-endpoint",
+        "the trace does not look into the endpoint's own namespace: it says that a firewall there rejects, not which rule",
     ),
     ("ct-full", "the limit is the machine's: what is typed in a namespace has no effect"),
 ];
@@ -99,17 +122,19 @@ pub const GAPS: &[(&str, &str)] = &[
 /// One case in one kind of lab.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
-    pub case: &'static Case,
+    pub case: Case,
     pub family: Family,
     pub backend: Backend,
+    /// Reverse path filters are strict, as they are not in the lab's own.
+    pub strict: bool,
 }
 
 impl Attempt {
     /// Every case in every kind of lab that it is for.
-    pub fn all(cases: &'static [Case]) -> impl Iterator<Item = Self> {
-        cases.iter().flat_map(|case| {
+    pub fn all(cases: impl IntoIterator<Item = Case>) -> impl Iterator<Item = Self> {
+        cases.into_iter().flat_map(|case| {
             case.families.iter().flat_map(move |&family| {
-                case.backends.iter().map(move |&backend| Self { case, family, backend })
+                case.backends.iter().map(move |&backend| Self { case, family, backend, strict: false })
             })
         })
     }
@@ -118,7 +143,8 @@ impl Attempt {
     pub fn name(&self) -> String {
         let family = self.family.pick("", " v6");
         let backend = if self.backend == Backend::Legacy { " legacy" } else { "" };
-        format!("{}{family}{backend}", self.case.name)
+        let strict = if self.strict { " strict" } else { "" };
+        format!("{}{family}{backend}{strict}", self.case.name)
     }
 
     /// Puts a lab up, applies the fault, follows the traffic. `helper`: `None` for the lab's own.
@@ -129,7 +155,7 @@ impl Attempt {
         let lab = self.up(helper)?;
         let probe = self.apply(&lab)?;
         let name = self.name().replace(' ', "-");
-        let trace = Trace::start(&lab, &name, &fill(self.case.flow, self.family), self.case.watch)?;
+        let trace = Trace::start(&lab, &name, &fill(self.case.says.flow, self.family), self.case.watch)?;
         let began = Instant::now();
         probe.run(&lab, self.family)?;
         thread::sleep(self.patience());
@@ -143,6 +169,7 @@ impl Attempt {
     pub fn up(&self, helper: Option<&Helper>) -> Result<Lab> {
         let mut spec = Spec::unique().with_backend(self.backend);
         spec.ipv6 = self.family == Family::V6;
+        spec.strict = self.strict;
         match helper {
             Some(helper) => Lab::up_with(spec, helper.clone()),
             None => Lab::up(spec),
@@ -162,7 +189,7 @@ impl Attempt {
 
     /// Arguments of `egwtrace check` for the packet that is traced; `None`: it is none, or has no source.
     pub fn packet(&self) -> Option<String> {
-        let flow = fill(self.case.flow, self.family);
+        let flow = fill(self.case.says.flow, self.family);
         let (before, to) = flow.rsplit_once("--dst ")?;
         let (port, protocol) = self.probe().ok()?.port()?;
         let to = match (port, to.contains(':')) {
@@ -218,21 +245,40 @@ impl Attempt {
         }
     }
 
+    /// What is right for the check's first cause; `None`: it is not tried.
+    pub fn checked(&self) -> Option<&'static [&'static str]> {
+        let says = &self.case.says;
+        let six = says.checked6.filter(|_| self.family == Family::V6);
+        six.or(says.checked)
+    }
+
+    /// What is wrong with what a check named; `None`: it is right, or not tried.
+    pub fn wrong_check(&self, causes: &[Value]) -> Option<String> {
+        let wanted = self.checked()?;
+        let first = causes.first().and_then(|cause| cause["id"].as_str());
+        match first {
+            None if wanted.is_empty() => None,
+            Some(first) if wanted.contains(&first) => None,
+            _ if wanted.is_empty() => Some("no cause".to_owned()),
+            _ => Some(format!("first {}", wanted.join(" or "))),
+        }
+    }
+
     /// What is wrong with what was named; `None`: it is right.
     pub fn wrong(&self, found: &Found) -> Option<String> {
         let ids = found.ids();
         let case = self.case;
-        if case.causes.is_empty() {
+        if case.says.traced.is_empty() {
             return (!ids.is_empty()).then(|| "no cause".to_owned());
         }
-        let strange: Vec<&str> = ids.iter().copied().filter(|id| !case.causes.contains(id)).collect();
+        let strange: Vec<&str> = ids.iter().copied().filter(|id| !case.says.traced.contains(id)).collect();
         if ids.is_empty() {
-            return Some(format!("a cause: {}", case.causes.join(" or ")));
+            return Some(format!("a cause: {}", case.says.traced.join(" or ")));
         }
         if !strange.is_empty() {
             return Some(format!("none of: {}", strange.join(", ")));
         }
-        let missing: Vec<&str> = case.causes.iter().copied().filter(|id| !ids.contains(id)).collect();
+        let missing: Vec<&str> = case.says.traced.iter().copied().filter(|id| !ids.contains(id)).collect();
         (case.all && !missing.is_empty()).then(|| format!("also: {}", missing.join(", ")))
     }
 }

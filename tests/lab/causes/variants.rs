@@ -2,7 +2,7 @@
 //! The same causes elsewhere: other devices, hooks, tables, kinds of rules, families; two faults at once; one
 //! node watched; and things that look odd and are healthy.
 
-use super::{Case, Watch};
+use super::{Case, Fix, Says, Watch};
 use crate::{
     Backend,
     probe::Probe,
@@ -25,16 +25,17 @@ pub enum What {
     },
 }
 
-pub(super) const EGW: &str = "--pod @visitor --dst {ext}";
-pub(super) const EGW2: &str = "--pod @visitor --dst {ext2}";
-pub(super) const POD2: &str = "--pod @visitor --dst {pod2}";
-pub(super) const PODB: &str = "--pod @visitor --dst {podb}";
-pub(super) const SVC: &str = "--pod @visitor --dst {svc}";
+pub(crate) const EGW: &str = "--pod @visitor --dst {ext}";
+pub(crate) const EGW2: &str = "--pod @visitor --dst {ext2}";
+pub(crate) const POD2: &str = "--pod @visitor --dst {pod2}";
+pub(crate) const PODB: &str = "--pod @visitor --dst {podb}";
+pub(crate) const SVC: &str = "--pod @visitor --dst {svc}";
+pub(crate) const NODEPORT: &str = "--src {ext} --dst {node1}";
 
 pub(super) const NFT: &[Backend] = &[Backend::Nft];
-pub(super) const BOTH: &[Backend] = &[Backend::Nft, Backend::Legacy];
-pub(super) const FOUR: &[Family] = &[V4];
-pub(super) const EACH: &[Family] = &[V4, V6];
+pub(crate) const BOTH: &[Backend] = &[Backend::Nft, Backend::Legacy];
+pub(crate) const FOUR: &[Family] = &[V4];
+pub(crate) const EACH: &[Family] = &[V4, V6];
 
 type Lines = &'static [(&'static str, &'static str)];
 
@@ -48,13 +49,11 @@ pub(super) const fn lines(
     Case {
         name,
         what: What::Lines { probe, faults: &[], lines, wait_ms: 400 },
-        flow,
+        says: Says { flow, traced: causes, checked: None, checked6: None, fix: Fix::Any },
         watch: Watch::Both,
         families: FOUR,
         backends: NFT,
-        causes,
         all: false,
-        asked: None,
     }
 }
 
@@ -67,6 +66,18 @@ impl Case {
 
     pub(super) const fn on(mut self, watch: Watch) -> Self {
         self.watch = watch;
+        self
+    }
+
+    /// What a check names first.
+    pub(super) const fn checked(mut self, causes: &'static [&'static str]) -> Self {
+        self.says = self.says.checked(causes);
+        self
+    }
+
+    /// The fix that is printed mends it.
+    pub(super) const fn mends(mut self) -> Self {
+        self.says.fix = Fix::Mends;
         self
     }
 

@@ -3,9 +3,10 @@
 
 use anyhow::Result;
 
-use super::{Expect, Fault, Seen};
+use super::{AGENT, CNI, Expect, Fault, PASSES, Seen};
 use crate::{
     Lab,
+    causes::{EGW, says},
     probe::Probe,
     topology::{self as t, Family, NODE2},
 };
@@ -17,6 +18,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::SeenAs(Seen::Node1),
         expect6: Some(Expect::SeenAs(Seen::Node1)),
+        says: says(EGW, &["egress-not-handled"]).by_hand(AGENT),
         apply: |lab, family| {
             for table in ["mangle", "nat", "filter"] {
                 lab.iptables_without("node1", family, table, |line| {
@@ -33,6 +35,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::SeenAs(Seen::Node1),
         expect6: Some(Expect::SeenAs(Seen::Node1)),
+        says: says(EGW, &["egress-pod-not-selected"]).by_hand(AGENT),
         apply: |lab, family| forget_source(lab, family),
     },
     Fault {
@@ -41,6 +44,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::SeenAs(Seen::Node1),
         expect6: Some(Expect::SeenAs(Seen::Node1)),
+        says: says(EGW, &["egress-destination-not-selected"]).by_hand(AGENT),
         apply: |lab, family| {
             lab.sh("node1", &format!("ipset del {} {}", t::dst_set(family), t::ext(family))).map(drop)
         },
@@ -51,6 +55,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(EGW, &["left-without-snat"]).by_hand(AGENT),
         apply: |lab, family| lab.iptables("node2", family, "-t nat -F EGRESSGATEWAY-SNAT-EIP").map(drop),
     },
     Fault {
@@ -59,6 +64,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::SeenAs(Seen::Node2),
         expect6: Some(Expect::SeenAs(Seen::Node2)),
+        says: says(EGW, &["snat-to-another-address"]),
         apply: |lab, family| {
             lab.iptables("node2", family, "-t nat -I POSTROUTING -o eth0 -j MASQUERADE").map(drop)
         },
@@ -69,6 +75,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(EGW, &["masqueraded-before-tunnel"]),
         apply: |lab, family| lab.iptables("node1", family, "-t nat -D POSTROUTING 2").map(drop),
     },
     Fault {
@@ -77,6 +84,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(EGW, &["fwmark-without-rule"]),
         apply: |lab, family| {
             lab.sh("node1", &format!("{} rule del fwmark {:#x}", ip(family), NODE2.mark)).map(drop)
         },
@@ -87,6 +95,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(EGW, &["tunnel-into-itself"]),
         apply: |lab, family| lab.iptables("node1", family, "-t mangle -F FORWARD").map(drop),
     },
     Fault {
@@ -95,6 +104,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(EGW, &["dropped-by-policy"]),
         apply: |lab, family| {
             lab.iptables("node2", family, "-P FORWARD DROP")?;
             lab.iptables("node2", family, "-D FORWARD 1")?;
@@ -107,6 +117,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: None,
+        says: says(EGW, &["masqueraded-before-tunnel"]).by_hand(CNI),
         apply: |lab, _| lab.add_calico_rules(true, true),
     },
     Fault {
@@ -115,6 +126,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: None,
+        says: says(EGW, &["only-first-packet-marked"]).by_hand(CNI),
         apply: |lab, _| lab.add_calico_rules(true, false),
     },
     Fault {
@@ -123,6 +135,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::SeenAs(Seen::EgressIp),
         expect6: None,
+        says: says(EGW, &[]).by_hand(PASSES),
         apply: |lab, _| lab.add_calico_rules(false, true),
     },
 ];

@@ -3,9 +3,10 @@
 
 use anyhow::Result;
 
-use super::{Expect, Fault, Seen, egress::ip};
+use super::{AGENT, Expect, FIREWALL, Fault, OBJECT, PASSES, Seen, egress::ip};
 use crate::{
     Lab,
+    causes::{EGW, EGW2, says},
     probe::Probe,
     topology::{self as t, Family},
 };
@@ -17,6 +18,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(EGW, &["source-unclaimed"]).checked6(&[]).by_hand(AGENT),
         apply: |lab, family| {
             lab.stop("eip")?;
             lab.sh("ext", &format!("{} neigh flush dev eth0", ip(family))).map(drop)
@@ -28,6 +30,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw2,
         expect: Expect::Unreachable,
         expect6: Some(Expect::Unreachable),
+        says: says(EGW2, &["no-route"]),
         apply: |lab, family| {
             for place in ["node1", "node2"] {
                 lab.sh(place, &format!("ipset add {} {}", t::dst_set(family), t::ext2(family)))?;
@@ -41,6 +44,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::ManyEgw,
         expect: Expect::OnlyFirst(2),
         expect6: Some(Expect::OnlyFirst(2)),
+        says: says(EGW, &["no-snat-port"]).checked(&[]).by_hand(OBJECT),
         apply: |lab, family| {
             let eip = t::egress_ip(family);
             let eip = family.pick(eip.to_string(), format!("[{eip}]"));
@@ -59,6 +63,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Up,
         expect: Expect::SeenAs(Seen::EgressIp),
         expect6: Some(Expect::SeenAs(Seen::EgressIp)),
+        says: says(EGW, &["packet-too-big"]).by_hand(PASSES),
         apply: |lab, _| lab.raise_pod_mtu(),
     },
     Fault {
@@ -67,6 +72,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Up,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(EGW, &["path-mtu-black-hole"]).by_hand(FIREWALL),
         apply: |lab, family| {
             lab.raise_pod_mtu()?;
             drop_too_big(lab, family)

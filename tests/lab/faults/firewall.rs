@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Firewalls, network policy and the connection table.
 
-use super::{Expect, Fault};
+use super::{BEYOND, Expect, Fault, OBJECT, PASSING};
 use crate::{
+    causes::{EGW, POD2, says},
     conntrack,
     probe::Probe,
     topology::{self as t, Family},
@@ -15,6 +16,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(EGW, &["no-answer"]).checked(&[]).by_hand(BEYOND),
         apply: |lab, family| lab.iptables("ext", family, "-I INPUT -p tcp --dport 80 -j DROP").map(drop),
     },
     Fault {
@@ -23,6 +25,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(EGW, &["dropped-by-rule"]),
         apply: |lab, family| {
             lab.iptables("visitor", family, &format!("-I OUTPUT -d {} -j DROP", t::ext(family))).map(drop)
         },
@@ -33,6 +36,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Pod2,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(POD2, &["dropped-by-rule"]),
         apply: |lab, family| {
             lab.iptables("node1", family, &format!("-I FORWARD -d {} -j DROP", t::pod2(family))).map(drop)
         },
@@ -43,6 +47,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Pod2,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(POD2, &["dropped-by-rule"]).by_hand(OBJECT),
         apply: |lab, family| {
             let text = format!(
                 "*filter\n:cali-tw-vethpod2 - [0:0]\n\
@@ -62,6 +67,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::KeepPod2,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(POD2, &["conntrack-invalid"]).checked(&[]).by_hand(PASSING),
         apply: |lab, _| lab.ns("node1").sysctl(&[("netfilter/nf_conntrack_tcp_loose", "0")]),
     },
     Fault {
@@ -70,6 +76,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Pod2,
         expect: Expect::TimesOut,
         expect6: None,
+        says: says(POD2, &["conntrack-full"]).any_fix(),
         apply: |lab, _| {
             // The sets and rules of a fresh lab make conntrack count in this namespace already.
             lab.iptables("node1", Family::V4, "-t raw -L")?;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The host: Calico's address pools, docker and nerdctl, sysctls, and the order of routing.
 
-use super::{Expect, Fault, Seen, egress::forget_source};
+use super::{CNI, Expect, Fault, INTENT, PASSES, Seen, egress::forget_source};
 use crate::{
+    causes::{EGW, EGW2, NODEPORT, says},
     client,
     probe::Probe,
     topology::{self as t, Family},
@@ -15,6 +16,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Overlap,
         expect: Expect::TimesOut,
         expect6: None,
+        says: says("--pod @cpod --dst 10.96.0.1", &["pod-address-on-the-wire"]).by_hand(CNI),
         apply: |lab, _| lab.add_calico_pod("192.168.0.0/16"),
     },
     Fault {
@@ -23,6 +25,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(EGW, &["forwarding-off"]),
         apply: |lab, family| {
             let key = family.pick("ipv4/ip_forward", "ipv6/conf/all/forwarding");
             lab.ns("node1").sysctl(&[(key, "0")])
@@ -34,6 +37,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::SvcLocal,
         expect: Expect::TimesOut,
         expect6: None,
+        says: says("--pod @visitor --dst 10.96.100.101", &["reply-from-another-address"]),
         apply: |lab, _| {
             lab.ns("node1").sysctl(&[("bridge/bridge-nf-call-iptables", "0")])?;
             lab.iptables(
@@ -51,6 +55,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Docker,
         expect: Expect::SeenAs(Seen::Ext),
         expect6: None,
+        says: says(NODEPORT, &[]).by_hand(PASSES),
         apply: |lab, _| lab.add_container(),
     },
     Fault {
@@ -59,6 +64,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Docker,
         expect: Expect::TimesOut,
         expect6: None,
+        says: says(NODEPORT, &["dropped-by-policy"]),
         apply: |lab, _| {
             lab.add_container()?;
             lab.iptables("node1", Family::V4, "-P FORWARD DROP").map(drop)
@@ -70,6 +76,9 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::SeenAs(Seen::Node1),
         expect6: None,
+        says: says(EGW, &["mark-after-routing", "egress-pod-not-selected"])
+            .checked(&["mark-after-routing"])
+            .by_hand(INTENT),
         apply: |lab, family| {
             // The wish: packets of the pod use table 6, which is a dead end.
             lab.sh("node1", "ip route add unreachable default table 6")?;
@@ -84,6 +93,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw2,
         expect: Expect::TimesOut,
         expect6: None,
+        says: says(EGW2, &["reverse-path-filter"]).checked(&[]),
         apply: |lab, _| lab.add_second_nic(),
     },
 ];

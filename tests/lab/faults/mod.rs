@@ -21,10 +21,27 @@ use serde::Serialize;
 
 use crate::{
     Lab,
+    causes::Says,
     client::Outcome,
     probe::{Probe, Report},
     topology::{self as t, Family, NODE1, NODE2},
 };
+
+// Why no fix of a fault can be typed.
+const PASSES: &str = "the traffic passes all the same";
+const AGENT: &str = "only EgressGateway's agent knows what it has to write";
+const CNI: &str = "it is in the CNI's configuration";
+const KUBE_PROXY: &str = "only kube-proxy knows what it has to write";
+const OBJECT: &str = "an object of the cluster has to be changed";
+const SERVER: &str = "a program has to be started, or started otherwise";
+const FIREWALL: &str = "which ICMP errors may pass is the owner's to say";
+const RATE: &str = "how fast the device may be is not known";
+const BEYOND: &str = "it is on a host that is not watched";
+const PASSING: &str = "it is over when the next connection begins";
+const INTENT: &str = "what the mark was for is not known";
+
+/// The sidecar pod's flow.
+pub(crate) const MESH: &str = "--pod @mesh --dst {pod2}";
 
 /// A named fault.
 pub struct Fault {
@@ -38,6 +55,8 @@ pub struct Fault {
     pub expect: Expect,
     /// What the client sees over IPv6; `None` where the fault is of IPv4 only.
     pub expect6: Option<Expect>,
+    /// What is right to say of it.
+    pub says: Says,
     /// Does it to a healthy lab.
     pub apply: fn(&Lab, Family) -> Result<()>,
 }

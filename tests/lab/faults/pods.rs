@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pod network: veth, bridge, flannel, the node's NIC.
 
-use super::{Expect, Fault, egress::ip, exit::drop_too_big};
+use super::{Expect, FIREWALL, Fault, PASSES, RATE, egress::ip, exit::drop_too_big};
 use crate::{
+    causes::{EGW, POD2, PODB, says},
     client,
     probe::Probe,
     topology::{self as t, Family, NODE2},
@@ -15,6 +16,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Pod2,
         expect: Expect::TimesOutOrUnreachable,
         expect6: Some(Expect::TimesOutOrUnreachable),
+        says: says(POD2, &["neighbour-silent"]),
         apply: |lab, family| {
             let gateway = family.pick("10.200.0.254", "fd00:200:1::fe");
             lab.sh("visitor", &format!("{} route replace default via {gateway}", ip(family))).map(drop)
@@ -26,6 +28,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Pod2,
         expect: Expect::Unreachable,
         expect6: Some(Expect::Unreachable),
+        says: says(POD2, &["no-route"]),
         apply: |lab, family| lab.sh("visitor", &format!("{} route del default", ip(family))).map(drop),
     },
     Fault {
@@ -34,6 +37,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Pod2,
         expect: Expect::TimesOutOrUnreachable,
         expect6: Some(Expect::TimesOutOrUnreachable),
+        says: says(POD2, &["port-not-in-bridge"]),
         apply: |lab, family| {
             // The pod knows its gateway's MAC from before.
             client::ping(&lab.ns("visitor"), t::pod2(family), 1, 56, true)?;
@@ -46,6 +50,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Pod2,
         expect: Expect::TimesOut,
         expect6: None,
+        says: says(POD2, &["tunnel-not-listening"]),
         apply: |lab, _| lab.sh("node2", "ip link set flannel.1 down").map(drop),
     },
     Fault {
@@ -54,6 +59,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Pod2,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(POD2, &["pod-route-missing"]),
         apply: |lab, family| {
             let pods = family.pick(NODE2.pod_cidr[0], NODE2.pod_cidr[1]);
             lab.sh("node1", &format!("ip route del {pods}")).map(drop)
@@ -65,6 +71,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Pod2,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(POD2, &["route-blackhole"]),
         apply: |lab, family| {
             let pods = family.pick(NODE2.pod_cidr[0], NODE2.pod_cidr[1]);
             lab.sh("node1", &format!("ip route del {pods}"))?;
@@ -77,6 +84,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::UpPod2,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(POD2, &["queue-full"]).checked(&[]).by_hand(RATE),
         apply: |lab, _| {
             lab.sh("node1", "tc qdisc replace dev eth0 root tbf rate 400kbit burst 3000 limit 6000").map(drop)
         },
@@ -87,6 +95,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Latency,
         expect: Expect::SlowAnswer(150),
         expect6: Some(Expect::SlowAnswer(150)),
+        says: says(EGW, &["waits-in-queue"]).checked(&[]).by_hand(PASSES),
         apply: |lab, _| {
             lab.sh("node1", "tc qdisc replace dev eth0 root tbf rate 200kbit burst 1600 limit 60000")
                 .map(drop)
@@ -98,6 +107,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::UpPod2,
         expect: Expect::TimesOut,
         expect6: None,
+        says: says(POD2, &["path-mtu-black-hole"]).by_hand(FIREWALL),
         apply: |lab, _| {
             lab.raise_pod_mtu()?;
             lab.sh("node2", "ip link set cni0 mtu 1500")?;
@@ -113,6 +123,7 @@ pub(super) const FAULTS: &[Fault] = &[
         expect: Expect::TimesOut,
         // Over IPv6 the neighbour solicitations are dropped too.
         expect6: Some(Expect::TimesOutOrUnreachable),
+        says: says(PODB, &["dropped-by-policy"]),
         apply: |lab, family| {
             lab.iptables("node1", family, "-P FORWARD DROP")?;
             lab.iptables("node1", family, "-F FLANNEL-FWD").map(drop)

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{Expect, Fault};
+use super::{Expect, Fault, KUBE_PROXY, OBJECT, PASSES, SERVER};
 use crate::{
     Lab,
+    causes::{NODEPORT, POD2, SVC, says},
     probe::Probe,
     rules::KUBE_EXT,
     topology::{self as t, Family, NODE_PORT},
@@ -20,6 +21,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Svc,
         expect: Expect::Unreachable,
         expect6: Some(Expect::Unreachable),
+        says: says(SVC, &["service-not-translated"]).by_hand(KUBE_PROXY),
         apply: |lab, family| lab.iptables("node1", family, "-t nat -F KUBE-SERVICES").map(drop),
     },
     Fault {
@@ -28,6 +30,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::SvcEmpty,
         expect: Expect::Refused,
         expect6: Some(Expect::Refused),
+        says: says("--pod @visitor --dst {empty}", &["rejected-by-rule"]).by_hand(SERVER),
         apply: |_, _| Ok(()),
     },
     Fault {
@@ -36,6 +39,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Svc,
         expect: Expect::Refused,
         expect6: Some(Expect::Refused),
+        says: says(SVC, &["port-closed"]).by_hand(SERVER),
         apply: |lab, _| {
             lab.stop("http-pod2")?;
             serve_pod2(lab, "http-pod2", "http", 82, "pod2")
@@ -47,6 +51,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Closed,
         expect: Expect::Refused,
         expect6: Some(Expect::Refused),
+        says: says(POD2, &["port-closed"]).by_hand(SERVER),
         apply: |_, _| Ok(()),
     },
     Fault {
@@ -55,6 +60,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Overflow,
         expect: Expect::OnlyFirst(2),
         expect6: Some(Expect::OnlyFirst(2)),
+        says: says(POD2, &["accept-queue-full"]).checked(&[]).by_hand(SERVER),
         apply: |lab, _| serve_pod2(lab, "hold", "hold", 90, ""),
     },
     Fault {
@@ -63,6 +69,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Nodeport,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(NODEPORT, &["service-not-masqueraded"]).by_hand(KUBE_PROXY),
         apply: |lab, family| {
             lab.iptables("node1", family, &format!("-t nat -D {KUBE_EXT} 1"))?;
             lab.iptables("node1", family, "-t nat -D FLANNEL-POSTRTG 6").map(drop)
@@ -74,6 +81,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Nodeport,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(NODEPORT, &["dropped-by-rule"]).by_hand(OBJECT),
         apply: |lab, family| {
             let text = format!(
                 "*nat\n-F {KUBE_EXT}\nCOMMIT\n*filter\n\
@@ -89,6 +97,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Svc,
         expect: Expect::Answer,
         expect6: Some(Expect::Answer),
+        says: says(SVC, &[]).by_hand(PASSES),
         apply: |lab, family| lab.use_nftables_kube_proxy(family),
     },
     Fault {
@@ -97,6 +106,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::SvcEmpty,
         expect: Expect::Refused,
         expect6: Some(Expect::Refused),
+        says: says("--pod @visitor --dst {empty}", &["rejected-by-rule"]).by_hand(SERVER),
         apply: |lab, family| lab.use_nftables_kube_proxy(family),
     },
     Fault {
@@ -105,6 +115,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Svc,
         expect: Expect::Refused,
         expect6: Some(Expect::Refused),
+        says: says(SVC, &["rejected-by-rule"]).by_hand(OBJECT),
         apply: |lab, family| {
             lab.use_nftables_kube_proxy(family)?;
             let element = format!("service-ips {{ {} . tcp . 80 }}", t::cluster_ip(family));
@@ -117,6 +128,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Svc,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(SVC, &["dropped-by-rule"]).by_hand(OBJECT),
         apply: |lab, family| {
             lab.use_nftables_kube_proxy(family)?;
             let (ip, others) = (family.pick("ip", "ip6"), family.pick("203.0.113.0/25", "2001:db8::/64"));
@@ -138,6 +150,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Dns,
         expect: Expect::Refused,
         expect6: Some(Expect::Refused),
+        says: says(POD2, &["port-closed"]).by_hand(SERVER),
         apply: |lab, _| lab.stop("dns"),
     },
     Fault {
@@ -146,6 +159,9 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::StaleUdp,
         expect: Expect::TimesOutOrUnreachable,
         expect6: None,
+        says: says("--pod @visitor --dst 10.96.0.53", &["stale-connection-entry", "neighbour-silent"])
+            .checked(&["neighbour-silent"])
+            .any_fix(),
         apply: |lab, _| {
             lab.iptables(
                 "node1",

@@ -3,8 +3,8 @@
 
 use anyhow::Result;
 
-use super::{Expect, Fault, Seen, services::serve_pod2};
-use crate::{Lab, probe::Probe, topology::Family};
+use super::{Expect, Fault, MESH, PASSES, SERVER, Seen, services::serve_pod2};
+use crate::{Lab, causes::says, probe::Probe, topology::Family};
 
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
@@ -13,6 +13,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::MeshOut,
         expect: Expect::SeenAs(Seen::Mesh),
         expect6: None,
+        says: says(MESH, &[]).by_hand(PASSES),
         apply: |lab, _| has_mesh(lab),
     },
     Fault {
@@ -21,6 +22,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::MeshOut,
         expect: Expect::Refused,
         expect6: None,
+        says: says(MESH, &["redirected-to-nobody"]).by_hand(SERVER),
         apply: |lab, _| lab.stop("envoy-out"),
     },
     Fault {
@@ -29,6 +31,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::MeshOut,
         expect: Expect::SeenAs(Seen::Mesh),
         expect6: None,
+        says: says(MESH, &["sidecar-bypassed"]).by_hand(PASSES),
         apply: |lab, _| lab.iptables("mesh", Family::V4, "-t nat -F").map(drop),
     },
     Fault {
@@ -37,6 +40,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::MeshOut,
         expect: Expect::TimesOut,
         expect6: None,
+        says: says(MESH, &["redirect-loop"]).by_hand(SERVER),
         apply: |lab, _| {
             lab.stop("envoy-out")?;
             lab.serve("envoy-out", "mesh", "proxy-out --listen 0.0.0.0:15001 --uid 1600")
@@ -48,6 +52,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::MeshPort,
         expect: Expect::Refused,
         expect6: None,
+        says: says(MESH, &["redirected-to-nobody"]).by_hand(SERVER),
         apply: |lab, _| {
             lab.stop("envoy-out")?;
             serve_pod2(lab, "redis", "http", 6379, "redis")

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tunnel between the nodes, `egress.vxlan`.
 
-use super::{Expect, Fault};
+use super::{AGENT, Expect, Fault};
 use crate::{
+    causes::{EGW, says},
     probe::Probe,
     topology::{self as t, Family, NODE2},
 };
@@ -14,6 +15,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(EGW, &["fwmark-table-empty"]).by_hand(AGENT),
         apply: |lab, _| lab.sh("node1", "ip link del egress.vxlan").map(drop),
     },
     Fault {
@@ -22,6 +24,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(EGW, &["tunnel-not-listening"]),
         apply: |lab, _| lab.sh("node2", "ip link set egress.vxlan down").map(drop),
     },
     Fault {
@@ -30,6 +33,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOutOrUnreachable,
         expect6: Some(Expect::TimesOutOrUnreachable),
+        says: says(EGW, &["tunnel-neighbour-missing"]),
         apply: |lab, family| {
             let peer = t::of(&NODE2.tunnel_ip, family);
             lab.sh("node1", &format!("ip neigh del {peer} dev egress.vxlan")).map(drop)
@@ -41,6 +45,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(EGW, &["tunnel-peer-missing"]),
         apply: |lab, _| {
             let (mac, to) = (NODE2.tunnel_mac, NODE2.ip(Family::V4));
             lab.sh("node1", &format!("bridge fdb del {mac} dev egress.vxlan dst {to} self")).map(drop)
@@ -52,6 +57,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(EGW, &["tunnel-wrong-mac"]).by_hand(AGENT),
         apply: |lab, _| lab.sh("node2", "ip link set egress.vxlan address 66:00:00:00:00:99").map(drop),
     },
     Fault {
@@ -60,6 +66,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: Some(Expect::TimesOut),
+        says: says(EGW, &["dropped-by-rule"]),
         apply: |lab, _| lab.iptables("node2", Family::V4, "-I INPUT -p udp --dport 7789 -j DROP").map(drop),
     },
     Fault {
@@ -68,9 +75,11 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: None,
+        says: says(EGW, &["routing-loop"]).by_hand(AGENT),
         apply: |lab, _| {
             for place in ["node1", "node2"] {
-                lab.ns(place).sysctl(&[("ipv4/conf/flannel.1/rp_filter", "0")])?;
+                lab.ns(place)
+                    .sysctl(&[("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/flannel.1/rp_filter", "0")])?;
             }
             let from_peer = format!("-i egress.vxlan -m mac --mac-source {}", NODE2.tunnel_mac);
             let mark = NODE2.mark;
@@ -93,6 +102,7 @@ pub(super) const FAULTS: &[Fault] = &[
         probe: Probe::Egw,
         expect: Expect::TimesOut,
         expect6: None,
+        says: says(EGW, &["reverse-path-filter"]),
         apply: |lab, _| lab.ns("node2").sysctl(&[("ipv4/conf/egress.vxlan/rp_filter", "1")]),
     },
 ];

@@ -26,6 +26,8 @@ pub struct CauseKind {
     pub modelled: bool,
     /// Packets show it, and no state does: it stands beside what the model finds.
     pub observed: bool,
+    /// Packets may be answered all the same: they do not go as a policy asks.
+    pub intent: bool,
     /// Ids of causes of which this one says all, and more, when both have the same device or subject.
     pub covers: &'static [(Same, &'static str)],
 }
@@ -50,6 +52,7 @@ impl CauseKind {
         large_only: false,
         modelled: false,
         observed: false,
+        intent: false,
         covers: &[],
     };
 
@@ -256,23 +259,23 @@ causes! {
     FWMARK_WITHOUT_RULE "fwmark-without-rule"
         "The packet was marked for a routing table, but no ip rule leads there."
         "A routing mark at the lookup; it was resolved in table main; the mark's table was never asked."
-        [reroutes: true, modelled: true]
+        [reroutes: true, modelled: true, intent: true]
     FWMARK_RULE_PREEMPTED "fwmark-rule-preempted"
         "Another ip rule comes before the one of the packet's mark, and takes the packet."
         "As fwmark-without-rule; the mark's rule is there, and one of lower priority number fits the packet."
-        [reroutes: true]
+        [reroutes: true, intent: true]
     FWMARK_TABLE_EMPTY "fwmark-table-empty"
         "The mark's routing table has no route: its device is missing or down."
         "The lookup in the mark's table failed, then table main was used."
-        [reroutes: true, modelled: true]
+        [reroutes: true, modelled: true, intent: true]
     FWMARK_TABLE_WRONG "fwmark-table-wrong"
         "The mark's ip rule or its routing table does not lead into the egress tunnel."
         "A routing mark at the lookup, and the table and device that were chosen."
-        [reroutes: true, modelled: true]
+        [reroutes: true, modelled: true, intent: true]
     REPLY_NOT_MARKED "egress-reply-not-marked"
         "The gateway does not mark the answer, so that it takes another way to the pod's node than the tunnel, where it is refused or lost."
         "The request came by the egress tunnel; no routing mark at the answer's lookup; a drop of the answer, or its repetition."
-        [reroutes: true]
+        [reroutes: true, intent: true]
     MARK_AFTER_ROUTING "mark-after-routing"
         "A mark is set in POSTROUTING, after the packet was routed: it cannot choose the route any more."
         "The mark changes at POSTROUTING; an ip rule matches it."
@@ -284,7 +287,7 @@ causes! {
     MASQUERADED_BEFORE_TUNNEL "masqueraded-before-tunnel"
         "The source was translated before the tunnel, so that the gateway does not recognise the pod."
         "SNAT on the way into the egress tunnel, or a tunnel address as source in it."
-        [modelled: true]
+        [modelled: true, intent: true]
     UNTRACKED "egress-not-tracked"
         "An egress packet is not tracked by conntrack (NOTRACK), so that it cannot be given the egress IP."
         "As left-without-snat; no conntrack entry at POSTROUTING, and a rule that turns tracking off."
@@ -292,7 +295,7 @@ causes! {
     LEFT_WITHOUT_SNAT "left-without-snat"
         "An egress packet left its gateway with the pod's own address: replies cannot come back."
         "Out of the egress tunnel, out of the uplink, source unchanged."
-        [follows: true]
+        [follows: true, intent: true]
     POD_ADDRESS_ON_THE_WIRE "pod-address-on-the-wire"
         "The packet left the node with a pod's address and was not answered: no SNAT rule took it, or a tunnel route is missing."
         "Source unchanged at the uplink, outside any tunnel; no reply."
@@ -312,11 +315,11 @@ causes! {
     EGRESS_TAKES_CLUSTER "egress-takes-cluster-traffic"
         "EgressGateway sends what is for a service, pod or node of the cluster to the egress gateway: its set of the cluster's networks lacks this one, or a policy's destinations contain it."
         "The mark; the set that the policy's rule asks for; what the nodes' rules, routes and tunnels say of the address."
-        [reroutes: true]
+        [reroutes: true, intent: true]
     EGRESS_WRONG_GATEWAY "egress-wrong-gateway"
         "The packet is marked for another node than the one by which its policy leaves: EgressGateway's agent is behind."
         "The mark; the EgressTunnel of the policy's gateway."
-        [harmless: true]
+        [harmless: true, intent: true]
     EGRESS_POD_NOT_SELECTED "egress-pod-not-selected"
         "The destination is one of an EgressPolicy's, but the pod is not one of its pods."
         "No mark; the policy's spec.appliedTo; the members of egress-src-* and egress-dst-*."

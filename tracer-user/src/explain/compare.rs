@@ -14,7 +14,7 @@ use crate::model::{
 use crate::node::rtnl::Link;
 use crate::node::{Hook, Role};
 
-use crate::cause::catalogue::{CauseKind, TRANSLATED_ASTRAY};
+use crate::cause::catalogue::{CauseKind, NO_ROUTE, TRANSLATED_ASTRAY};
 use crate::cause::{Certainty, Fact, Finding};
 
 const ICMP: u8 = 1;
@@ -141,15 +141,18 @@ pub(super) fn hold_against_model(
     snapshot: &mut Snapshot,
     found: &mut Vec<Finding>,
 ) {
+    let flow = opening;
     let Some((opening, prediction, compared)) = ask(view, opening, snapshot) else { return };
     match compared.outcome {
         Outcome::Wrong => {
             let at = found.iter().position(gives_way);
-            let unknown = found.is_empty() && view.is_opening();
+            let unknown = found.iter().all(|f| !f.breaks()) && view.is_opening();
+            let silent = at.is_some_and(|at| found[at].kind().guess);
             if (at.is_some() || unknown)
                 && let Some(mut cause) = stops_here(view, &opening, &prediction)
                 && !found.iter().any(|f| is_astray(f) && cause.kind().follows)
                 && (opening.begins || !cause.kind().observed)
+                && (at.is_some() || view.journey.is_dropped() || cause.kind().intent)
             {
                 // Both say the same, and nothing on the way is unknown.
                 let sure = !cause.kind().guess && cause.id != TRANSLATED_ASTRAY.id;
@@ -159,7 +162,7 @@ pub(super) fn hold_against_model(
                     cause.certainty = Certainty::Certain;
                 }
                 found.retain(|f| !gives_way(f));
-                found.insert(at.unwrap_or(0).min(found.len()), cause.fact(seen(view)));
+                found.insert(at.unwrap_or(0).min(found.len()), cause.fact(seen(view, silent)));
             }
         }
         Outcome::Passes { expected } | Outcome::Parts { expected } if compared.unknown.is_empty() => {
@@ -176,7 +179,12 @@ pub(super) fn hold_against_model(
         _ => {}
     }
     explain_rules(&prediction, found);
-    repair_predicted(&prediction, snapshot, found);
+    // What repairs a lone packet may not be what the connection needs.
+    match flow {
+        _ if opening.begins => repair_predicted(&prediction, snapshot, found),
+        Some(flow) => repair(&flow, snapshot, found),
+        None => {}
+    }
 }
 
 /// The model knows why a rule ended the packet.
@@ -262,13 +270,13 @@ fn stops_here(view: &View<'_>, opening: &Opening, prediction: &Prediction) -> Op
     }
     let fits = |found: &&Found| {
         let finding = &found.finding;
-        finding.certainty != Certainty::Possible && !finding.kind().harmless
+        finding.certainty != Certainty::Possible && (!finding.kind().harmless || finding.kind().intent)
     };
     way.found.iter().find(fits).map(|found| found.finding.clone())
 }
 
 /// How the packet ended, in words.
-fn seen(view: &View<'_>) -> String {
+fn seen(view: &View<'_>, silent: bool) -> String {
     match view.journey.ending {
         Ending::Dropped(site) => {
             let (reason, name) = (view.reason(&site), view.netns(site.netns));
@@ -278,7 +286,8 @@ fn seen(view: &View<'_>) -> String {
             };
             format!("seen: the kernel dropped it in {name}{device}: {reason}")
         }
-        _ => "seen: the packets go this way, and no answer came".to_owned(),
+        _ if silent => "seen: the packets go this way, and no answer came".to_owned(),
+        _ => "seen: the packet goes this way".to_owned(),
     }
 }
 
@@ -302,13 +311,18 @@ pub(super) fn instead_of_guess(
     }
     // A reply that came in would have been seen; one that was never sent would not.
     let here = matches!(view.journey.ending, Ending::Delivered { .. });
+    // Where it was delivered, an answer that finds no route is no packet that could be seen.
+    let unsent = |finding: &Finding| {
+        let Ending::Delivered { netns } = view.journey.ending else { return false };
+        finding.id == NO_ROUTE.id && finding.place.netns == view.netns(netns)
+    };
     let found = prediction.ways.iter().flat_map(|way| &way.found);
     let found = found.filter(|found| {
         let finding = &found.finding;
         finding.certainty != Certainty::Possible
             && !finding.kind().harmless
             // What else would have been seen: a neighbour that failed, a drop.
-            && !finding.kind().follows
+            && (!finding.kind().follows || unsent(finding))
             && (here || view.journey.reply || found.stage != Stage::Returning)
     });
     match compared.outcome {

@@ -10,6 +10,7 @@ use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::flow::{DropSite, Endpoint};
+use crate::model::taken_by;
 use crate::node::{DeviceKind, NetnsId, PathRole};
 use crate::text::mac;
 
@@ -124,8 +125,11 @@ pub(super) fn other_host(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Optio
 fn no_socket(view: &View<'_>, site: &DropSite) -> Option<Finding> {
     let in_words =
         || programs::redirected(view, site).or_else(|| drop_reasons::explain(view, site, "NO_SOCKET"));
-    if site.encap.is_some() {
-        return in_words();
+    if let Some(outer) = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i))) {
+        let host = view.host(site.netns);
+        let wrong = host.and_then(|host| taken_by(&host, outer.vni, outer.dst.port, &[]).0);
+        let told = wrong.map(|found| found.fact("no socket takes the outer packet: NO_SOCKET"));
+        return told.or_else(in_words);
     }
     let packet = &view.journey.packet;
     let ends = view.journey.hops.last().map_or(packet.ends, |h| h.ends);

@@ -151,7 +151,9 @@ impl Explainer {
         let new = new || again;
         let unknown =
             journey.is_dropped() && found.is_empty() && !self.connections.flow(journey.flow).explained;
-        if let (true, Some(evidence)) = (new || unknown, evidence) {
+        let path = egress::path(&view).filter(|_| evidence.is_some());
+        let on_path = path.is_some_and(|path| self.connections.first_on_path(path));
+        if let (true, Some(evidence)) = (new || unknown || on_path, evidence) {
             let mut snapshot = Snapshot::new(evidence, topology, &|netns| view.prefix(netns));
             compare::hold_against_model(&view, opening, &mut snapshot, &mut found);
         }
@@ -391,7 +393,7 @@ impl Explainer {
 fn explain(view: &View<'_>) -> Vec<Finding> {
     let dropped = view.dropped().is_some();
     let mut found: Vec<Finding> = Vec::new();
-    let diverged = egress::explain(view);
+    let diverged = egress::untracked(view);
     found.extend(split_routing::wrong_gateway_mac(view));
     let selected = match diverged {
         Some(_) => None,

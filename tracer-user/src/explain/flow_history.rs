@@ -97,6 +97,8 @@ pub(super) struct Connections {
     /// When it was learned last that records were lost, CLOCK_MONOTONIC.
     lost_ns: Option<u64>,
     ports: Ports,
+    /// Ways by an egress gateway that were held against the model.
+    egress_paths: HashSet<egress::EgressPath>,
     pub(super) askers: Askers,
     /// By how much counters rose since the start.
     pub(super) counters: Arc<Risen>,
@@ -108,6 +110,14 @@ impl Connections {
             self.flows.clear();
         }
         self.flows.entry(flow).or_default()
+    }
+
+    /// The first packet that takes this way.
+    pub(super) fn first_on_path(&mut self, path: egress::EgressPath) -> bool {
+        if self.egress_paths.len() >= FLOWS {
+            self.egress_paths.clear();
+        }
+        self.egress_paths.insert(path)
     }
 
     /// How the flow began here.

@@ -23,7 +23,6 @@ mod egress_reply;
 mod explainer;
 mod firewall;
 mod flow_history;
-mod fwmark;
 mod hairpin;
 mod invalid;
 mod large_lost;

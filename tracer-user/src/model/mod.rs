@@ -51,5 +51,6 @@ pub(crate) use silence::SilentHop;
 pub use snapshot::Snapshot;
 pub(crate) use start::stranger;
 pub use steps::{Direction, Encap, Ending, MarkChange, MarkOf, Place, Stage, Step, Translation};
+pub(crate) use tunnel::taken_by;
 pub(crate) use walker::{End, Found};
 pub use world::{Host, World};

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::world::Host;
+use crate::cause::Certainty::Certain;
+use crate::cause::{Finding, Place, catalogue as c};
 use crate::cluster::egress::datapath::is_egress_tunnel;
 use crate::node::rtnl::{Link, NextHop, Route};
 use crate::node::{IpPrefix, NetnsId, Role};
@@ -127,4 +129,21 @@ pub(super) fn way_back(
         out.push((host.id, Change::AddRoute(route)));
     }
     out
+}
+
+/// A tunnel has nobody to ask: its agent writes the entries.
+pub(super) fn no_neighbour(nodes: &[Arc<Host>], host: &Host, link: &Link, hop: IpAddr) -> Finding {
+    let device = host.device(link.ifindex);
+    Finding::new(
+        &c::TUNNEL_NEIGHBOUR_MISSING,
+        Certain,
+        format!(
+            "{device} of {} has no neighbour entry for its peer {hop}: that node was not made known to it",
+            host.name()
+        ),
+    )
+    .checked("no entry, and nobody to ask", host.command(format!("ip neigh show {hop} dev {device}")))
+    .fix(format!("the agent that owns {device} must add the peer (restart it, read its log)"))
+    .may_repair(host.id, neighbour(nodes, host, link, hop))
+    .at(Place { netns: host.name(), device: Some(device.clone()), ..Place::default() })
 }

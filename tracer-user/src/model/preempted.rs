@@ -10,7 +10,8 @@ use crate::cause::catalogue as c;
 use crate::cluster::egress::datapath::is_node_mark;
 use crate::fib::{Answer, Decision, Outcome, Question, Routed};
 use crate::node::IpPrefix;
-use crate::node::rtnl::{Route, Rule};
+use crate::node::rtnl::{Link, Route, Rule};
+use crate::snapshot::Change;
 use crate::text::table_name;
 
 /// FR_ACT_TO_TBL
@@ -30,6 +31,9 @@ pub(crate) struct Preempted {
     by_default: bool,
     question: Question,
 }
+
+/// What the kernel adds by itself.
+const RTPROT_KERNEL: u8 = 2;
 
 enum By {
     /// A rule that leads to a table of its own. `all`: it takes whatever comes.
@@ -172,6 +176,21 @@ impl Preempted {
                         ))
                     ),
                     None => format!("correct the networks of table {table}: its owner writes them"),
+                })
+            }
+            By::EmptyBridge { network } if let Some(port) = loose_ports(host).next() => {
+                let port = host.device(port.ifindex);
+                let finding = Finding::new(
+                    &c::PORT_NOT_IN_BRIDGE,
+                    Likely,
+                    format!("{port} of {name} is not in {out}, which has the network {network} and no port: nobody is behind it who could be {to}{seen}"),
+                )
+                .checked(format!("{port} is in no bridge"), host.command(format!("ip -d link show {port}")))
+                .checked(format!("no device is a port of {out}"), host.command(format!("ip link show master {out}")))
+                .fix(host.command(format!("ip link set {port} master {out}")));
+                loose_ports(host).fold(finding, |finding, port| {
+                    let change = Change::JoinBridge { port: port.ifindex, bridge: self.output };
+                    finding.change(host.id, change)
                 })
             }
             By::EmptyBridge { network } => Finding::new(
@@ -388,4 +407,23 @@ mod tests {
         assert!(text.contains("to 10.0.0.99 on eth0, which an ICMP redirect told it"), "{text}");
         assert!(text.contains("ip route flush cache"), "{text}");
     }
+}
+
+/// Veths to pods that are in no bridge and have neither address nor route: what once was a port.
+fn loose_ports(host: &Host) -> impl Iterator<Item = &Link> {
+    let evidence = &host.evidence;
+    evidence.links.iter().filter(move |link| {
+        let own = evidence.addresses.iter().any(|a| a.ifindex == link.ifindex && a.scope == 0);
+        let routed = evidence.routes.iter().any(|r| {
+            r.kind == libc::RTN_UNICAST
+                && r.protocol != RTPROT_KERNEL
+                && r.next_hops.iter().any(|hop| hop.ifindex == link.ifindex)
+        });
+        link.is_kind("veth")
+            && link.is_up()
+            && link.master.is_none()
+            && !host.uplinks.contains(&link.ifindex)
+            && !own
+            && !routed
+    })
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::bridge_ports::Segment;
+use super::peers::no_neighbour;
 use super::route_words::ip_command;
 use super::world::{Host, World};
 use crate::cause::Certainty::{Certain, Likely};
@@ -13,7 +14,7 @@ use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::fib::{Decision, Question, RefusedBy};
 use crate::firewall::{CtState, PacketView, attribute_drop};
-use crate::node::rtnl::{Address, Link};
+use crate::node::rtnl::{Address, FdbEntry, Link};
 use crate::node::{Family, Hook, Interval, IpPrefix};
 
 // include/uapi/linux/if_addr.h
@@ -50,6 +51,11 @@ impl SilentHop {
     pub(crate) fn reason(&self, world: &mut dyn World) -> Option<Finding> {
         if let Some(found) = self.no_carrier().or_else(|| self.macvlan(world)) {
             return Some(found);
+        }
+        if let Some(link) = self.link().filter(|link| link.vxlan.is_some()) {
+            let floods = |e: &FdbEntry| e.own && e.ifindex == link.ifindex && e.mac.iter().all(|b| *b == 0);
+            let alone = !self.asker.evidence.fdb.iter().any(floods);
+            return alone.then(|| no_neighbour(&world.watched(), &self.asker, link, self.address));
         }
         let Some(segment) = Segment::of(world, &self.asker, self.ifindex) else {
             return self.proxy(world).or_else(|| self.silent_owner(world));

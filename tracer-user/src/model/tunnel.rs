@@ -195,15 +195,7 @@ impl Walker<'_> {
             if everyone.is_some() && !dead {
                 return Ok((Vec::new(), None));
             }
-            return Err(Box::new(Finding::new(
-                &c::TUNNEL_NEIGHBOUR_MISSING,
-                Certain,
-                format!("{device} of {} has no neighbour entry for its peer {hop}: that node was not made known to it", host.name()),
-            )
-            .checked("no entry, and nobody to ask", host.command(format!("ip neigh show {hop} dev {device}")))
-            .fix(format!("the agent that owns {device} must add the peer (restart it, read its log)"))
-            .may_repair(host.id, peers::neighbour(&self.world.watched(), host, link, hop))
-            .at(place)));
+            return Err(Box::new(peers::no_neighbour(&self.world.watched(), host, link, hop)));
         };
         match own().find(|e| e.mac == mac).and_then(|e| e.remote).or(everyone) {
             Some(remote) => Ok((mac, Some(remote))),
@@ -229,66 +221,7 @@ impl Walker<'_> {
         let Some(inside) = flight.inside.take() else {
             return Next::End(End::Unknown("no packet in the tunnel".to_owned()));
         };
-        let name = host.name();
-        let links =
-            || host.evidence.links.iter().filter(|l| l.vxlan.as_ref().is_some_and(|v| v.port == port));
-        let exact = links().find(|l| l.vxlan.as_ref().is_some_and(|v| v.vni == inside.vni));
-        let show = host.command("ip -d link show type vxlan");
-        let wrong = match exact {
-            Some(link) if !link.is_up() => Some(
-                Finding::new(
-                    &c::TUNNEL_NOT_LISTENING,
-                    Certain,
-                    format!(
-                        "{} is down on {name}: nothing takes the tunnel's packets on UDP {port}",
-                        host.device(link.ifindex)
-                    ),
-                )
-                .checked("the device is there and not up", show)
-                .fix(host.command(format!("ip link set {} up", link.name)))
-                .change(host.id, Change::DeviceUp(link.ifindex))
-                .at(Self::place(host, link.ifindex)),
-            ),
-            Some(link) if !inside.to.is_empty() && link.mac != inside.to => Some(
-                Finding::new(
-                    &c::TUNNEL_WRONG_MAC,
-                    Certain,
-                    format!(
-                        "the other node sends to MAC {}, but {} of {name} has {}",
-                        crate::text::mac(&inside.to),
-                        host.device(link.ifindex),
-                        crate::text::mac(&link.mac)
-                    ),
-                )
-                .checked("the MACs differ", show)
-                .fix(format!(
-                    "recreate {} on {name}, or correct its MAC in the peer's neighbour and FDB entries",
-                    host.device(link.ifindex)
-                ))
-                .at(Self::place(host, link.ifindex)),
-            ),
-            Some(_) => None,
-            None if links().any(Link::is_up) => Some(
-                Finding::new(
-                    &c::TUNNEL_VNI,
-                    Certain,
-                    format!("no tunnel device of {name} has VNI {}", inside.vni),
-                )
-                .checked(format!("what listens on UDP {port} has another one"), show)
-                .fix("give both ends of the tunnel the same VNI")
-                .at(Self::place(host, 0)),
-            ),
-            None => Some(
-                Finding::new(
-                    &c::TUNNEL_NOT_LISTENING,
-                    Certain,
-                    format!("{name} has no vxlan device with VNI {} and UDP port {port}", inside.vni),
-                )
-                .checked("the tunnel devices there", show)
-                .fix("restart the agent that makes the tunnel device on that node")
-                .at(Self::place(host, 0)),
-            ),
-        };
+        let (wrong, exact) = taken_by(host, inside.vni, port, &inside.to);
         let mut inner = *inside.flight;
         inner.packet.mac = Some(inside.from);
         // Marks do not cross nodes.
@@ -327,4 +260,94 @@ fn reset_of_mark(host: &Host, mark: u32, ipv6: bool) -> Option<Change> {
         chain.rules.first().map_or_else(|| table.policy_ref(chain), |rule| table.rule_ref(chain, rule));
     let rule = Box::new(replacing_mark((MARK_DONE, MARK_MASK), MARK_DONE));
     is_node_mark(mark).then_some(Change::InsertRule { place, rule })
+}
+
+/// The device that takes a tunnel's outer packets, and what is wrong with that. `to`: the MAC that the frame inside is
+/// for, empty where it is not known.
+pub(crate) fn taken_by<'h>(
+    host: &'h Host,
+    vni: u32,
+    port: u16,
+    to: &[u8],
+) -> (Option<Finding>, Option<&'h Link>) {
+    let name = host.name();
+    let links = || host.evidence.links.iter().filter(|l| l.vxlan.as_ref().is_some_and(|v| v.port == port));
+    let elsewhere = host.evidence.links.iter().find_map(|l| {
+        let vxlan = l.vxlan.as_ref().filter(|v| v.vni == vni)?;
+        Some((l, vxlan.port))
+    });
+    let exact = links().find(|l| l.vxlan.as_ref().is_some_and(|v| v.vni == vni));
+    let show = host.command("ip -d link show type vxlan");
+    let wrong = match exact {
+        Some(link) if !link.is_up() => Some(
+            Finding::new(
+                &c::TUNNEL_NOT_LISTENING,
+                Certain,
+                format!(
+                    "{} is down on {name}: nothing takes the tunnel's packets on UDP {port}",
+                    host.device(link.ifindex)
+                ),
+            )
+            .checked("the device is there and not up", show)
+            .fix(host.command(format!("ip link set {} up", link.name)))
+            .change(host.id, Change::DeviceUp(link.ifindex))
+            .at(Walker::place(host, link.ifindex)),
+        ),
+        Some(link) if !to.is_empty() && link.mac != to => Some(
+            Finding::new(
+                &c::TUNNEL_WRONG_MAC,
+                Certain,
+                format!(
+                    "the other node sends to MAC {}, but {} of {name} has {}",
+                    crate::text::mac(&to),
+                    host.device(link.ifindex),
+                    crate::text::mac(&link.mac)
+                ),
+            )
+            .checked("the MACs differ", show)
+            .fix(format!(
+                "recreate {} on {name}, or correct its MAC in the peer's neighbour and FDB entries",
+                host.device(link.ifindex)
+            ))
+            .at(Walker::place(host, link.ifindex)),
+        ),
+        Some(_) => None,
+        None if links().any(Link::is_up) => Some(
+            Finding::new(
+                &c::TUNNEL_VNI,
+                Certain,
+                format!("no tunnel device of {name} has VNI {}", vni),
+            )
+            .checked(format!("what listens on UDP {port} has another one"), show)
+            .fix("give both ends of the tunnel the same VNI")
+            .at(Walker::place(host, 0)),
+        ),
+        None if let Some((link, own)) = elsewhere => Some(
+            Finding::new(
+                &c::TUNNEL_NOT_LISTENING,
+                Certain,
+                format!(
+                    "the tunnel's packets come to {name} on UDP {port}, but {} listens on UDP {own}",
+                    host.device(link.ifindex)
+                ),
+            )
+            .checked("the tunnel devices there", show)
+            .fix(format!(
+                "give both ends of the tunnel the same UDP port: restart the agent that made {} or the other end",
+                host.device(link.ifindex)
+            ))
+            .at(Walker::place(host, link.ifindex)),
+        ),
+        None => Some(
+            Finding::new(
+                &c::TUNNEL_NOT_LISTENING,
+                Certain,
+                format!("{name} has no vxlan device with VNI {} and UDP port {port}", vni),
+            )
+            .checked("the tunnel devices there", show)
+            .fix("restart the agent that makes the tunnel device on that node")
+            .at(Walker::place(host, 0)),
+        ),
+    };
+    (wrong, exact)
 }

@@ -9,7 +9,7 @@ use tracer_common::Kind;
 use tracer_user::cause::{CATALOGUE, Certainty, markdown};
 use tracer_user::explain::{Explainer, Told};
 use tracer_user::node::Hook;
-use tracer_user::node::rtnl::{Neighbour, Rule as IpRule};
+use tracer_user::node::rtnl::Neighbour;
 use tracer_user::snapshot::{Evidence, NetnsEvidence};
 use world::egress::{N1, N2, syn, syn_ack};
 use world::*;
@@ -97,52 +97,6 @@ fn a_rule_in_forward() {
 }
 
 #[test]
-fn without_an_ip_rule() {
-    let mut w = World::new(false);
-    let mut p = syn();
-    w.request_to_bridge(&mut p);
-    w.fib(&p, NODE1, (254, 0, None, ETH0), 400);
-    p.mark = DONE_MARK;
-    w.nf(&p, NODE1, Hook::Forward, (CNI0, ETH0), 900);
-    w.nf(&p, NODE1, Hook::Postrouting, (0, ETH0), 900);
-    w.tc(&p, NODE1, ETH0, OUT, 900);
-    assert_eq!(cause(&mut w).finding.id, "fwmark-without-rule");
-}
-
-#[test]
-fn another_ip_rule_comes_first() {
-    let rule = |priority, table, source: Option<&str>, mark| IpRule {
-        priority,
-        action: 1,
-        table,
-        source: source.map(|s| s.parse().expect("a prefix")),
-        mark,
-        mask: if mark == 0 { 0 } else { u32::MAX },
-        ..IpRule::default()
-    };
-    let own = rule(99, REQUEST_MARK, None, REQUEST_MARK);
-    for (other, certainty, title) in [
-        (rule(10, 254, Some("10.200.0.0/24"), 0), Certainty::Certain, "ip rule 10 (from 10.200.0.0/24)"),
-        // It does not fit the packet: who took it is not known.
-        (rule(10, 254, Some("10.9.0.0/24"), 0), Certainty::Likely, "ip rule 99 of mark 0x26b7b4e4"),
-    ] {
-        let mut w = World::new(false);
-        let mut p = syn();
-        w.request_to_bridge(&mut p);
-        w.fib(&p, NODE1, (254, 0, None, ETH0), 400);
-        p.mark = DONE_MARK;
-        w.nf(&p, NODE1, Hook::Forward, (CNI0, ETH0), 900);
-        w.tc(&p, NODE1, ETH0, OUT, 900);
-        let node = NetnsEvidence { rules: vec![other, own.clone()], ..NetnsEvidence::default() };
-        let evidence = Evidence { netns: [(NODE1, Arc::new(node))].into(), ..Evidence::default() };
-        let told = causes_with(&mut w, Some(&evidence));
-        let [told] = told.as_slice() else { panic!("{told:#?}") };
-        assert_eq!((told.finding.id, told.finding.certainty), ("fwmark-rule-preempted", certainty));
-        assert!(told.finding.title.starts_with(title), "{}", told.finding.title);
-    }
-}
-
-#[test]
 fn frames_for_another_host() {
     let mut w = World::new(true);
     let mut p = syn();
@@ -165,19 +119,6 @@ fn frames_for_another_host() {
     w.tc(&answer, NODE1, ETH0, IN, 100);
     w.drop(&answer, NODE1, ETH0, ("OTHERHOST", "ip_rcv_core"), &[]);
     assert_eq!(causes(&mut w), []);
-}
-
-#[test]
-fn with_an_empty_table() {
-    let mut w = World::new(false);
-    let mut p = syn();
-    w.request_to_bridge(&mut p);
-    w.fib(&p, NODE1, (REQUEST_MARK, -11, None, 0), 400);
-    w.fib(&p, NODE1, (254, 0, None, ETH0), 400);
-    p.mark = DONE_MARK;
-    w.nf(&p, NODE1, Hook::Forward, (CNI0, ETH0), 900);
-    w.tc(&p, NODE1, ETH0, OUT, 900);
-    assert_eq!(cause(&mut w).finding.id, "fwmark-table-empty");
 }
 
 #[test]
@@ -270,21 +211,6 @@ fn an_outer_packet_without_a_listener() {
     w.drop(&p, NODE1, ETH0, ("NO_SOCKET", "__udp4_lib_rcv"), &[]);
     let told = cause(&mut w);
     assert_eq!(told.finding.title, "no socket of node1 takes the packet");
-}
-
-#[test]
-fn out_of_the_gateway_as_it_came() {
-    let mut w = World::new(true);
-    let mut p = syn();
-    w.request_through_node1(&mut p);
-    p.mark = 0;
-    w.tc(&p, NODE2, ETH0, IN, 11_000);
-    p.outer = None;
-    w.tc(&p, NODE2, EGRESS, IN, 1900);
-    p.mark = DONE_MARK;
-    w.nf(&p, NODE2, Hook::Postrouting, (0, ETH0), 1300);
-    w.tc(&p, NODE2, ETH0, OUT, 800);
-    assert_eq!(cause(&mut w).finding.id, "left-without-snat");
 }
 
 #[test]

@@ -281,6 +281,22 @@ fn the_first_thing_that_is_wrong_comes_first() {
 }
 
 #[test]
+fn another_ip_rule_comes_before_the_one_of_the_mark() {
+    let mut machine = Machine::new().rules(NODE, MARKS);
+    let rules = &mut machine.evidence(NODE).rules;
+    let main = rules.iter().find(|rule| rule.table == 254).expect("main").clone();
+    let source = Some("10.200.0.0/24".parse().expect("a prefix"));
+    rules.insert(1, Rule { priority: 10, source, ..main });
+    let report = machine.ask("172.16.25.183", 80);
+    assert_eq!(ids(&report)[0], "fwmark-rule-preempted", "{report:#?}");
+    assert!(
+        report.causes[0].title.starts_with("ip rule 10 (from 10.200.0.0/24)"),
+        "{}",
+        report.causes[0].title
+    );
+}
+
+#[test]
 fn a_rule_that_is_no_services_leads_astray() {
     let astray = "*nat\n:PREROUTING ACCEPT [0:0]\n\
         -A PREROUTING -d 10.96.0.1/32 -p tcp -j DNAT --to-destination 10.200.0.23:81\nCOMMIT\n";

@@ -66,6 +66,9 @@ pub struct Finding {
     /// cut off. Empty: none was found, or nothing can be typed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
+    /// Places on the packet's way that were held against those of the model's journey, and agree.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub compared: u32,
     /// Changes that the model was walked with to find them.
     #[serde(skip_serializing_if = "is_zero")]
     pub repairs_tried: u32,
@@ -75,6 +78,9 @@ pub struct Finding {
     /// Changes that may repair it; the model says which do: with `commands`, those that they make.
     #[serde(skip)]
     pub changes: Vec<(NetnsId, Change)>,
+    /// The model's: it is why this rule ends the packet (namespace, and the rule's place).
+    #[serde(skip)]
+    pub explains: Option<(String, String)>,
     /// What to know or do besides a repair by commands.
     #[serde(skip)]
     pub besides: String,
@@ -120,9 +126,11 @@ impl Finding {
             fix: String::new(),
             place: Place::default(),
             commands: Vec::new(),
+            compared: 0,
             repairs_tried: 0,
             ruled_out: Vec::new(),
             changes: Vec::new(),
+            explains: None,
             besides: String::new(),
             subject: String::new(),
         }
@@ -160,6 +168,9 @@ impl Finding {
 
     /// A repair is looked for once for each fault: what was found for it before holds for it again.
     pub(crate) fn or_repaired_as(mut self, before: &Self) -> Self {
+        if self.compared == 0 {
+            self.compared = before.compared;
+        }
         if self.repairs_tried == 0 && before.repairs_tried > 0 {
             self.repairs_tried = before.repairs_tried;
             if !before.commands.is_empty() {

@@ -38,6 +38,8 @@ pub(super) struct Opening {
 #[derive(Debug)]
 pub(super) struct Compared {
     pub(super) outcome: Outcome,
+    /// Sightings that are places of the model's journey too, in the same order.
+    pub(super) places: u32,
     /// What the model could not decide on the way, one sentence each.
     pub(super) unknown: Vec<String>,
 }
@@ -178,11 +180,30 @@ pub(super) fn hold_against_model(
         }
         _ => {}
     }
+    explain_rules(&prediction, found);
+    if let Some(finding) = found.iter_mut().find(|finding| finding.breaks()) {
+        finding.compared = compared.places;
+    }
     // What repairs a lone packet may not be what the connection needs.
     match flow {
         _ if opening.begins => repair_predicted(&prediction, snapshot, found),
         Some(flow) => repair(&flow, snapshot, found),
         None => {}
+    }
+}
+
+/// The model knows why a rule ended the packet.
+fn explain_rules(prediction: &Prediction, found: &mut [Finding]) {
+    for finding in found {
+        let place = &finding.place;
+        let mut known = prediction.ways.iter().flat_map(|way| &way.found).map(|known| &known.finding);
+        let why = known.find(|known| {
+            let explained = known.explains.as_ref();
+            explained.is_some_and(|(netns, rule)| *netns == place.netns && Some(rule) == place.rule.as_ref())
+        });
+        if let Some(why) = why {
+            *finding = why.clone().fact(format!("seen: {}", finding.title));
+        }
     }
 }
 
@@ -309,7 +330,7 @@ pub(super) fn instead_of_guess(
             && (!finding.kind().follows || unsent(finding))
             && (here || view.journey.reply || found.stage != Stage::Returning)
     });
-    match compared.outcome {
+    let mut told = match compared.outcome {
         Outcome::Wrong => match found.map(|found| found.finding.clone()).next() {
             Some(mut finding) => {
                 search(snapshot, &prediction).put_into(&mut finding);
@@ -323,7 +344,9 @@ pub(super) fn instead_of_guess(
         Outcome::Parts { expected } => {
             guess.fact(format!("by what was read of the node {expected}; the packet was seen elsewhere"))
         }
-    }
+    };
+    told.compared = compared.places;
+    told
 }
 
 /// The model can contradict it: a certain cause that the model computes. Of any other, no walk is worth its time.
@@ -340,9 +363,10 @@ pub(super) fn compare(view: &View<'_>, opening: &Opening, prediction: &Predictio
     let run = run_of(way, journey, opening);
     let unknown = unknown(way);
     let wrong: Vec<Finding> = way.found.iter().map(|found| found.finding.clone()).collect();
+    let mut places = 0;
     let outcome = match run {
         Some(run) => {
-            let (parted, met) = lay_beside(view, run);
+            let (parted, met) = lay_beside(view, run, &mut places);
             match parted {
                 Some(expected) => Outcome::Parts { expected: format!("it goes {expected}") },
                 None if wrong.iter().any(|f| f.certainty != Certainty::Possible) => {
@@ -358,7 +382,7 @@ pub(super) fn compare(view: &View<'_>, opening: &Opening, prediction: &Predictio
         None if wrong.iter().all(|finding| finding.certainty == Certainty::Possible) => return None,
         None => Outcome::Wrong,
     };
-    Some(Compared { outcome, unknown })
+    Some(Compared { outcome, places, unknown })
 }
 
 /// The journey of the prediction that is this packet's.
@@ -411,7 +435,7 @@ fn is_same(step: &Place, ifindex: u32, hop: &Hop) -> bool {
 
 /// Every sighting must be a step of the prediction, in its order; not every step is watched. The first sighting that
 /// is none, with the step that was expected; and how many steps were passed.
-fn lay_beside(view: &View<'_>, run: &Run) -> (Option<String>, usize) {
+fn lay_beside(view: &View<'_>, run: &Run, places: &mut u32) -> (Option<String>, usize) {
     let mut next = 0usize;
     // In its tunnel it is not the packet that the model was asked about.
     let hops = view.journey.hops.iter().skip_while(|hop| hop.encap.is_some());
@@ -424,7 +448,10 @@ fn lay_beside(view: &View<'_>, run: &Run) -> (Option<String>, usize) {
             .skip(next.saturating_sub(1))
             .find(|(_, (step, netns))| **netns == hop.netns && is_same(&step.place, step.ifindex, hop));
         match found {
-            Some((at, _)) => next = at + 1,
+            Some((at, _)) => {
+                next = at + 1;
+                *places += 1;
+            }
             None => {
                 // Behind where the model's journey ends, or in a namespace that it does not know.
                 let all_met =

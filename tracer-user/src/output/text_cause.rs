@@ -37,6 +37,10 @@ pub(crate) fn write(text: &Text, out: &mut dyn io::Write, told: &Told) -> io::Re
     for text in &finding.ruled_out {
         row(out, "ruled out", text, Style::Dim)?;
     }
+    if verbose && finding.compared > 0 {
+        let places = if finding.compared == 1 { "1 place" } else { &format!("{} places", finding.compared) };
+        row(out, "compared", &format!("{places} on its way are those of the model's journey"), Style::Dim)?;
+    }
     if finding.fix.is_empty() {
         return Ok(());
     }

@@ -338,10 +338,11 @@ fn set_up(lab: &Lab, dice: &mut Dice) {
         let _ = writeln!(lines, "link add d{i} type veth peer name p{i}");
         let _ = writeln!(lines, "link set d{i} group {}", if i == 2 { 7 } else { 0 });
     }
-    lab.batch("-4", &lines);
+    // Before there are devices: each takes the default when it is made.
     for conf in ["all", "default"] {
         lab.sysctl(&format!("net/ipv6/conf/{conf}/accept_dad"), "0");
     }
+    lab.batch("-4", &lines);
     lab.sysctl("net/ipv4/ip_forward", "1");
     lab.sysctl("net/ipv6/conf/all/forwarding", if dice.one_in(3) { "0" } else { "1" });
     lines.clear();
@@ -482,6 +483,23 @@ fn brief(outcome: &Outcome<'_>) -> String {
     format!("  fib {decision}\n      {rule:?} {:?}\n      route {route:?}\n", outcome.assumes)
 }
 
+/// A device gets its link-local address a while after its carrier.
+fn settled(lab: &Lab) -> Arc<NetnsEvidence> {
+    let has = |evidence: &NetnsEvidence, name: &str| {
+        let index = evidence.links.iter().find(|link| link.name == name).map(|link| link.ifindex);
+        let local = |address: IpAddr| matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
+        evidence.addresses.iter().any(|a| Some(a.ifindex) == index && local(a.address))
+    };
+    for _ in 0..50 {
+        let evidence = lab.evidence();
+        if (0..DEVICES).filter(|i| *i != 3).all(|i| has(&evidence, &format!("d{i}"))) {
+            return evidence;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    lab.evidence()
+}
+
 #[test]
 fn the_kernel_routes_the_same_way() {
     let (mut asked, mut single, mut hops, mut refused, mut unknown) = (0, 0, 0, 0, 0);
@@ -491,7 +509,7 @@ fn the_kernel_routes_the_same_way() {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let Some(lab) = Lab::new(&format!("seed{seed}")) else { return };
         set_up(&lab, &mut dice);
-        let evidence = lab.evidence();
+        let evidence = settled(&lab);
         let fib: Fib<'_> = evidence.fib();
         let mut kernel = Kernels::open(&lab.netns());
         for n in 0..QUESTIONS {

@@ -40,8 +40,6 @@ const DIFFER: &[(&str, &str)] = &[
     ),
     ("default-by-vpn", "a VPN that takes everything may be meant: only the silence makes it a cause"),
     ("redirect-outlives-router", "a learned next hop may be right: only the silence makes it a cause"),
-    ("second-interface-bridged", "healthy; the check knows too little of who is behind a bridge's uplink"),
-    ("tunnel-lost-address", "the check takes the tunnel's address from the uplink"),
 ];
 
 /// What one of them says: the causes that are more than possible, the surest first.

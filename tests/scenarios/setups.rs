@@ -25,10 +25,10 @@ use tests::{
 };
 
 /// Setups of which `egwtrace check` does not say the right thing yet. One that has become right is taken out.
-const GAPS: &[&str] = &["mark-clash-masquerades", "second-interface-bridged", "tunnel-lost-address"];
+const GAPS: &[&str] = &[];
 
 /// The same of the trace.
-const TRACE_GAPS: &[&str] = &["connmark-before-dnat", "mark-clash-masquerades", "tunnel-lost-address"];
+const TRACE_GAPS: &[&str] = &[];
 
 /// What should have been otherwise, and what was seen.
 type Judged = (Option<String>, String);

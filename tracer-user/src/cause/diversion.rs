@@ -113,11 +113,14 @@ pub(crate) fn removal(rule: &RuleRef, ipv6: bool) -> String {
 
 /// Masquerading, and rules of those whose business it is.
 pub(crate) fn is_ordinary(rule: &RuleRef) -> bool {
-    let text = rule.text.to_ascii_lowercase();
+    rule.text.to_ascii_lowercase().contains("masquerade") || is_of_a_service(rule)
+}
+
+/// A rule of those whose business translations are.
+pub(crate) fn is_of_a_service(rule: &RuleRef) -> bool {
     let comment = rule.comment.as_deref().unwrap_or_default();
     ORDINARY.iter().any(|chain| rule.chain.starts_with(chain))
         || ORDINARY_TABLES.iter().any(|table| rule.table.starts_with(table))
-        || text.contains("masquerade")
         || comment.starts_with("cali:")
         || comment.contains("kubernetes")
 }

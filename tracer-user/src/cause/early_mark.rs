@@ -10,6 +10,7 @@ use super::ipsec::NodeState;
 use crate::fib::{Outcome, Question};
 use crate::firewall::{Done, PacketView, Target, walk_hook};
 use crate::node::Hook;
+use crate::text::table_name;
 
 /// `packet`: the first one of its connection, as it comes to PREROUTING.
 pub(crate) fn find(node: &NodeState<'_>, packet: &PacketView) -> Option<Finding> {
@@ -51,8 +52,14 @@ pub(crate) fn find(node: &NodeState<'_>, packet: &PacketView) -> Option<Finding>
         &c::MARKED_BEFORE_DNAT,
         Likely,
         format!(
-            "{by} on {name} gives mark {mark:#x} to packets for {before}, before they are translated to {to}: by that mark they leave {} (ip rule {}, table {}), while packets from {} to {to} belong on {} (ip rule {}, table {})",
-            taken.1, chosen.priority, taken.0.1, packet.src, meant.1, own.priority, meant.0.1
+            "{by} on {name} gives mark {mark:#x} to packets for {before}, before they are translated to {to}: by that mark they leave by {} (ip rule {}, table {}), while packets from {} to {to} belong on {} (ip rule {}, table {})",
+            taken.1,
+            chosen.priority,
+            table_name(taken.0.1),
+            packet.src,
+            meant.1,
+            own.priority,
+            table_name(meant.0.1)
         ),
     )
     .checked(

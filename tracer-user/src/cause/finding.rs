@@ -78,6 +78,9 @@ pub struct Finding {
     /// Changes that may repair it; the model says which do: with `commands`, those that they make.
     #[serde(skip)]
     pub changes: Vec<(NetnsId, Change)>,
+    /// The model's: it is why this rule ends the packet (namespace, and the rule's place).
+    #[serde(skip)]
+    pub explains: Option<(String, String)>,
     /// What to know or do besides a repair by commands.
     #[serde(skip)]
     pub besides: String,
@@ -127,6 +130,7 @@ impl Finding {
             repairs_tried: 0,
             ruled_out: Vec::new(),
             changes: Vec::new(),
+            explains: None,
             besides: String::new(),
             subject: String::new(),
         }

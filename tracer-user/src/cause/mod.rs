@@ -11,6 +11,7 @@ pub(crate) mod ipsec;
 pub(crate) mod kube_proxy;
 pub(crate) mod listening;
 pub(crate) mod nat_addresses;
+pub(crate) mod no_route;
 pub(crate) mod policies;
 pub(crate) mod policy_sets;
 pub(crate) mod service_translation;

@@ -15,6 +15,10 @@ pub(crate) fn tell(
     let near = nearly_spared(node, packet, ended);
     let [one] = near.as_slice() else { return finding };
     let (rule, Miss::Failed { condition, why }) = (&one.rule, &one.miss) else { return finding };
+    // What nobody marked is not meant by a rule for a mark, and the policy is for all the rest.
+    if ended.number == 0 && condition.contains("mark") && packet.mark == Some(0) {
+        return finding;
+    }
     finding.title.push_str(&format!("; {rule} would have spared it, but {why}"));
     let finding = finding.fact(format!("the rule that did not: {}", rule.text));
     let text = rule.text.strip_prefix(&format!("-A {} ", rule.chain));
@@ -32,4 +36,12 @@ pub(crate) fn tell(
         }
         _ => finding,
     }
+}
+
+/// A rule that a NetworkPolicy was made into: it does what it is for.
+pub(crate) fn is_network_policy(rule: &RuleRef) -> bool {
+    /// Calico, kube-router, Weave Net, Antrea.
+    const CHAINS: [&str; 5] = ["cali-", "KUBE-NWPLCY-", "KUBE-POD-FW-", "WEAVE-NPC", "ANTREA-POL-"];
+    let comment = rule.comment.as_deref().unwrap_or_default();
+    CHAINS.iter().any(|chain| rule.chain.starts_with(chain)) || comment.contains("polic")
 }

@@ -180,6 +180,7 @@ pub(super) fn hold_against_model(
         }
         _ => {}
     }
+    explain_rules(&prediction, found);
     if let Some(finding) = found.iter_mut().find(|finding| finding.breaks()) {
         finding.compared = compared.places;
     }
@@ -188,6 +189,21 @@ pub(super) fn hold_against_model(
         _ if opening.begins => repair_predicted(&prediction, snapshot, found),
         Some(flow) => repair(&flow, snapshot, found),
         None => {}
+    }
+}
+
+/// The model knows why a rule ended the packet.
+fn explain_rules(prediction: &Prediction, found: &mut [Finding]) {
+    for finding in found {
+        let place = &finding.place;
+        let mut known = prediction.ways.iter().flat_map(|way| &way.found).map(|known| &known.finding);
+        let why = known.find(|known| {
+            let explained = known.explains.as_ref();
+            explained.is_some_and(|(netns, rule)| *netns == place.netns && Some(rule) == place.rule.as_ref())
+        });
+        if let Some(why) = why {
+            *finding = why.clone().fact(format!("seen: {}", finding.title));
+        }
     }
 }
 

@@ -219,13 +219,12 @@ fn by_rule(view: &View<'_>, site: &DropSite, at: &Interval) -> Option<Finding> {
         finding.title = format!("{} on {name} marks {whose} to be dropped", marking.reason());
         finding = finding.fact(format!("{rule} drops it for that mark"));
     }
-    let comment = rule.comment.as_deref().unwrap_or_default();
     let asked = marking.as_ref().map_or((rule, found.led_by.as_ref()), |m| (&m.rule, m.led_by.as_ref()));
     let fix = if let Some(fix) = kube_proxy::fix(asked.0, asked.1, &name) {
         fix
     } else if let Some(marking) = &marking {
         format!("correct {}, or accept {} before it", marking.reason(), what(view, site))
-    } else if rule.chain.starts_with("cali-") || comment.contains("polic") {
+    } else if spared::is_network_policy(rule) {
         format!("let a NetworkPolicy allow {}", what(view, site))
     } else if kind.id == c::POLICY.id {
         format!("accept {} in {} {}, or set its policy to ACCEPT", what(view, site), rule.table, rule.chain)

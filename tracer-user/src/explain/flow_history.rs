@@ -345,13 +345,19 @@ impl Connections {
             return Some(remote_errors::port_unreachable(view, from, tcp));
         }
         let what = crate::text::icmp_name(icmp_type, code, ipv6);
+        let (exit, said) = (state.exit, format!("ICMP {what} came in from {from}"));
+        if let Some(Exit { netns, ifindex, ends }) = exit
+            && let Some(found) = remote_errors::without_tunnel(view, netns, ifindex, ends.dst.addr.ip())
+        {
+            return Some(found.fact(said));
+        }
         Some(
             Finding::new(
                 &c::UNREACHABLE_BEYOND,
                 Likely,
                 format!("{from}, beyond this node, says that the destination cannot be reached: {what}"),
             )
-            .fact(format!("ICMP {what} came in from {from}"))
+            .fact(said)
             .fix(format!("look on {from} for a route to the destination; a service's address should have been translated before (kube-proxy)"))
             .at(view.place(journey.hops.first().map_or(0, |h| h.netns), 0)),
         )

@@ -18,6 +18,7 @@ const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 /// Journeys are told in the order in which they end.
 const SETTLED_NS: u64 = 100_000_000;
+const DELETED: &str = "let the program connect again, and find what deletes entries (conntrack -D or -F; an agent that flushes the table)";
 const LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
 const ESTABLISHED: &str = "net.netfilter.nf_conntrack_tcp_timeout_established";
 
@@ -242,9 +243,7 @@ fn segment(view: &View<'_>, netns: NetnsId) -> InvalidReason {
             format!("its entry is gone from {name}: it was deleted, though the connection is in use"),
         )
         .fact(format!("packets of the connection had an entry on {name} before; it has none now"), list);
-        return lost_translation(view, netns, why).fix(
-            "let the program connect again, and find what deletes entries (conntrack -D or -F; an agent that flushes the table)",
-        );
+        return lost_translation(view, netns, why).fix(DELETED);
     }
     if known.is_none() && last.is_none() {
         let what = match flags {
@@ -266,6 +265,19 @@ fn segment(view: &View<'_>, netns: NetnsId) -> InvalidReason {
             _ => why,
         };
         return why.fix("let the program connect again; it is a new connection then, which the node sees from its beginning");
+    }
+    // With an entry it would be part of the connection, without one it would be picked up if that were allowed.
+    if plain && outside.is_none() && !there && sysctl("nf_conntrack_tcp_loose") == Some(0) {
+        let why = InvalidReason::new(
+            Likely,
+            format!("its entry is gone from {name}, which picks up no connection in the middle"),
+        )
+        .fact("packets of the connection had an entry there before, and its sequence number fits", list)
+        .fact(
+            "nf_conntrack_tcp_loose is 0",
+            view.command(netns, "sysctl net.netfilter.nf_conntrack_tcp_loose"),
+        );
+        return lost_translation(view, netns, why).fix(DELETED);
     }
     InvalidReason::new(Likely, "the segment does not fit into the connection that it knows".to_owned())
         .fact(

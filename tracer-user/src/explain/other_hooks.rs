@@ -7,7 +7,7 @@ use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::catalogue as c;
 use crate::cause::{Finding, Place};
 use crate::firewall::{attribute_beside, attribute_queue, lowers_ttl};
-use crate::flow::{DropSite, Place as At};
+use crate::flow::{DropSite, Ends, Place as At};
 use crate::node::{Family, Hook, Interval};
 
 /// Dropped where IP has no hook: at a device, or in a bridge.
@@ -102,5 +102,9 @@ pub(super) fn what(view: &View<'_>, site: &DropSite) -> String {
     if let Some(outer) = site.encap.and_then(|i| view.journey.encaps.get(usize::from(i))) {
         return format!("UDP {} from {}", outer.dst.port, outer.src.addr);
     }
-    view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends).to_string()
+    let Ends { mut src, mut dst } = view.journey.hops.last().map_or(view.journey.packet.ends, |h| h.ends);
+    // The client's port is another one each time.
+    let client = if view.journey.reply { &mut dst } else { &mut src };
+    client.port = 0;
+    format!("{src} → {dst}")
 }

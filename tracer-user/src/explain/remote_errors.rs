@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Errors reported by other hosts: refused connections, ICMP errors.
 
+use std::net::IpAddr;
+
 use super::context::{Lookup, View};
 use super::flow_history::FlowState;
 use super::neighbour::{self, Question};
 use crate::cause::Certainty::Likely;
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
+use crate::cause::ipsec::NodeState;
+use crate::cause::no_route;
 use crate::flow::{Addr, Endpoint, Ends};
 use crate::node::NetnsId;
 
@@ -107,4 +111,13 @@ pub(super) fn refuses(view: &View<'_>, from: Endpoint, netns: NetnsId) -> Findin
     .fix(format!("start the server on port {}, or correct the port (a service's targetPort)", from.port))
     .about(from)
     .at(view.place(netns, 0))
+}
+
+/// They left by the default route, because the tunnel to the other nodes lost its routes.
+pub(super) fn without_tunnel(view: &View<'_>, netns: NetnsId, ifindex: u32, to: IpAddr) -> Option<Finding> {
+    let (evidence, name) = (view.of(netns)?, view.netns(netns));
+    let command = |command: String| view.command(netns, command);
+    let node = NodeState { evidence, name: &name, command: &command };
+    let found = no_route::without_tunnel(&node, to, &view.device_name(netns, ifindex))?;
+    Some(found.at(view.place(netns, ifindex)))
 }

@@ -125,6 +125,12 @@ impl Walker<'_> {
                 None => all_known = false,
             }
         }
+        // A port of another bridge leads on, too.
+        let mut leads_on = |port: &Link| {
+            let behind = self.world.peer(host, port);
+            behind.is_some_and(|(other, ifindex)| other.link(ifindex).is_some_and(|l| l.master.is_some()))
+        };
+        all_known &= !ports.iter().any(&mut leads_on);
         // By what the bridge has learned, for ports that lead elsewhere.
         let mac = host
             .evidence

@@ -68,7 +68,12 @@ impl Judge<'_> {
         // A mark that comes too late is meant to do what a policy would.
         let late = out.iter().flatten().any(|found| found.finding.id == c::MARK_AFTER_ROUTING.id);
         let not_selected = if late { None } else { self.not_selected() };
-        out.push(not_selected.or_else(|| self.not_translated()).or_else(|| self.pod_address()));
+        out.push(
+            not_selected
+                .or_else(|| self.not_translated())
+                .or_else(|| self.without_tunnel())
+                .or_else(|| self.pod_address()),
+        );
         let mut out: Vec<Found> = out.into_iter().flatten().collect();
         if let Some(host) = self.hosts.iter().find(|h| !h.evidence.unreadable.is_empty()) {
             // Rules that were not read may do what none of the others does.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::packet_state::{Flight, Mode, Tuple};
+use super::source_change::SourceChange;
 use super::steps::{AtHook, Stage, Translation};
 use super::walker::{Next, Walker};
 use super::world::Host;
@@ -143,6 +144,10 @@ impl Walker<'_> {
         if to != tuple {
             self.translate(flight, to, kind, rule.to_string(), step);
             self.note_diversion(host, at.hook, kind, rule, (tuple, to), before.as_ref());
+            if to.src.0 != tuple.src.0 {
+                let sources = (tuple.src.0, to.src.0);
+                self.sources.push(SourceChange::new(host, at.hook.name(), rule, sources, &self.steps));
+            }
         }
         if let Some(entry) = flight.entries.get_mut(&host.id) {
             entry.after = to;
@@ -199,7 +204,7 @@ impl Walker<'_> {
 }
 
 /// The command that lists the chain of a rule.
-fn list(rule: &RuleRef, ipv6: bool) -> String {
+pub(super) fn list(rule: &RuleRef, ipv6: bool) -> String {
     let tool = if ipv6 { "ip6tables" } else { "iptables" };
     match rule.backend {
         Backend::Nft => format!("nft -a list chain {} {} {}", rule.family, rule.table, rule.chain),
@@ -220,7 +225,6 @@ pub(crate) fn dropped(
     flight: &Flight,
 ) -> Finding {
     let whose = if flight.inside.is_some() { "the tunnel's outer packet" } else { "the packet" };
-    let comment = rule.comment.as_deref().unwrap_or_default();
     let what = if flight.inside.is_some() {
         format!("UDP {} from {}", flight.packet.dst_port.unwrap_or(0), flight.packet.src)
     } else {
@@ -252,7 +256,7 @@ pub(crate) fn dropped(
         fix
     } else if let Some(marking) = &marking {
         format!("correct {}, or accept {what} before it", marking.reason())
-    } else if rule.chain.starts_with("cali-") || comment.contains("polic") {
+    } else if spared::is_network_policy(rule) {
         format!("let a NetworkPolicy allow {what}")
     } else if kind.id == c::POLICY.id {
         format!("accept {what} in {} {}, or set its policy to ACCEPT", rule.table, rule.chain)

@@ -4,20 +4,22 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::packet_state::Flight;
+use super::packet_state::{Flight, Mode};
 use super::peers;
 use super::preempted::Preempted;
 use super::route_words::{ip_command, words};
 use super::steps::{Place, Stage};
 use super::walker::{Next, Walker};
 use super::world::Host;
-use crate::cause::Certainty::Certain;
+use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
-use crate::cluster::egress::datapath::is_node_mark;
+use crate::cause::ipsec::NodeState;
+use crate::cause::no_route;
+use crate::cluster::egress::datapath::{is_egress_tunnel, is_node_mark};
 use crate::fib::{Answer, Decision, Martian, Question, Refusal, RefusedBy};
 use crate::node::rtnl::{Address, NextHop, Route, RouteAnswer, RouteQuestion, Rule};
-use crate::node::{IpPrefix, NetnsId};
+use crate::node::{IpPrefix, NetnsId, Role};
 use crate::snapshot::Change;
 use crate::text::table_name;
 
@@ -247,7 +249,10 @@ impl Walker<'_> {
             };
             if network.contains(to) {
                 add(network, None);
-            } else if let Some((there, port)) = self.world.peer(host, link) {
+            } else if let Some((there, port)) = self.world.peer(host, link)
+                // No node sends to the world by one of its pods.
+                && (host.role == Role::Pod || there.role == Role::Node)
+            {
                 let bridge = there.link(port).and_then(|port| port.master);
                 let on = |a: &&Address| a.ifindex == port || Some(a.ifindex) == bridge;
                 for gateway in there.evidence.addresses.iter().filter(on) {
@@ -308,6 +313,11 @@ impl Walker<'_> {
                 }
                 let by = back.map_or_else(|| "another device".to_owned(), |way| host.device(way.output));
                 let routes = peers::way_back(&self.world.watched(), host, input, source);
+                // What another node did to it shows there.
+                let first = flight.mode == Mode::First && self.first_node == Some(host.id);
+                if let Some(found) = not_behind_tunnel(host, flight, input, back).filter(|_| first) {
+                    return found;
+                }
                 reverse_path(host, input, filter, &format!("the way back to {source} is by {by}"), get, routes)
             }
             Martian::NoWayBack { filter, .. } => {
@@ -510,10 +520,33 @@ fn refused_by_route(host: &Host, route: &Route, asked: &Question, get: String) -
 }
 
 fn no_route(host: &Host, asked: &Question, get: String) -> Finding {
-    let to = asked.destination;
-    Finding::new(&c::NO_ROUTE, Certain, format!("{} has no route to {to}", host.name()))
-        .checked("no rule leads to a route for it", get)
-        .fix(format!("add a route for {to}: none of the routes of {} fits", host.name()))
+    let name = host.name();
+    let node = NodeState { evidence: &host.evidence, name: &name, command: &|command| host.command(command) };
+    no_route::no_route(&node, asked.destination, ("no rule leads to a route for it".to_owned(), get))
+}
+
+/// A tunnel to other nodes' pods brings what is no pod's: its filter is not at fault.
+fn not_behind_tunnel(host: &Host, flight: &Flight, input: u32, back: Option<Way>) -> Option<Finding> {
+    let link = host.link(input).filter(|link| link.vxlan.is_some() && !is_egress_tunnel(link))?;
+    let out = back.filter(|way| host.uplinks.contains(&way.output))?.output;
+    let (client, to) = (flight.packet.src, flight.packet.dst);
+    if no_route::is_near_pods(&host.evidence, client) {
+        return None;
+    }
+    let (device, out, name) = (host.device(link.ifindex), host.device(out), host.name());
+    Some(
+        Finding::new(
+            &c::SERVICE_NOT_MASQUERADED,
+            Likely,
+            format!("another node sends what is for {to} to {name} by {device} with the client's address {client}: the answer would leave by {out}, and the client would not know it"),
+        )
+        .checked(
+            format!("the way back to {client} is by {out}, not by {device}, whose reverse path filter refuses it"),
+            host.command(format!("{} route get {client}", ip_command(client))),
+        )
+        .fix("on the node that the client asks: let kube-proxy write its rules again, so that it masquerades (restart it); with externalTrafficPolicy: Local, ask a node that has an endpoint")
+        .at(Walker::place(host, input)),
+    )
 }
 
 /// `filter`: the greater of the device's rp_filter and the one for all.

@@ -63,6 +63,10 @@ impl Walker<'_> {
                 walk_hook_by_chance(node, at.hook, range.clone(), &flight.packet, chance)
             });
             self.effects(host, at, flight, &walk, index)?;
+            if let Some(finding) = self.refused_for_source(host, at, flight, &walk, range) {
+                let stage = self.stage(host, stage_at(at.hook), flight);
+                return Err(self.stop(host, stage, finding));
+            }
             self.verdict(host, at, flight, &walk, index)?;
         }
         self.settle(index, flight);
@@ -248,8 +252,7 @@ impl Walker<'_> {
             }
             Some(verdict @ (Verdict::Drop | Verdict::Reject(_))) => {
                 let Some(by) = walk.decided_by else { return Ok(()) };
-                let own = if matches!(at.hook, Hook::Prerouting) { Stage::Marking } else { Stage::Passing };
-                let stage = self.stage(host, own, flight);
+                let stage = self.stage(host, stage_at(at.hook), flight);
                 let led_by = walk.led_to(&by).map(|at| at.name());
                 let rule = (&by.name(), led_by.as_ref());
                 let finding = dropped(host, at.hook, rule, matches!(verdict, Verdict::Reject(_)), flight);
@@ -282,6 +285,10 @@ impl Walker<'_> {
             }
         }
     }
+}
+
+fn stage_at(hook: Hook) -> Stage {
+    if matches!(hook, Hook::Prerouting) { Stage::Marking } else { Stage::Passing }
 }
 
 fn known_connection(packet: &mut PacketView, entry: Entry, state: CtState, direction: CtDirection) {

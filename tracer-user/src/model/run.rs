@@ -190,7 +190,9 @@ impl Way {
         }
         if judged.iter().any(|f| f.finding.id == c::SERVICE_NOT_MASQUERADED.id) {
             // The other node only sees that the client is not behind the tunnel.
-            found.retain(|f| f.finding.id != c::REVERSE_PATH_FILTER.id);
+            found.retain(|f| {
+                ![c::REVERSE_PATH_FILTER.id, c::SERVICE_NOT_MASQUERADED.id].contains(&f.finding.id)
+            });
         }
         found.extend(judged);
         // What only makes packets too large lets the others through.

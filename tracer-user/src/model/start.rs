@@ -9,6 +9,7 @@ use super::run::{NOBODY, Question as Asked, Start};
 use super::world::{Host, World};
 use crate::cause::cluster_address::of_cluster;
 use crate::cause::kube_proxy::is_service;
+use crate::cause::no_route;
 use crate::fib::Question;
 use crate::firewall::{Criterion, PacketView};
 use crate::node::Role;
@@ -61,6 +62,11 @@ pub(crate) fn start(
             question.destination,
             node.name()
         ));
+    }
+    if let Some(link) = no_route::lost_tunnel(&node.evidence, source) {
+        let device = node.device(link.ifindex);
+        assumed.push(format!("it comes to {} by {device}, its tunnel to the other nodes' pods", node.name()));
+        return Ok(Start::Arrives(node.clone(), link.ifindex));
     }
     match node.fib().lookup(&Question::to(source)).routed() {
         Some(routed) => {

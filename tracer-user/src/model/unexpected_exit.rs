@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::egress_sets::why;
 use super::judge::{Judge, PROXY_PORTS, hook_place, tables};
+use super::peers;
 use super::route_words::ip_command;
 use super::routes::leads;
 use super::steps::{Direction, MarkOf, Place, Stage, Step};
@@ -15,6 +16,7 @@ use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::cause::ipsec::NodeState;
+use crate::cause::no_route;
 use crate::cause::service_translation;
 use crate::cluster::egress::datapath::CHAIN_PREFIX;
 use crate::firewall::{Criterion, Match, Matched, NearMiss, PacketView, Target, near_misses, walk_hook};
@@ -77,6 +79,20 @@ impl Judge<'_> {
         let packet = PacketView { input: Some(input), ..self.packet.clone() };
         let finding = service_translation::missing(&node, hook, &packet)?;
         Some(Found { stage: Stage::Marking, finding: finding.at(Walker::place(host, device)) })
+    }
+
+    /// To a pod of another node by the default route, because the tunnel lost its routes.
+    pub(crate) fn without_tunnel(&self) -> Option<Found> {
+        let (host, device) = self.bare_exit()?;
+        let to = self.run.flight.entries.get(&host.id)?.after.dst.0;
+        let name = host.name();
+        let node =
+            NodeState { evidence: &host.evidence, name: &name, command: &|command| host.command(command) };
+        let mut finding = no_route::without_tunnel(&node, to, &host.device(device))?;
+        for (id, change) in peers::route_to_pod(self.nodes, host, to) {
+            finding = finding.change(id, change);
+        }
+        Some(Found { stage: Stage::Routing, finding: finding.at(Walker::place(host, device)) })
     }
 
     /// A pod's own address on the wire, towards somebody who does not know the pods' networks.
@@ -205,13 +221,16 @@ impl Judge<'_> {
         let step = self.run.steps.first().filter(|step| step.encap.is_none())?;
         let Place::Device { device, direction: Direction::In } = &step.place else { return None };
         let uplink = first.evidence.link(device).is_some_and(|l| first.uplinks.contains(&l.ifindex));
-        let elsewhere = match &self.run.end {
-            End::Left(host, _) => host.id == first.id,
-            End::Delivered(_) => self.run.tunnelled,
-            // The other node sees that it should have come another way.
-            End::Stopped(_) => self.run.found.iter().any(|f| f.finding.id == c::REVERSE_PATH_FILTER.id),
-            _ => false,
-        };
+        let elsewhere =
+            match &self.run.end {
+                End::Left(host, device) => host.id == first.id && host.uplinks.contains(device),
+                End::Delivered(_) => self.run.tunnelled,
+                // The other node sees that it should have come another way.
+                End::Stopped(_) => self.run.found.iter().any(|f| {
+                    [c::REVERSE_PATH_FILTER.id, c::SERVICE_NOT_MASQUERADED.id].contains(&f.finding.id)
+                }),
+                _ => false,
+            };
         if !uplink
             || !elsewhere
             || first.role != Role::Node

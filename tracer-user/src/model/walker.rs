@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::chance::Chances;
 use super::packet_state::{Flight, Mode};
+use super::source_change::SourceChange;
 use super::steps::{Direction, Encap, Ending, Place, Stage, Step};
 use super::world::{Host, World};
 use crate::cause::Finding;
@@ -56,6 +57,8 @@ pub(crate) struct Walker<'w> {
     pub(crate) other_node: bool,
     /// A rule gave the packet another destination or source; what was found before it.
     pub(crate) diverted: Option<(Diversion, usize)>,
+    /// Rules that gave the packet another source.
+    pub(crate) sources: Vec<SourceChange>,
     /// The frame crosses a bridge: who asks for the next hop is its sender.
     pub(crate) bridging: bool,
 }
@@ -73,6 +76,7 @@ impl<'w> Walker<'w> {
             tunnelled: false,
             other_node: false,
             diverted: None,
+            sources: Vec::new(),
             bridging: false,
         }
     }

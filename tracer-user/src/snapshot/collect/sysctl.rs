@@ -70,7 +70,8 @@ const PER_DEVICE_V4: [&str; 14] = [
     "send_redirects",
     "src_valid_mark",
 ];
-const PER_DEVICE_V6: [&str; 7] = [
+const PER_DEVICE_V6: [&str; 8] = [
+    "accept_ra",
     "disable_ipv6",
     "disable_policy",
     "forwarding",

@@ -270,6 +270,25 @@ fn by(host: &Host, route: &Route) -> String {
     format!("{via}dev {}", host.device(hop.ifindex))
 }
 
+/// Veths to pods that are in no bridge and have neither address nor route: what once was a port.
+fn loose_ports(host: &Host) -> impl Iterator<Item = &Link> {
+    let evidence = &host.evidence;
+    evidence.links.iter().filter(move |link| {
+        let own = evidence.addresses.iter().any(|a| a.ifindex == link.ifindex && a.scope == 0);
+        let routed = evidence.routes.iter().any(|r| {
+            r.kind == libc::RTN_UNICAST
+                && r.protocol != RTPROT_KERNEL
+                && r.next_hops.iter().any(|hop| hop.ifindex == link.ifindex)
+        });
+        link.is_kind("veth")
+            && link.is_up()
+            && link.master.is_none()
+            && !host.uplinks.contains(&link.ifindex)
+            && !own
+            && !routed
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -407,23 +426,4 @@ mod tests {
         assert!(text.contains("to 10.0.0.99 on eth0, which an ICMP redirect told it"), "{text}");
         assert!(text.contains("ip route flush cache"), "{text}");
     }
-}
-
-/// Veths to pods that are in no bridge and have neither address nor route: what once was a port.
-fn loose_ports(host: &Host) -> impl Iterator<Item = &Link> {
-    let evidence = &host.evidence;
-    evidence.links.iter().filter(move |link| {
-        let own = evidence.addresses.iter().any(|a| a.ifindex == link.ifindex && a.scope == 0);
-        let routed = evidence.routes.iter().any(|r| {
-            r.kind == libc::RTN_UNICAST
-                && r.protocol != RTPROT_KERNEL
-                && r.next_hops.iter().any(|hop| hop.ifindex == link.ifindex)
-        });
-        link.is_kind("veth")
-            && link.is_up()
-            && link.master.is_none()
-            && !host.uplinks.contains(&link.ifindex)
-            && !own
-            && !routed
-    })
 }

@@ -29,7 +29,7 @@ impl SourceChange {
         steps: &[Step],
     ) -> Self {
         let marks = steps.iter().filter(|step| step.netns == host.name() && step.encap.is_none());
-        let mark = marks.flat_map(|step| &step.marks).filter(|mark| mark.of == MarkOf::Packet).last();
+        let mark = marks.flat_map(|step| &step.marks).rfind(|mark| mark.of == MarkOf::Packet);
         let marked = mark.filter(|_| asks_for_mark(host, rule)).and_then(|m| Some((m.to?, m.rule.clone())));
         Self { host: host.clone(), rule: rule.clone(), hook, from, to, marked }
     }

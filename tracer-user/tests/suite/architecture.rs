@@ -55,19 +55,24 @@ fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let (mut todo, mut out) = (vec![root.clone()], Vec::new());
     while let Some(directory) = todo.pop() {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(directory).expect("reads") {
+            let path = entry.expect("an entry").path();
             if path.is_dir() {
                 todo.push(path);
                 continue;
             }
-            let inside = path.strip_prefix(&root).unwrap().with_extension("");
-            let mut parts = inside.iter().map(|part| part.to_str().unwrap().to_owned());
+            let inside = path.strip_prefix(&root).expect("is below").with_extension("");
+            let mut parts = inside.iter().map(|part| part.to_str().expect("is UTF-8").to_owned());
             let (Some(room), module) = (parts.next(), parts.next().unwrap_or_default()) else { continue };
             if path.extension().is_none_or(|e| e != "rs") || room == "main" || room == "lib" {
                 continue;
             }
-            out.push(Source { room, module, text: code_of(&fs::read_to_string(&path).unwrap()), file: path });
+            out.push(Source {
+                room,
+                module,
+                text: code_of(&fs::read_to_string(&path).expect("is text")),
+                file: path,
+            });
         }
     }
     assert!(out.len() > 200, "only {} sources in {}", out.len(), root.display());

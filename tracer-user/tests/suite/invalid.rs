@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Why conntrack takes a packet for INVALID, from hand-made journeys.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use crate::world;
 

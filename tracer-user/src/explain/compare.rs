@@ -265,8 +265,7 @@ fn gives_way(finding: &Finding) -> bool {
 
 /// The first thing that the model finds wrong on this packet's way, where the packet ended as it says.
 fn stops_here(view: &View<'_>, opening: &Opening, prediction: &Prediction) -> Option<Finding> {
-    let ways = || prediction.ways.iter();
-    let way = ways().find(|way| leads_to(way, opening, view)).or_else(|| ways().next())?;
+    let way = way_of(view, opening, prediction)?;
     let run = run_of(way, view.journey, opening);
     if let (Ending::Dropped(site), Some(run)) = (view.journey.ending, run)
         && !matches!(&run.end, End::Stopped(host) if host.id == site.netns)
@@ -357,9 +356,7 @@ pub(super) fn is_claim(finding: &Finding) -> bool {
 /// Lays the journey beside the prediction.
 pub(super) fn compare(view: &View<'_>, opening: &Opening, prediction: &Prediction) -> Option<Compared> {
     let journey = view.journey;
-    let ways = || prediction.ways.iter();
-    // Rules choose by chance: the way of this flow is the one with its translation.
-    let way = ways().find(|way| leads_to(way, opening, view)).or_else(|| ways().next())?;
+    let way = way_of(view, opening, prediction)?;
     let run = run_of(way, journey, opening);
     let unknown = unknown(way);
     let wrong: Vec<Finding> = way.found.iter().map(|found| found.finding.clone()).collect();
@@ -395,6 +392,21 @@ fn run_of<'p>(way: &'p Way, journey: &Journey, opening: &Opening) -> Option<&'p 
         Some(later) if !first => Some(later),
         _ => Some(way.main()),
     }
+}
+
+/// Rules choose by chance: the way of this flow is the one with its translation, and of these the one that ends where
+/// the packet did.
+fn way_of<'p>(view: &View<'_>, opening: &Opening, prediction: &'p Prediction) -> Option<&'p Way> {
+    let ways = || prediction.ways.iter();
+    let own = || ways().filter(|way| leads_to(way, opening, view));
+    let ends_here = |way: &&Way| {
+        let run = run_of(way, view.journey, opening);
+        match (view.journey.ending, run.map(|run| &run.end)) {
+            (Ending::Dropped(site), Some(End::Stopped(host))) => site.netns == host.id,
+            _ => false,
+        }
+    };
+    own().find(ends_here).or_else(|| own().next()).or_else(|| ways().next())
 }
 
 /// The way's translation is the one that was seen.

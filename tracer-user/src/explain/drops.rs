@@ -79,6 +79,21 @@ pub(super) fn other_host(view: &View<'_>, netns: NetnsId, ifindex: u32) -> Optio
         namespaces.flat_map(|ns| ns.devices.values().map(move |d| (ns, d))).find(|(_, d)| d.mac == to)
     });
     let place = view.place(netns, ifindex);
+    if view.is_vxlan(netns, ifindex) {
+        return Some(
+            Finding::new(
+                &c::TUNNEL_WRONG_MAC,
+                Certain,
+                format!("the inner frame is for {to_mac}, but {device} has MAC {own}"),
+            )
+            .checked(fact, show)
+            .fix(format!(
+                "recreate {device} on this node, or correct its MAC in the peer's neighbour and FDB entries"
+            ))
+            .about("inner frame")
+            .at(place),
+        );
+    }
     let lone_port =
         known.kind == DeviceKind::Veth && known.master.is_none() && known.watched != Some(PathRole::Uplink);
     // A switch floods what it does not know: a frame is a fault here only if this host is meant.

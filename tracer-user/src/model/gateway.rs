@@ -1,17 +1,45 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a gateway makes of the packet: whose address it leaves with, and whether that address is answered for.
 
+use std::net::IpAddr;
+
 use super::egress_sets::{nearest, policys_address, why};
 use super::judge::{ETH_P_ALL, Judge, before_rule, hook_place, tables};
+use super::route_words::ip_command;
 use super::steps::Stage;
 use super::walker::{Found, Walker};
+use super::world::Host;
 use crate::cause::Certainty::{Certain, Likely};
 use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::cause::policies;
-use crate::cluster::egress::datapath::SNAT_CHAIN;
+use crate::cluster::egress::datapath::{DEVICE, SNAT_CHAIN, is_egress_tunnel};
 use crate::node::Hook;
+use crate::node::rtnl::Route;
 use crate::snapshot::{Change, jumping};
+
+/// The source is of the tunnel's own network: no pod's.
+fn tunnels_own(host: &Host, source: IpAddr) -> Option<Finding> {
+    let (name, ip) = (host.name(), ip_command(source));
+    let by_tunnel = |route: &&Route| {
+        !route.destination.is_empty()
+            && route.destination.contains(source)
+            && route.next_hops.iter().any(|hop| host.link(hop.ifindex).is_some_and(is_egress_tunnel))
+    };
+    host.evidence.routes.iter().find(by_tunnel)?;
+    Some(
+        Finding::new(
+            &c::MASQUERADED_BEFORE_TUNNEL,
+            Likely,
+            format!("the pod's node masqueraded the source to its tunnel address {source}: {name} does not know it as a pod's"),
+        )
+        .checked(
+            format!("{source} is on the network of {DEVICE}"),
+            host.command(format!("{ip} route get {source}")),
+        )
+        .fix("on the pod's node, put the CNI's POSTROUTING rules after EgressGateway's (Calico: chainInsertMode: Append)"),
+    )
+}
 
 impl Judge<'_> {
     pub(crate) fn left_without_snat(&self) -> Option<Found> {
@@ -22,6 +50,9 @@ impl Judge<'_> {
         }
         let source = entry.after.src.0;
         let name = host.name();
+        if let Some(finding) = tunnels_own(host, source) {
+            return Some(Found { stage: Stage::OtherNode, finding: finding.at(Walker::place(host, device)) });
+        }
         let near = nearest(&host.evidence, Hook::Postrouting, "nat", &self.run.flight.packet, SNAT_CHAIN);
         let finding = Finding::new(
             &c::LEFT_WITHOUT_SNAT,

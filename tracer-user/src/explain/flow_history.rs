@@ -19,7 +19,7 @@ use crate::cause::Finding;
 use crate::cause::catalogue as c;
 use crate::cluster::egress::datapath::{SOURCE_SETS, is_node_mark};
 use crate::firewall::NatKind;
-use crate::flow::{Addr, Endpoint, Ends, Hop, Place};
+use crate::flow::{Addr, Endpoint, Ends, Hop, Journey, Place};
 use crate::node::{Hook, NetnsId};
 
 /// Flows that are remembered.
@@ -45,8 +45,8 @@ pub(super) struct FlowState {
     pub(super) reset: Option<(Endpoint, u64, NetnsId)>,
     /// Where its destination was translated, from what to what.
     pub(super) translated: Option<(NetnsId, Endpoint, Endpoint)>,
-    /// The same, of an ICMP port-unreachable.
-    pub(super) unreachable: Option<Addr>,
+    /// An ICMP error that was told before the packet it is about.
+    pub(super) unreachable: Option<Box<Journey>>,
     /// Packets that were not seen again, though nothing was lost, after this place.
     pub(super) vanished: Option<(Hop, u32)>,
     /// A cause was named for it.
@@ -202,10 +202,10 @@ impl Connections {
         {
             return Some(remote_errors::refuses(view, from, netns));
         }
-        if let Some(from) = state.unreachable.take()
-            && !(state.explained || unanswered::is_probe(journey.packet.ends.dst.port))
+        if let Some(error) = state.unreachable.take()
+            && let Some(icmp) = error.packet.icmp_error
         {
-            return Some(remote_errors::port_unreachable(view, from, journey.packet.is_tcp()));
+            return self.icmp(&View { journey: &error, ..*view }, icmp);
         }
         let open = view.is_syn() && !state.answered;
         let first_mark = state.first_marked;
@@ -325,6 +325,10 @@ impl Connections {
         if state.explained {
             return None;
         }
+        if state.sent == 0 {
+            state.unreachable = Some(Box::new(journey.clone()));
+            return None;
+        }
         if let Some(own) = own {
             // Said by a watched host itself: its neighbour did not answer.
             let host = matches!((ipv6, code), (false, 1) | (true, 3));
@@ -335,10 +339,6 @@ impl Connections {
         let (from, tcp) = (journey.packet.ends.src.addr, state.syn);
         let port = matches!((ipv6, icmp_type, code), (false, 3, 3) | (true, 1, 4));
         if port && !tcp && state.asked.is_some_and(|asked| unanswered::is_probe(asked.port)) {
-            return None;
-        }
-        if port && state.sent == 0 {
-            state.unreachable = Some(from);
             return None;
         }
         if port {

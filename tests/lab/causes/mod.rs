@@ -96,20 +96,8 @@ pub fn all() -> impl Iterator<Item = Case> {
 /// Cases of which egwtrace does not say the right thing yet, and what is missing. One that is right by now is taken out.
 pub const GAPS: &[(&str, &str)] = &[
     (
-        "loss-and-closed",
-        "beside a rule that drops some packets, a closed port is told as a drop of the kernel's",
-    ),
-    (
-        "svc-accept-before",
-        "the refusal of a router is told, not that the service's address went out untranslated behind an ACCEPT",
-    ),
-    (
         "svc-untracked",
         "that a packet is not tracked, so not translated, is not told: only that nothing comes back",
-    ),
-    (
-        "masqueraded-elsewhere",
-        "the tunnel's address as source is taken for the pod's own, where the node that masqueraded is not watched",
     ),
     ("src-miss-one-node", "that no policy selects the pod is only possible where the gateway is not watched"),
     (

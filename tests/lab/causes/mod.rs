@@ -95,10 +95,6 @@ pub fn all() -> impl Iterator<Item = Case> {
 
 /// Cases of which egwtrace does not say the right thing yet, and what is missing. One that is right by now is taken out.
 pub const GAPS: &[(&str, &str)] = &[
-    (
-        "svc-untracked",
-        "that a packet is not tracked, so not translated, is not told: only that nothing comes back",
-    ),
     ("src-miss-one-node", "that no policy selects the pod is only possible where the gateway is not watched"),
     (
         "node-address-twice",

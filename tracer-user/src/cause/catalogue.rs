@@ -291,7 +291,7 @@ causes! {
     UNTRACKED "egress-not-tracked"
         "An egress packet is not tracked by conntrack (NOTRACK), so that it cannot be given the egress IP."
         "As left-without-snat; no conntrack entry at POSTROUTING, and a rule that turns tracking off."
-        [observed: true]
+        [intent: true]
     LEFT_WITHOUT_SNAT "left-without-snat"
         "An egress packet left its gateway with the pod's own address: replies cannot come back."
         "Out of the egress tunnel, out of the uplink, source unchanged."

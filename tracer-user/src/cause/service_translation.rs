@@ -26,8 +26,13 @@ enum KnownService {
 }
 
 /// A packet that left its node for a service's own address, as if that were a host somewhere. `hook`: where it would have
-/// been translated, `packet`: as it came there.
-pub(crate) fn missing(node: &NodeState<'_>, hook: Hook, packet: &PacketView) -> Option<Finding> {
+/// been translated, `packet`: as it came there, `untracked`: the rule for which it is not tracked.
+pub(crate) fn missing(
+    node: &NodeState<'_>,
+    hook: Hook,
+    packet: &PacketView,
+    untracked: Option<&str>,
+) -> Option<Finding> {
     let NodeState { evidence, name, command } = node;
     if !has_kube_proxy(evidence) {
         return None;
@@ -36,6 +41,10 @@ pub(crate) fn missing(node: &NodeState<'_>, hook: Hook, packet: &PacketView) -> 
     let (address, port) = (packet.dst, packet.dst_port.unwrap_or(0));
     let list =
         command(format!("{} -t nat -S {SERVICES}", if address.is_ipv6() { "ip6tables" } else { "iptables" }));
+    let why = || match untracked {
+        Some(rule) => format!("{rule} says NOTRACK, and what is not tracked is not translated"),
+        None => why(evidence, hook, packet, name),
+    };
     let (certainty, what): (Certainty, String) = match &known {
         KnownService::Named { port: false, .. } => (
             Likely,
@@ -43,8 +52,8 @@ pub(crate) fn missing(node: &NodeState<'_>, hook: Hook, packet: &PacketView) -> 
                 "the service at {address} has no port {port}: kube-proxy translates only its other ports"
             ),
         ),
-        KnownService::Named { .. } => (Certain, why(evidence, hook, packet, name)),
-        KnownService::Cluster { .. } => (Likely, why(evidence, hook, packet, name)),
+        KnownService::Named { .. } => (Certain, why()),
+        KnownService::Cluster { .. } => (Likely, why()),
     };
     let to = SocketAddr::new(address, port);
     let finding = Finding::new(
@@ -62,6 +71,7 @@ pub(crate) fn missing(node: &NodeState<'_>, hook: Hook, packet: &PacketView) -> 
         ),
     };
     let fix = match &known {
+        _ if let Some(rule) = untracked => format!("remove {rule}, or let it spare what is for services"),
         KnownService::Named { port: false, .. } => {
             format!("ask for a port that the service has (kubectl get service), or add {port} to it")
         }
@@ -89,7 +99,7 @@ fn why(evidence: &NetnsEvidence, hook: Hook, packet: &PacketView, name: &str) ->
         Some(Miss::NotEntered { jump, why, .. }) => format!("{jump} does not lead there: {why}"),
         Some(Miss::Failed { why, .. }) => why,
         None if !jumps(evidence, hook) => format!("nat {} has no jump to {SERVICES}", hook.name()),
-        None => format!("kube-proxy has no rule for it in {SERVICES} of {name}"),
+        None => format!("no rule that {SERVICES} of {name} leads to took it"),
     }
 }
 

@@ -393,14 +393,12 @@ impl Explainer {
 fn explain(view: &View<'_>) -> Vec<Finding> {
     let dropped = view.dropped().is_some();
     let mut found: Vec<Finding> = Vec::new();
-    let diverged = egress::untracked(view);
     found.extend(split_routing::wrong_gateway_mac(view));
-    let selected = match diverged {
-        Some(_) => None,
-        None if dropped => egress_policy_match::not_selected(view).filter(|f| f.kind().reroutes),
-        None => egress_policy_match::explain(view),
+    let selected = if dropped {
+        egress_policy_match::not_selected(view).filter(|f| f.kind().reroutes)
+    } else {
+        egress_policy_match::explain(view)
     };
-    found.extend(diverged);
     found.extend(split_routing::mark_after_routing(view));
     found.extend(selected);
     if dropped {

@@ -41,6 +41,17 @@ fn tunnels_own(host: &Host, source: IpAddr) -> Option<Finding> {
     )
 }
 
+/// A rule in raw turned tracking off, and without tracking there is no NAT.
+fn not_tracked(host: &Host, rule: &str, source: IpAddr) -> Finding {
+    Finding::new(
+        &c::UNTRACKED,
+        Certain,
+        format!("{} does not track the packet ({rule} says NOTRACK), so nothing can give it the egress IP: it leaves as {source}", host.name()),
+    )
+    .checked(format!("{rule} matches it"), host.command(format!("{} -t raw -S", tables(source))))
+    .fix(format!("remove {rule}, or let it spare what comes from {DEVICE}"))
+}
+
 impl Judge<'_> {
     pub(crate) fn left_without_snat(&self) -> Option<Found> {
         let (host, device) = self.bare_exit()?;
@@ -52,6 +63,10 @@ impl Judge<'_> {
         let name = host.name();
         if let Some(finding) = tunnels_own(host, source) {
             return Some(Found { stage: Stage::OtherNode, finding: finding.at(Walker::place(host, device)) });
+        }
+        if let Some(rule) = self.run.flight.untracked_by(host.id) {
+            let finding = not_tracked(host, rule, source).at(hook_place(host, "PREROUTING"));
+            return Some(Found { stage: Stage::OtherNode, finding });
         }
         let near = nearest(&host.evidence, Hook::Postrouting, "nat", &self.run.flight.packet, SNAT_CHAIN);
         let finding = Finding::new(

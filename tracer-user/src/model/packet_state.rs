@@ -61,6 +61,8 @@ pub(crate) struct Flight {
     /// MTU of the device that the packet was first sent by, and whose it is.
     pub(crate) origin: Option<(u32, String)>,
     pub(crate) inside: Option<Inside>,
+    /// The rule that keeps a host from tracking it: there nothing translates it.
+    pub(crate) untracked: Option<(NetnsId, String)>,
     /// A rule clamps the MSS: TCP's segments fit.
     pub(crate) clamped: bool,
     /// Where it was: host and device, for loops.
@@ -104,6 +106,7 @@ impl Flight {
             origin: None,
             inside: None,
             route_mtu: 0,
+            untracked: None,
             clamped: false,
             seen: Vec::new(),
         }
@@ -111,6 +114,11 @@ impl Flight {
 
     pub(crate) fn tuple(&self) -> Tuple {
         Tuple::of(&self.packet)
+    }
+
+    /// The rule for which this host does not track it.
+    pub(crate) fn untracked_by(&self, host: NetnsId) -> Option<&str> {
+        self.untracked.as_ref().filter(|(id, _)| *id == host).map(|(_, rule)| rule.as_str())
     }
 
     /// The packet of the flow itself, not what is around it.

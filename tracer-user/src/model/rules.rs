@@ -50,6 +50,9 @@ impl Walker<'_> {
             let (phys_in, phys_out) = at.ports.unwrap_or_default();
             (flight.packet.phys_in, flight.packet.phys_out) =
                 (Some(phys_in.to_owned()), Some(phys_out.to_owned()));
+            if translates && flight.untracked_by(host.id).is_some() {
+                continue;
+            }
             if translates {
                 // On the loopback it has its connection already, which is translated once.
                 let again = host.link(at.input).is_some_and(crate::node::rtnl::Link::is_loopback);
@@ -210,6 +213,10 @@ impl Walker<'_> {
                     note_mark(self.steps.get_mut(step), MarkOf::Connection, (from, to), &rule);
                 }
                 Done::Nat(target) => self.by_rule(host, at, flight, target, &rule, step)?,
+                Done::Notrack => {
+                    flight.packet.ct_state = Some(CtState::Untracked);
+                    flight.untracked = Some((host.id, rule.to_string()));
+                }
                 Done::TcpMss(_) => flight.clamped = true,
                 Done::Tproxy(_) => {
                     self.open(format!(

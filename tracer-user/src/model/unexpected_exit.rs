@@ -77,7 +77,8 @@ impl Judge<'_> {
         let node =
             NodeState { evidence: &host.evidence, name: &name, command: &|command| host.command(command) };
         let packet = PacketView { input: Some(input), ..self.packet.clone() };
-        let finding = service_translation::missing(&node, hook, &packet)?;
+        let finding =
+            service_translation::missing(&node, hook, &packet, self.run.flight.untracked_by(host.id))?;
         Some(Found { stage: Stage::Marking, finding: finding.at(Walker::place(host, device)) })
     }
 

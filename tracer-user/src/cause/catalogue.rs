@@ -398,6 +398,7 @@ causes! {
     SIMPLE "dropped-in-kernel"
         "The kernel dropped the packet for a reason that it states."
         "The drop reason."
+        [guess: true]
 }
 
 /// `docs/causes.md`.

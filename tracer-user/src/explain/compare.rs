@@ -359,14 +359,14 @@ pub(super) fn compare(view: &View<'_>, opening: &Opening, prediction: &Predictio
     let way = way_of(view, opening, prediction)?;
     let run = run_of(way, journey, opening);
     let unknown = unknown(way);
-    let wrong: Vec<Finding> = way.found.iter().map(|found| found.finding.clone()).collect();
+    let wrong = way.found.iter().any(|found| found.finding.certainty != Certainty::Possible);
     let mut places = 0;
     let outcome = match run {
         Some(run) => {
             let (parted, met) = lay_beside(view, run, &mut places);
             match parted {
                 Some(expected) => Outcome::Parts { expected: format!("it goes {expected}") },
-                None if wrong.iter().any(|f| f.certainty != Certainty::Possible) => {
+                None if wrong => {
                     if goes_further(view, run, met) {
                         Outcome::Parts { expected: told(run) }
                     } else {
@@ -376,8 +376,8 @@ pub(super) fn compare(view: &View<'_>, opening: &Opening, prediction: &Predictio
                 None => Outcome::Passes { expected: told(run) },
             }
         }
-        None if wrong.iter().all(|finding| finding.certainty == Certainty::Possible) => return None,
-        None => Outcome::Wrong,
+        None if wrong => Outcome::Wrong,
+        None => return None,
     };
     Some(Compared { outcome, places, unknown })
 }

@@ -149,8 +149,10 @@ impl Explainer {
         let again = state.guesses_held < GUESSES_HELD && found.iter().any(|f| f.breaks() && f.kind().guess);
         state.guesses_held += u8::from(again);
         let new = new || again;
-        let unknown =
-            journey.is_dropped() && found.is_empty() && !self.connections.flow(journey.flow).explained;
+        let unknown = journey.is_dropped()
+            && view.is_opening()
+            && found.is_empty()
+            && !self.connections.flow(journey.flow).explained;
         let path = egress::path(&view).filter(|_| evidence.is_some());
         let on_path = path.is_some_and(|path| self.connections.first_on_path(path));
         if let (true, Some(evidence)) = (new || unknown || on_path, evidence) {
@@ -351,7 +353,10 @@ impl Explainer {
         let view = View::new(&nobody, topology, names, evidence, odds);
         for (netns, risen) in now.counters {
             for destination in now.destinations {
-                if let Some(found) = never_sent::nowhere_to_go(&view, *netns, *destination, risen) {
+                if let Some(mut found) = never_sent::nowhere_to_go(&view, *netns, *destination, risen) {
+                    if !self.ledger.knows(&found) {
+                        found = never_sent::repaired(&view, *netns, *destination, found);
+                    }
                     told.extend(self.ledger.tell(found, &nobody));
                 }
             }
@@ -359,9 +364,10 @@ impl Explainer {
         let waited = now.now_ns.saturating_sub(*self.first_tick_ns.get_or_insert(now.now_ns));
         if !self.saw_any {
             for destination in now.destinations {
-                for finding in never_sent::refused_at_once(&view, *destination) {
+                for (netns, finding) in never_sent::refused_at_once(&view, *destination) {
                     let early = finding.certainty == Certainty::Possible && waited < PATIENCE_NS;
                     if !early && !self.ledger.knows(&finding) {
+                        let finding = never_sent::repaired(&view, netns, *destination, finding);
                         told.extend(self.ledger.tell(finding, &nobody));
                     }
                 }

@@ -14,10 +14,8 @@ use crate::node::{NetnsId, Role};
 /// TCP: what most programs ask with.
 const TCP: u8 = 6;
 
-/// What a pod's own devices, addresses, rules and routes say of packets to a destination.
-fn refusal(view: &View<'_>, netns: NetnsId, to: IpAddr) -> Option<Finding> {
-    let mut world = Snapshot::new(view.evidence?, view.topology, &|netns| view.prefix(netns));
-    let question = Question {
+fn question(netns: NetnsId, to: IpAddr) -> Question {
+    Question {
         source: None,
         sport: None,
         destination: to,
@@ -25,20 +23,30 @@ fn refusal(view: &View<'_>, netns: NetnsId, to: IpAddr) -> Option<Finding> {
         protocol: TCP,
         pod: Some(netns),
         assumed: Vec::new(),
-    };
-    let mut found = refused_at_home(&mut world, &question)?;
-    if let Ok(prediction) = predict(&mut world, &question) {
-        search(&mut world, &prediction).put_into(&mut found);
     }
-    Some(found)
+}
+
+fn world(view: &View<'_>) -> Option<Snapshot> {
+    Some(Snapshot::new(view.evidence?, view.topology, &|netns| view.prefix(netns)))
 }
 
 /// Pods whose own state refuses the destination: connecting fails at once, no packet is sent and no counter moves.
-pub(super) fn refused_at_once(view: &View<'_>, to: IpAddr) -> Vec<Finding> {
+pub(super) fn refused_at_once(view: &View<'_>, to: IpAddr) -> Vec<(NetnsId, Finding)> {
+    let Some(mut world) = world(view) else { return Vec::new() };
     let pods = view.topology.namespaces.values().filter(|ns| ns.role == Role::Pod);
-    let found = pods.filter_map(|ns| refusal(view, ns.id, to));
+    let found = pods.filter_map(|ns| Some((ns.id, refused_at_home(&mut world, &question(ns.id, to))?)));
     // Of that a counter tells.
-    found.filter(|found| found.id != c::NO_ROUTE.id).map(silent).collect()
+    let found = found.filter(|(_, found)| found.id != c::NO_ROUTE.id);
+    found.map(|(netns, found)| (netns, silent(found))).collect()
+}
+
+/// With what repairs it by the model: worth its time where it is told for the first time.
+pub(super) fn repaired(view: &View<'_>, netns: NetnsId, to: IpAddr, mut found: Finding) -> Finding {
+    let Some(mut world) = world(view) else { return found };
+    if let Ok(prediction) = predict(&mut world, &question(netns, to)) {
+        search(&mut world, &prediction).put_into(&mut found);
+    }
+    found
 }
 
 fn silent(mut found: Finding) -> Finding {
@@ -59,7 +67,8 @@ pub(super) fn nowhere_to_go(
     let counter = NOWHERE[usize::from(destination.is_ipv6())];
     let times = *risen.get(counter)?;
     let name = view.namespace(netns).filter(|ns| ns.role == Role::Pod).map(|ns| view.netns(ns.id))?;
-    let mut found = refusal(view, netns, destination).filter(|found| found.id == c::NO_ROUTE.id)?;
+    let found = refused_at_home(&mut world(view)?, &question(netns, destination));
+    let mut found = found.filter(|found| found.id == c::NO_ROUTE.id)?;
     found.certainty = if found.certainty == Possible { Possible } else { Certain };
     Some(silent(found).checked(
         format!("{counter} rose by {times}: something in {name} tried in vain just now"),

@@ -33,6 +33,18 @@ macro_rules! skip_unless_root {
     };
 }
 
+/// Ends a test which needs root and the binary, as passed, where they are not; says so.
+#[macro_export]
+macro_rules! skip_unless_able {
+    () => {
+        $crate::skip_unless_root!();
+        if $crate::causes::binary().is_none() {
+            println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
+            return Ok(());
+        }
+    };
+}
+
 pub mod announce;
 pub mod causes;
 pub mod cli;

@@ -20,9 +20,9 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use tests::{
     Backend, Lab,
-    causes::{Attempt, Case, Trace, Watch, binary, catalogue, check, fill},
+    causes::{Attempt, Case, Trace, Watch, catalogue, check, fill},
     setups::Setup,
-    skip_unless_root,
+    skip_unless_able,
     topology::Family,
 };
 
@@ -124,11 +124,7 @@ fn both(
 }
 
 fn agree(rows: impl Iterator<Item = Row>) -> Result<()> {
-    skip_unless_root!();
-    if binary().is_none() {
-        println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
-        return Ok(());
-    }
+    skip_unless_able!();
     let only = env::var("EGWT_ONLY").ok();
     let wanted = |row: &Row| only.as_ref().is_none_or(|only| only.split(',').any(|word| word == row.name));
     let rows: Vec<Row> = rows.filter(wanted).collect();

@@ -18,10 +18,8 @@ use std::{
 use anyhow::Result;
 use tests::{
     Backend, Lab, Spec,
-    causes::{
-        Attempt, Case, ELSEWHERE, ENDS, HEALTHY, Trace, VARIANTS, WAYS, Watch, binary, catalogue, fill,
-    },
-    skip_unless_root,
+    causes::{Attempt, Case, ELSEWHERE, ENDS, HEALTHY, Trace, VARIANTS, WAYS, Watch, catalogue, fill},
+    skip_unless_able,
     topology::Family,
 };
 
@@ -46,19 +44,8 @@ fn four() -> impl Iterator<Item = Case> {
     catalogue().map(|case| Case { families: &[Family::V4], backends: &[Backend::Nft], ..case })
 }
 
-fn is_here() -> bool {
-    let here = binary().is_some();
-    if !here {
-        println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
-    }
-    here
-}
-
 fn try_all(cases: impl IntoIterator<Item = Case>, names: Option<&[&str]>) -> Result<()> {
-    skip_unless_root!();
-    if !is_here() {
-        return Ok(());
-    }
+    skip_unless_able!();
     let only: Option<Vec<String>> =
         env::var("EGWT_ONLY").ok().map(|names| names.split(',').map(str::to_owned).collect());
     let wanted = |name: &str| {
@@ -130,10 +117,7 @@ fn each_fault_elsewhere_is_named() -> Result<()> {
 
 #[test]
 fn healthy_traffic_has_no_cause() -> Result<()> {
-    skip_unless_root!();
-    if !is_here() {
-        return Ok(());
-    }
+    skip_unless_able!();
     let lab = Lab::up(Spec::unique())?;
     let mut wrong = Vec::new();
     for (probe, flow) in HEALTHY {

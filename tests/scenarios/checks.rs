@@ -17,8 +17,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use tests::{
     Backend, Lab, Spec,
-    causes::{self, Attempt, Case, HEALTHY_PACKETS, binary},
-    skip_unless_root,
+    causes::{self, Attempt, Case, HEALTHY_PACKETS},
+    skip_unless_able,
     topology::Family,
 };
 
@@ -51,11 +51,7 @@ fn each_fault_of_ipv6_is_found_on_the_other_back_end() -> Result<()> {
 }
 
 fn found(family: Family, backend: Backend) -> Result<()> {
-    skip_unless_root!();
-    if binary().is_none() {
-        println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
-        return Ok(());
-    }
+    skip_unless_able!();
     let only = env::var("EGWT_ONLY").ok();
     let wanted = |case: &Case| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == case.name));
     let attempts: Vec<Attempt> = causes::catalogue()
@@ -112,11 +108,7 @@ fn each_fault_has_a_packet_and_each_gap_is_a_case() {
 
 #[test]
 fn nothing_is_wrong_with_healthy_paths() -> Result<()> {
-    skip_unless_root!();
-    if binary().is_none() {
-        println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
-        return Ok(());
-    }
+    skip_unless_able!();
     let mut wrong = Vec::new();
     for (backend, strict) in [(Backend::Nft, true), (Backend::Legacy, false)] {
         let mut spec = Spec::unique().with_ipv6().with_backend(backend);

@@ -9,10 +9,10 @@ use std::{collections::BTreeSet, env};
 use anyhow::Result;
 use tests::{
     Backend,
-    causes::{self, Attempt, Case, GAPS, binary},
+    causes::{self, Attempt, Case, GAPS},
     helper::Helper,
     mend::Mended,
-    skip_unless_root,
+    skip_unless_able,
     topology::Family,
     verify::{self, Trial},
 };
@@ -112,11 +112,7 @@ fn trial(case: Case, strict: bool) -> Trial {
 
 #[test]
 fn a_fix_of_each_kind_mends_as_it_is_typed() -> Result<()> {
-    skip_unless_root!();
-    if binary().is_none() {
-        println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
-        return Ok(());
-    }
+    skip_unless_able!();
     let only = env::var("EGWT_ONLY").ok();
     let wanted = |name: &str| only.as_ref().is_none_or(|only| only.split(',').any(|word| word == name));
     let cases = causes::all().filter(|case| TYPED.contains(&case.name) && wanted(case.name));
@@ -157,11 +153,7 @@ fn what_is_typed_is_in_the_lab() {
 
 #[test]
 fn each_known_gap_is_one_still() -> Result<()> {
-    skip_unless_root!();
-    if binary().is_none() {
-        println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
-        return Ok(());
-    }
+    skip_unless_able!();
     let gap = |case: &Case| GAPS.iter().any(|(name, _)| *name == case.name);
     let trials: Vec<Trial> = causes::all().filter(gap).map(|case| trial(case, false)).collect();
     let mut closed = Vec::new();

@@ -18,10 +18,10 @@ use anyhow::Result;
 use serde_json::Value;
 use tests::{
     Lab,
-    causes::{Trace, Watch, binary, check},
+    causes::{Trace, Watch, check},
     mend::{Mended, mend},
     setups::Setup,
-    skip_unless_root,
+    skip_unless_able, skip_unless_root,
 };
 
 /// Setups of which `egwtrace check` does not say the right thing yet. One that has become right is taken out.
@@ -79,11 +79,7 @@ fn each_setup_does_what_it_says() -> Result<()> {
 
 #[test]
 fn each_setup_is_explained_before_traffic() -> Result<()> {
-    skip_unless_root!();
-    if binary().is_none() {
-        println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
-        return Ok(());
-    }
+    skip_unless_able!();
     let wrong = wrong_of(&|setup, lab| {
         let (found, code) = check(lab, setup.packet)?;
         let (named, titles) = (named(&found), titles(&found));
@@ -100,11 +96,7 @@ fn each_setup_is_explained_before_traffic() -> Result<()> {
 /// What the trace of the client's attempt reports, both nodes watched.
 #[test]
 fn each_setup_is_explained_by_its_traffic() -> Result<()> {
-    skip_unless_root!();
-    if binary().is_none() {
-        println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
-        return Ok(());
-    }
+    skip_unless_able!();
     let wrong = wrong_of(&|setup, lab| {
         let trace = Trace::start(lab, setup.name, setup.packet, Watch::Both)?;
         let began = Instant::now();
@@ -144,11 +136,7 @@ fn only_the_gaps(wrong: &[&str], gaps: &[&str]) {
 /// What the report says to type is typed, and the traffic must pass then.
 #[test]
 fn the_commands_of_a_report_mend_the_setup() -> Result<()> {
-    skip_unless_root!();
-    if binary().is_none() {
-        println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
-        return Ok(());
-    }
+    skip_unless_able!();
     let wrong = wrong_of(&|setup, lab| {
         if setup.is_healthy() || GAPS.contains(&setup.name) {
             return Ok((None, "not tried: healthy, or a known gap".to_owned()));

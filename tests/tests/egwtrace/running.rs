@@ -3,9 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    env,
     io::{BufRead, BufReader, Read},
-    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread::{self, JoinHandle},
@@ -15,6 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tests::{Lab, ns::Ns};
+pub(crate) use tests::{causes::binary, skip_unless_able};
 
 use crate::journey::Journey;
 
@@ -22,31 +21,6 @@ use crate::journey::Journey;
 const READY: Duration = Duration::from_secs(20);
 /// Until a condition that the tracer should fulfil soon.
 pub(crate) const SOON: Duration = Duration::from_secs(6);
-
-/// `EGWTRACE_BIN`, else the release build in the same target directory; `None`: there is none.
-pub(crate) fn binary() -> Option<PathBuf> {
-    if let Some(path) = env::var_os("EGWTRACE_BIN") {
-        return Some(path.into());
-    }
-    let exe = env::current_exe().ok()?;
-    let path = exe.ancestors().nth(3)?.join("release/egwtrace");
-    path.is_file().then_some(path)
-}
-
-/// Ends a test, as passed and skipped, where it cannot run: labs and BPF need root, the tests need the binary.
-macro_rules! skip_unless_able {
-    () => {
-        if !tests::is_root() {
-            println!("SKIP needs root");
-            return Ok(());
-        }
-        if $crate::running::binary().is_none() {
-            println!("SKIP no egwtrace: EGWTRACE_BIN is not set (cargo xtask test sets it)");
-            return Ok(());
-        }
-    };
-}
-pub(crate) use skip_unless_able;
 
 /// A command line of egwtrace, in which `@place` is a namespace of the lab.
 pub(crate) struct Invocation<'a> {
